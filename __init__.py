@@ -1,0 +1,25 @@
+"""llmc: an ahead-of-time compiler for language models.
+
+Nothing is imported here at module level: the serving machine has no torch, and a
+package whose root folder is a checkout must be importable by any tool at no cost.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiler.driver import compile
+    from .runtime.generate import load
+
+__all__ = ["compile", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from .runtime.generate import load
+
+        return load
+    if name == "compile":
+        from .compiler.driver import compile
+
+        return compile
+    raise AttributeError(f"module 'llmc' has no attribute {name!r}")

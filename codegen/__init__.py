@@ -1,0 +1,1 @@
+"""Backends: planned graph to native program."""

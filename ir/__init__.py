@@ -1,0 +1,1 @@
+"""The graph IR: types, graph, ops, printer, parser, verifier, interpreter, weight recipes."""

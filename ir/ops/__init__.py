@@ -1,0 +1,1 @@
+"""The ops of the IR, grouped by what they compute."""

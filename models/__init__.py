@@ -1,0 +1,1 @@
+"""Catalog of named models and the zoo of tiny random ones."""

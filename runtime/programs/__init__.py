@@ -1,0 +1,1 @@
+"""Program executors, one per backend."""
