@@ -1,1 +1,45 @@
-"""The ops of the IR, grouped by what they compute."""
+"""The ops of the IR, grouped by what they compute. Importing this registers all of them."""
+
+from .attention import (
+    CACHE_BLOCK,
+    Attention,
+    CacheWrite,
+    LogitsRows,
+    PagedAttention,
+    Rotary,
+)
+from .base import OPS, TORCH_DTYPE, Op
+from .call import Call
+from .elementwise import BINARY, UNARY, Binary, Cast, Unary, Where
+from .linear import (
+    BLOCK,
+    PANEL,
+    CombineExperts,
+    GroupedLinear,
+    Linear,
+    QuantizeRows,
+    RouteTokens,
+    round_up,
+)
+from .norm import Norm
+from .reduction import CumSum, MatMul, Reduce, Softmax, TopK
+from .shape import (
+    Concat,
+    Embedding,
+    Expand,
+    Full,
+    Gather,
+    Iota,
+    Permute,
+    Reshape,
+    Scatter,
+    Slice,
+)
+
+__all__ = [
+    "BINARY", "BLOCK", "CACHE_BLOCK", "OPS", "PANEL", "TORCH_DTYPE", "UNARY", "Attention",
+    "Binary", "CacheWrite", "Call", "Cast", "CombineExperts", "Concat", "CumSum", "Embedding",
+    "Expand", "Full", "Gather", "GroupedLinear", "Iota", "Linear", "LogitsRows", "MatMul", "Norm",
+    "Op", "PagedAttention", "Permute", "QuantizeRows", "Reduce", "Reshape", "Rotary",
+    "RouteTokens", "Scatter", "Slice", "Softmax", "TopK", "Unary", "Where", "round_up",
+]  # fmt: skip

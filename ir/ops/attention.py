@@ -1,0 +1,195 @@
+"""Rotary embedding, attention, the paged cache, and the rows that logits are wanted for.
+
+Heads are `[T, H, D]`. `Attention` is one sequence from its first token (phases up to
+QUANTIZED); lowering turns it into `CacheWrite` and `PagedAttention` on a block table.
+
+A cache pool is `[P, 32, H_kv, D]`: P blocks of 32 tokens; how a backend lays it out
+in memory is its own affair. Query token j of sequence s stands at the absolute
+position `context_len[s] - query_len[s] + j`, which lives in block
+`block_table[s, position // 32]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..types import DType, R, TensorType
+from .base import Op, require
+
+CACHE_BLOCK = 32
+"""Tokens per cache block."""
+
+
+@dataclass(frozen=True)
+class Rotary(Op):
+    """Rotate the first `dim` elements of every head by the angles of its token.
+
+    x [..., T, H, D]; cos, sin [..., T, dim/2]. Halves (x1 = x[:dim/2], x2 = x[dim/2:dim])
+    or, where `interleaved`, even and odd elements are the pairs:
+    y1 = x1 cos - x2 sin, y2 = x2 cos + x1 sin (RoFormer, arXiv 2104.09864).
+    """
+
+    dim: int
+    interleaved: bool = False
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        x, cos, sin = inputs
+        require(cos == sin and cos.shape[-1] == self.dim // 2, f"{self}: tables {cos}, {sin}")
+        require(x.rank >= 3 and cos.shape[-2] == x.shape[-3], f"{self} of {x} with {cos}")
+        return (x,)
+
+    def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
+        x, cos, sin = inputs
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+        head, rest = x[..., : self.dim], x[..., self.dim :]
+        if self.interleaved:
+            x1, x2 = head[..., 0::2], head[..., 1::2]
+        else:
+            x1, x2 = head.chunk(2, -1)
+        y1, y2 = x1 * cos - x2 * sin, x2 * cos + x1 * sin
+        y = torch.stack((y1, y2), -1).flatten(-2) if self.interleaved else torch.cat((y1, y2), -1)
+        return torch.cat((y, rest), -1)
+
+
+@dataclass(frozen=True)
+class Attention(Op):
+    """Causal attention of one whole sequence.
+
+    q [..., T, H, D], k [..., T, H_kv, D], v [..., T, H_kv, Dv] → [..., T, H, Dv]; with
+    `sinks` a fourth input [H]: a logit per head that takes part in the softmax's sum
+    only. `window` w > 0 lets a token see itself and the w - 1 before it. `softcap`
+    c > 0 maps scores to c * tanh(score / c).
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+    sinks: bool = False
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        q, k, v = inputs[:3]
+        return (TensorType(DType.F32, self.result_shape(q, k, v, inputs[3:])),)
+
+    def result_shape(self, q: TensorType, k: TensorType, v: TensorType, rest: tuple) -> tuple:
+        require(q.rank == k.rank == v.rank >= 3, f"attention of {q}, {k}, {v}")
+        require(q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2], f"{q}, {k}, {v}")
+        heads, kv_heads = q.shape[-2], k.shape[-2]
+        assert isinstance(heads, int) and isinstance(kv_heads, int)
+        require(heads % kv_heads == 0, f"{heads} query heads for {kv_heads} key heads")
+        require(len(rest) == int(self.sinks), f"{self}: {len(rest)} extra inputs")
+        return (*q.shape[:-1], v.shape[-1])
+
+    def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
+        q, k, v = (x.flatten(0, -4) if x.dim() > 3 else x for x in inputs[:3])
+        lead = inputs[0].shape[:-3]
+        y = attend(self, q, k, v, 0, inputs[3] if self.sinks else None)
+        return y.reshape(*lead, *y.shape)
+
+
+def attend(
+    op: Attention | PagedAttention,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    first: int,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention of q [Q, H, D] at positions `first…` over k, v [L, H_kv, D] at 0…L-1."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = torch.einsum("qhd,khd->hqk", q, k) * op.scale
+    if op.softcap:
+        scores = op.softcap * torch.tanh(scores / op.softcap)
+    i = torch.arange(first, first + q.shape[0]).unsqueeze(1)
+    j = torch.arange(k.shape[0])
+    visible = (j <= i) & (j > i - op.window) if op.window else j <= i
+    scores = scores.masked_fill(~visible, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.view(-1, 1, 1).expand(-1, q.shape[0], 1)), -1)
+    p = torch.softmax(scores, -1)[..., : k.shape[0]]
+    return torch.einsum("hqk,khd->qhd", p, v)
+
+
+@dataclass(frozen=True)
+class CacheWrite(Op):
+    """Store k [T, H_kv, D] and v [T, H_kv, Dv] of this step's tokens in the pools, in place.
+
+    Inputs: k, v, key pool, value pool, query_start, context_len, block_table. Results:
+    the two pools (the same memory). With `rotary` > 0, cos and sin follow and the first
+    `rotary` elements of every key head are rotated on the way (see `Rotary`).
+    """
+
+    rotary: int = 0
+    interleaved: bool = False
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        k, v, key_pool, value_pool, *_ = inputs
+        require(len(inputs) == (9 if self.rotary else 7), f"{self}: {len(inputs)} inputs")
+        require(key_pool.shape[2:] == k.shape[1:], f"{k} into pool {key_pool}")
+        require(value_pool.shape[2:] == v.shape[1:], f"{v} into pool {value_pool}")
+        return key_pool, value_pool
+
+    def reference(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        k, v, key_pool, value_pool, query_start, context_len, block_table, *tables = inputs
+        if self.rotary:
+            k = Rotary(self.rotary, self.interleaved).reference(k, *tables)
+        key_pool, value_pool = key_pool.clone(), value_pool.clone()
+        for s, (a, b, end) in enumerate(query_spans(query_start, context_len)):
+            position = torch.arange(end - (b - a), end)
+            block = block_table[s, position // CACHE_BLOCK].long()
+            key_pool[block, position % CACHE_BLOCK] = k[a:b].to(key_pool.dtype)
+            value_pool[block, position % CACHE_BLOCK] = v[a:b].to(value_pool.dtype)
+        return key_pool, value_pool
+
+
+@dataclass(frozen=True)
+class PagedAttention(Op):
+    """Attention of every sequence's query tokens over its cached keys and values.
+
+    Inputs: q [T, H, D], key pool, value pool, query_start, context_len, block_table, and
+    sinks [H] if `sinks`. Result [T, H, Dv]. Attributes as for `Attention`.
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+    sinks: bool = False
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        q, key_pool, value_pool = inputs[:3]
+        require(len(inputs) == 6 + self.sinks, f"{self}: {len(inputs)} inputs")
+        require(q.shape[-1] == key_pool.shape[-1], f"{q} over pool {key_pool}")
+        return (TensorType(DType.F32, (*q.shape[:-1], value_pool.shape[-1])),)
+
+    def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
+        q, key_pool, value_pool, query_start, context_len, block_table = inputs[:6]
+        sinks = inputs[6] if self.sinks else None
+        y = torch.full((*q.shape[:-1], value_pool.shape[-1]), float("nan"))
+        for s, (a, b, end) in enumerate(query_spans(query_start, context_len)):
+            position = torch.arange(end)
+            block = block_table[s, position // CACHE_BLOCK].long()
+            k = key_pool[block, position % CACHE_BLOCK].float()
+            v = value_pool[block, position % CACHE_BLOCK].float()
+            y[a:b] = attend(self, q[a:b], k, v, end - (b - a), sinks)
+        return y
+
+
+def query_spans(query_start: torch.Tensor, context_len: torch.Tensor) -> list[tuple[int, int, int]]:
+    """(first row, row after the last, context length) of each sequence that has query tokens."""
+    starts = query_start.tolist()
+    spans = zip(starts[:-1], starts[1:], context_len.tolist(), strict=True)
+    return [(a, b, end) for a, b, end in spans]
+
+
+@dataclass(frozen=True)
+class LogitsRows(Op):
+    """The rows of x [T, N] that logits are wanted for: rows i32[R] → [R, N]."""
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        x, _ = inputs
+        return (x.with_shape((R, *x.shape[1:])),)
+
+    def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0][inputs[1].long()]
