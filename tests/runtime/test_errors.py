@@ -15,13 +15,15 @@ def test_rows_are_sorted_and_well_formed():
     assert list(ERRORS) == sorted(ERRORS)
     for id, info in ERRORS.items():
         assert re.fullmatch(r"LLMC-E0[1-7]\d\d", id)
-        assert info.title and info.explanation.endswith(".") and info.advice
+        assert info.explanation.endswith(".")
+        assert info.title
+        assert info.advice
         assert "\n" not in info.title + info.advice
 
 
 def test_every_id_in_the_tree_has_a_row():
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
-    files += [path for path in ROOT.glob("*.py")]
+    files += list(ROOT.glob("*.py"))
     used = {id for f in files for id in re.findall(r"LLMC-E\d{4}", f.read_text("utf-8"))}
     assert used
     assert used - set(ERRORS) == set()
