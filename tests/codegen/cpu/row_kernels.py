@@ -1,0 +1,110 @@
+"""The row kernels (norm, rotary, cache, attention, moe) behind one calling convention for tests.
+
+Every kernel is called as `call(level, name, threads, ints, floats, arrays)`: the wrappers below pick the
+arguments out of three lists, in the order of the kernel's own parameters. One library a level holds them all.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from kernel_harness import build, pointer, runnable_levels
+
+# The levels between which these kernels' code differs; the last is the best this machine runs.
+LEVELS = list(dict.fromkeys([*[x for x in runnable_levels() if x in ("portable", "x86-64-v3")], runnable_levels()[-1]]))
+
+SOURCE = """
+#include "attention.h"
+#include "cache.h"
+#include "moe.h"
+#include "norm.h"
+#include "rotary.h"
+using namespace llmc;
+
+struct Call { const int* n; const float* f; void* const* p; };
+#define KERNEL(name, ...) \\
+  static void name##_body(Team& team, void* args) { \\
+    const Call& c = *(Call*)args; const int* n = c.n; const float* f = c.f; void* const* p = c.p; \\
+    (void)n; (void)f; (void)p; __VA_ARGS__; } \\
+  EXPORT void call_##name(int threads, const int* n, const float* f, void* const* p) { \\
+    Call c{n, f, p}; run_team(threads, name##_body, &c); }
+#define F(i) ((float*)p[i])
+#define I(i) ((int32_t*)p[i])
+
+KERNEL(rms_norm, rms_norm(team, n[0], n[1], F(0), n[2], F(1), f[0], F(2), n[3]))
+KERNEL(layer_norm, layer_norm(team, n[0], n[1], F(0), n[2], F(1), F(2), f[0], F(3), n[3]))
+KERNEL(add_rms_norm,
+       add_rms_norm(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), f[0], F(4), n[5]))
+KERNEL(add_layer_norm,
+       add_layer_norm(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), F(4), f[0], F(5), n[5]))
+KERNEL(rms_norm_heads, rms_norm_heads(team, n[0], n[1], n[2], F(0), n[3], F(1), f[0], F(2), n[4]))
+KERNEL(layer_norm_heads, layer_norm_heads(team, n[0], n[1], n[2], F(0), n[3], F(1), F(2), f[0], F(3), n[4]))
+KERNEL(rotary, rotary(team, n[0], n[1], n[2], n[3], n[4], F(0), n[5], F(1), n[6], F(2), n[7], F(3), n[8], n[9]))
+
+static Batch batch(const int* n, void* const* p) { return Batch{n[0], n[1], I(0), I(1)}; }
+static CacheGroup group(const int* n, void* const* p) { return CacheGroup{I(2), n[2]}; }
+
+// ints: T, S, blocks_per_seq, hkv, dk, dv, ldk, ldv [, rotary_dim, interleaved, half_table, ldc, lds]
+// arrays: query_start, context_len, block_table, k, v, kpool, vpool [, cos, sin]
+template <class KV> static void write(Team& team, const int* n, void* const* p) {
+  cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], F(3), n[6], F(4), n[7], (KV*)p[5], (KV*)p[6]);
+}
+template <class KV> static void rotary_write(Team& team, const int* n, void* const* p) {
+  RotaryTable table{n[8], n[9] != 0, n[10] != 0, F(7), n[11], F(8), n[12]};
+  rotary_cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], table, F(3), n[6], F(4), n[7], (KV*)p[5],
+                     (KV*)p[6]);
+}
+KERNEL(cache_write_f32, write<float>(team, n, p))
+KERNEL(cache_write_bf16, write<bf16>(team, n, p))
+KERNEL(rotary_cache_write_f32, rotary_write<float>(team, n, p))
+KERNEL(rotary_cache_write_bf16, rotary_write<bf16>(team, n, p))
+
+// ints: T, S, blocks_per_seq, heads, hkv, dk, dv, window, ldq, ldy; floats: scale, softcap
+// arrays: query_start, context_len, block_table, sinks, slopes, q, kpool, vpool, y, scratch
+template <class KV> static void attention(Team& team, const int* n, const float* f, void* const* p) {
+  paged_attention<KV>(team, batch(n, p), group(n, p), n[3], n[4], n[5], n[6], f[0], f[1], n[7], F(3), F(4), F(5),
+                      n[8], (const KV*)p[6], (const KV*)p[7], F(8), n[9], F(9));
+}
+KERNEL(paged_attention_f32, attention<float>(team, n, f, p))
+KERNEL(paged_attention_bf16, attention<bf16>(team, n, f, p))
+EXPORT int64_t scratch_floats(int threads, int max_context, int dv) {
+  return attention_scratch_floats(threads, max_context, dv);
+}
+
+KERNEL(route_tokens, route_tokens(team, n[0], n[1], n[2], I(0), I(1), I(2), I(3)))
+KERNEL(combine_experts, combine_experts(team, n[0], n[1], n[2], F(0), I(1), F(2), F(3), n[3]))
+"""
+
+
+def library(level: str) -> ctypes.CDLL:
+    lib = build(SOURCE, level)
+    lib.scratch_floats.restype = ctypes.c_int64
+    return lib
+
+
+def call(
+    level: str,
+    name: str,
+    threads: int,
+    ints: Sequence[int],
+    floats: Sequence[float],
+    arrays: Sequence[np.ndarray | None],
+) -> None:
+    """Run one kernel on a team of `threads`; None is a null pointer."""
+    function = getattr(library(level), f"call_{name}")
+    function(
+        ctypes.c_int(threads),
+        (ctypes.c_int * len(ints))(*ints),
+        (ctypes.c_float * len(floats))(*floats),
+        (ctypes.c_void_p * len(arrays))(*[pointer(a) for a in arrays]),
+    )
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """float32 -> the bits of bfloat16 (uint16), rounded to nearest even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
