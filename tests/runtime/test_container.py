@@ -10,6 +10,8 @@ import textwrap
 import zipfile
 import zlib
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -22,7 +24,7 @@ from llmc.runtime.errors import LlmcError
 WEIGHTS = "weights/main.safetensors"
 
 
-def opened(tmp_path, data: bytes, **options) -> ArtifactReader:
+def opened(tmp_path, data: bytes | bytearray, **options) -> ArtifactReader:
     path = tmp_path / "a.llmc"
     path.write_bytes(data)
     return ArtifactReader(path, **options)
@@ -263,7 +265,8 @@ def fail(writer, error):
 def test_an_error_leaves_nothing_and_keeps_the_old_artifact(tmp_path):
     path = tmp_path / "a.llmc"
     path.write_bytes(b"old")
-    for format, target in (("file", path), ("dir", tmp_path / "b.llmc")):
+    targets: list[tuple[Any, Path]] = [("file", path), ("dir", tmp_path / "b.llmc")]
+    for format, target in targets:
         for error in (KeyboardInterrupt, ValueError):
             with pytest.raises(error), ArtifactWriter(target, format=format) as writer:
                 fail(writer, error)
@@ -284,7 +287,8 @@ def test_wrong_sizes_and_missing_manifests_are_internal_errors(tmp_path):
 
 
 def test_a_finished_entry_can_be_read_while_writing(tmp_path):
-    for format in ("file", "dir"):
+    formats: tuple[Literal["file"], Literal["dir"]] = ("file", "dir")
+    for format in formats:
         writer = ArtifactWriter(tmp_path / "a", format=format)
         writer.__enter__()
         writer.add("first", b"12345")

@@ -1,0 +1,65 @@
+/* The C interface of a compiled llmc program.
+ *
+ * A library exports these four functions and nothing else that a caller needs. All structs carry
+ * their own size; every array is owned by the caller and only read during the call (logits and
+ * argmax are written). A model is used by one thread at a time; it brings its own worker threads.
+ *
+ * Words: T query tokens in the step, S sequences, R rows of logits wanted, B blocks per sequence.
+ */
+#ifndef LLMC_H
+#define LLMC_H
+
+#include <stdint.h>
+
+#define LLMC_ABI_VERSION 1
+
+#define LLMC_OK 0
+#define LLMC_BAD_STRUCT_SIZE (-1)
+#define LLMC_OVER_A_LIMIT (-2)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+  uint32_t struct_size; /* sizeof(llmc_config) */
+  uint32_t abi_version; /* LLMC_ABI_VERSION */
+  int32_t threads;      /* team size, the calling thread included */
+  const void* weights;  /* start of the safetensors data section, 64-byte aligned */
+  uint64_t weights_bytes;
+  void* arena; /* 64-byte aligned, at least the manifest's arena_bytes */
+  uint64_t arena_bytes;
+  int32_t groups;              /* number of cache groups */
+  void* const* cache;          /* [groups] one allocation each, 64-byte aligned: for each layer of
+                                  the group the key pool, then the value pool */
+  const int32_t* cache_blocks; /* [groups] number of blocks in each pool */
+  int32_t spin;                /* rounds a waiting thread spins before it sleeps; < 0: default */
+} llmc_config;
+
+typedef struct {
+  uint32_t struct_size;      /* sizeof(llmc_step_inputs) */
+  int32_t tokens;            /* T */
+  int32_t sequences;         /* S */
+  int32_t logits_rows_count; /* R */
+  const int32_t* token_ids;   /* [T] */
+  const int32_t* positions;   /* [T] */
+  const int32_t* query_start; /* [S + 1] tokens of sequence s: query_start[s] .. query_start[s+1] */
+  const int32_t* context_len; /* [S] tokens in the cache after this step */
+  const int32_t* logits_rows; /* [R] indices into 0 .. T-1 */
+  const int32_t* const* block_table; /* per group [S, B]; -1: freed, outside the window */
+  const int32_t* blocks_per_seq;     /* per group: B, the row stride of its table */
+  float* logits;                     /* [R, vocab] */
+  int32_t* argmax;                   /* [R], or NULL */
+} llmc_step_inputs;
+
+typedef struct llmc_model llmc_model;
+
+int llmc_create(const llmc_config* config, llmc_model** out); /* 0, or a negative code */
+int llmc_step(llmc_model* model, const llmc_step_inputs* inputs);
+void llmc_destroy(llmc_model* model);
+const char* llmc_abi(void); /* "1;<level>" */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

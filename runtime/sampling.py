@@ -1,0 +1,128 @@
+"""From a row of logits to a token id.
+
+Each request has its own `Sampler` with its own random stream, which advances by one draw per
+token: the same seed gives the same text, whatever else is in the batch. The order of the filters
+and their meaning are those of transformers' logits processors: repetition penalty, temperature,
+top-k, top-p, min-p.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import LlmcError
+from .program import Float32Array
+
+_FIRST_CANDIDATES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0 <= self.temperature < math.inf)
+        _check("top_k", self.top_k, self.top_k >= 0)
+        _check("top_p", self.top_p, 0 < self.top_p <= 1)
+        _check("min_p", self.min_p, 0 <= self.min_p <= 1)
+        penalty = self.repetition_penalty
+        _check("repetition_penalty", penalty, 0 < penalty < math.inf)
+        _check("seed", self.seed, self.seed is None or 0 <= self.seed < 2**64)
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the largest of the raw logits is the answer."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+
+def _check(name: str, value: object, ok: bool) -> None:
+    if not ok:
+        raise LlmcError("LLMC-E0205", f"{name} cannot be {value}")
+
+
+class Sampler:
+    """Chooses the tokens of one request. `prompt`: ids that the repetition penalty also counts."""
+
+    def __init__(self, params: SamplingParams, prompt: Iterable[int] = ()) -> None:
+        self._params = params
+        self._seen: dict[int, None] = {}
+        if params.repetition_penalty != 1:
+            self._seen = dict.fromkeys(prompt)
+        if params.temperature > 0:
+            self._random = np.random.Generator(np.random.PCG64(params.seed))
+
+    def sample(self, logits: Float32Array, argmax: int) -> int:
+        """The next token. logits: f32 [vocab], not changed; argmax: index of the largest."""
+        params = self._params
+        if params.repetition_penalty != 1:
+            logits = self._penalized(logits)
+            argmax = int(logits.argmax())
+        token = argmax if params.temperature == 0 else self._draw(logits, float(logits[argmax]))
+        if params.repetition_penalty != 1:
+            self._seen[token] = None
+        return token
+
+    def _penalized(self, logits: Float32Array) -> Float32Array:
+        """Divides (if positive) or multiplies the logits of tokens that came before."""
+        seen = np.fromiter(self._seen, np.int64, len(self._seen))
+        penalty = np.float32(self._params.repetition_penalty)
+        logits = logits.copy()
+        chosen = logits[seen]
+        logits[seen] = np.where(chosen > 0, chosen / penalty, chosen * penalty)
+        return logits
+
+    def _draw(self, logits: Float32Array, largest: float) -> int:
+        ids, weights = self._candidates(logits, largest)
+        cumulative = np.cumsum(weights)
+        position = np.searchsorted(cumulative, self._random.random() * cumulative[-1], "right")
+        return int(ids[min(int(position), len(ids) - 1)])
+
+    def _candidates(self, logits: Float32Array, largest: float) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids from the most probable down, and their weights (not normalized)."""
+        params = self._params
+        weights = np.exp((logits.astype(np.float64) - largest) / params.temperature)
+        if params.top_k == 0 and params.top_p == 1:  # no filter needs an order
+            kept = np.flatnonzero(weights >= params.min_p)
+            return kept, weights[kept]
+        if params.top_k:
+            ids = _largest(weights, params.top_k)
+        else:
+            ids = _nucleus_candidates(weights, params.top_p)
+        kept = weights[ids]
+        if params.top_p < 1:
+            total = kept.sum() if params.top_k else weights.sum()
+            before = np.cumsum(kept) - kept
+            kept = kept[: max(1, int(np.searchsorted(before, params.top_p * total, "left")))]
+        kept = kept[: max(1, int((kept >= params.min_p).sum()))]
+        return ids[: len(kept)], kept
+
+
+def _largest(weights: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` largest weights in falling order, ties by id."""
+    ids = np.arange(len(weights))
+    if count < len(weights):
+        smallest = np.partition(weights, len(weights) - count)[len(weights) - count]
+        ids = np.flatnonzero(weights >= smallest)
+    return ids[np.argsort(-weights[ids], kind="stable")][:count]
+
+
+def _nucleus_candidates(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """The largest ids, at least as many as hold `top_p` of everything.
+
+    Sorting a whole vocabulary is what takes time: so a few are tried first, then more.
+    """
+    count, total = _FIRST_CANDIDATES, weights.sum()
+    while True:
+        ids = _largest(weights, count)
+        if count >= len(weights) or weights[ids].sum() >= top_p * total:
+            return ids
+        count *= 8
