@@ -1,0 +1,91 @@
+"""Compiles kernels for tests and calls them: a few lines of C++ in, a ctypes library out.
+
+    library = build('''
+        #include "norm.h"
+        struct Args { int rows, n; const float* x; float* y; };
+        static void body(llmc::Team& team, void* p) {
+          Args& a = *(Args*)p;
+          llmc::rms_norm(team, a.rows, a.n, a.x, a.n, nullptr, 1e-5f, a.y, a.n);
+        }
+        EXPORT void norm(int threads, Args a) { run_team(threads, body, &a); }
+    ''', level)
+
+`EXPORT` makes a function visible; `run_team(threads, body, &args)` runs `body(team, &args)` on a
+team that lives for the call. Libraries are cached for the test session by their source, so several
+tests may build the same text.
+"""
+
+import ctypes
+import hashlib
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from llmc.codegen.cpu.toolchain import LEVELS, compile_library
+
+PRELUDE = """
+#include "simd.h"
+#include "team.h"
+#define EXPORT extern "C" __attribute__((visibility("default")))
+[[maybe_unused]] static void run_team(int threads, llmc::TeamFn body, void* args) {
+  llmc::TeamPool* pool = llmc::team_create(threads, -1);
+  if (!pool) abort();
+  llmc::team_run(pool, body, args);
+  llmc::team_destroy(pool);
+}
+"""
+
+
+@cache
+def machine_features() -> frozenset[str]:
+    """The CPU flags of this machine; empty where /proc/cpuinfo doesn't list them."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def runnable_levels() -> list[str]:
+    """The names of all levels that this machine can run, for `pytest.mark.parametrize`."""
+    return [
+        level.name
+        for level in LEVELS.values()
+        if level.machine == "x86_64" and level.features <= machine_features()
+    ]
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="llmc-kernels-")  # removed when the interpreter ends
+
+
+@cache
+def build(source: str, level: str, define: str = "") -> ctypes.CDLL:
+    """Compile `source` for `level` and load it; `define` is a macro that is set before all of it."""
+    text = (f"#define {define}\n" if define else "") + PRELUDE + source
+    digest = hashlib.sha256(f"{level}\n{text}".encode()).hexdigest()[:16]
+    path = Path(_folder().name) / f"{digest}.so"
+    compile_library(text, level, path)
+    return ctypes.CDLL(str(path))
+
+
+def pointer(array: np.ndarray | None) -> ctypes.c_void_p:
+    """The address of an array's first element; null for None."""
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+def aligned(shape: tuple[int, ...] | int, dtype: type | np.dtype, fill: int = 0xAA) -> np.ndarray:
+    """A 64-byte aligned array whose bytes are all `fill` (0xAA: poison, not a plausible value)."""
+    dims = (shape,) if isinstance(shape, int) else shape
+    size = int(np.prod(dims)) * np.dtype(dtype).itemsize
+    raw = np.full(size + 64, fill, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(dims)
+
+
+def aligned_copy(values: np.ndarray) -> np.ndarray:
+    """A 64-byte aligned, contiguous copy."""
+    out = aligned(values.shape, values.dtype)
+    out[...] = values
+    return out
