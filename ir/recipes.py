@@ -9,7 +9,7 @@ Dimensions count from 0 (the functions at the end also take negative ones).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -39,7 +39,10 @@ PANEL = 16
 class HasReference(Protocol):
     """What `Apply` needs of an op: its torch meaning."""
 
-    def reference(self, *inputs: Any) -> Any: ...
+    @property
+    def reference(self) -> Callable[..., Any]:
+        """Torch tensors in, a tensor or a tuple of tensors out."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

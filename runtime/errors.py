@@ -241,6 +241,18 @@ ERRORS: dict[str, ErrorInfo] = {
         "The checkpoint is quantized in a format that llmc can't take over.",
         "compile from an unquantized checkpoint",
     ),
+    "LLMC-E0430": ErrorInfo(
+        "the model can't be traced",
+        "torch.export could not follow the model's forward pass for a packed step of any length: it "
+        "branches on values or shapes that are only known at run time.",
+        "look at the line of model code named in the message; LLMC_DEBUG=1 prints the whole trace",
+    ),
+    "LLMC-E0431": ErrorInfo(
+        "a buffer can't be computed",
+        "The model has a buffer that is in no checkpoint and that its own initialisation does not "
+        "set, so its value is unknown.",
+        "the model's class must compute it in _init_weights",
+    ),
     "LLMC-E0501": ErrorInfo(
         "the artifact can't be opened",
         "The file doesn't exist, isn't readable, or is neither a file nor a directory.",

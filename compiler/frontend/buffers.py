@@ -1,0 +1,82 @@
+"""Computed constants: buffers that no checkpoint holds (`inv_freq`, embedding scales).
+
+The model is on the meta device. Here its own initialisation evaluates these buffers
+on the CPU, and rotary tables that depend on the longest position at run time
+(longrope, dynamic) are fixed for one context length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from ...runtime.errors import LlmcError
+
+
+def compute_buffers(model: Any, max_context: int) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Values of all non-persistent buffers of `model`, by name, unrounded, on the CPU.
+
+    Also freezes run-time dependent rotary tables for `max_context` tokens, in the
+    module and in the result; the notes say which.
+
+    Raises:
+        LlmcError: LLMC-E0431, the model's initialisation leaves a buffer unset.
+    """
+    notes: list[str] = []
+    result: dict[str, torch.Tensor] = {}
+    for path, module in model.named_modules():
+        names = [n for n in module._buffers if n in module._non_persistent_buffers_set]
+        if not any(module._buffers[n] is not None for n in names):
+            continue
+        values = _initialised(model, module, names)
+        notes += _freeze_rotary(path, module, max_context, values)
+        for name, value in values.items():
+            if value.is_floating_point() and bool(torch.isnan(value).all()) and value.numel():
+                raise LlmcError(
+                    "LLMC-E0431",
+                    f"buffer {path}.{name} is not in the checkpoint and not set by the model",
+                    hint="the model's class must compute it in _init_weights",
+                )
+            result[f"{path}.{name}" if path else name] = value
+    return result, notes
+
+
+def _initialised(model: Any, module: Any, names: list[str]) -> dict[str, torch.Tensor]:
+    """Run `_init_weights` on CPU copies of the buffers, then put the meta ones back."""
+    saved = {n: module._buffers[n] for n in names if module._buffers[n] is not None}
+    for name, buffer in saved.items():
+        fill = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+        module._buffers[name] = fill.fill_(float("nan")) if fill.is_floating_point() else fill
+    with torch.no_grad():
+        model._init_weights(module)
+    values = {n: module._buffers[n].clone() for n in saved}
+    module._buffers.update(saved)
+    return values
+
+
+def _freeze_rotary(
+    path: str, module: Any, max_context: int, values: dict[str, torch.Tensor]
+) -> list[str]:
+    """Set run-time dependent frequencies in `values` to those for `max_context`; returns notes."""
+    rope_type = getattr(module, "rope_type", None)
+    if rope_type is None:
+        return []
+    per_layer = isinstance(rope_type, dict)
+    kinds: dict[str | None, str] = rope_type if per_layer else {None: rope_type}
+    notes = []
+    for layer_type, kind in kinds.items():
+        if "dynamic" not in kind and kind != "longrope":
+            continue
+        prefix = "" if layer_type is None else f"{layer_type}_"
+        kwargs = {} if layer_type is None else {"layer_type": layer_type}
+        inv_freq, scaling = ROPE_INIT_FUNCTIONS[kind](
+            module.config, torch.device("cpu"), seq_len=max_context, **kwargs
+        )
+        values[f"{prefix}inv_freq"] = inv_freq
+        setattr(module, f"{prefix}attention_scaling", scaling)
+        notes.append(f"{path}: {kind} rotary table fixed for a context of {max_context} tokens")
+    frozen = {k: "frozen" if "dynamic" in v or v == "longrope" else v for k, v in kinds.items()}
+    module.rope_type = frozen if per_layer else frozen[None]
+    return notes

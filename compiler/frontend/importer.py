@@ -1,0 +1,215 @@
+"""Exported program → traced graph.
+
+In: a `Traced` program and the weight recipes by parameter name. Out: a `Graph` in phase
+TRACED: functional ops, one `Attention` per call site, constants with recipes. Each
+node keeps the module path and the line of model code that it came from; an operator
+that `aten.py` doesn't know is refused with both.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...ir import ops
+from ...ir.graph import Graph, Value
+from ...ir.phase import Phase
+from ...ir.recipes import Computed, Recipe
+from ...ir.scalar import scalar
+from ...ir.types import Dim, DType, Sym, T, TensorType
+from ...runtime.errors import LlmcError
+from .aten import ATEN, FROM_TORCH
+from .trace import Traced
+
+INPUTS = ("token_ids", "positions")
+
+
+def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
+    """The graph of a traced model.
+
+    Raises:
+        LlmcError: LLMC-E0401, an operator (or a use of one) that has no IR equivalent;
+            LLMC-E0414, a mask that something but attention reads.
+    """
+    return _Importer(traced, weights).run()
+
+
+class _Importer:
+    def __init__(self, traced: Traced, weights: Mapping[str, Recipe]) -> None:
+        self.program = traced.program
+        self.weights = weights
+        self.buffers = traced.buffers
+        self.graph = Graph("main", Phase.TRACED)
+        self.env: dict[torch.fx.Node, Any] = {}
+        self.symbol: Any = None
+        self.node: torch.fx.Node | None = None
+
+    def run(self) -> Graph:
+        for node in self.program.graph.nodes:
+            self.node = node
+            if node.op == "placeholder":
+                self.env[node] = self._placeholder(node)
+            elif node.op == "call_function":
+                self.env[node] = self._call(node)
+            elif node.op == "output":
+                (logits,) = node.args[0]
+                self.graph.outputs = [self.env[logits]]
+        self.graph.erase_dead()
+        return self.graph
+
+    # ── what handlers in aten.py use ───────────────────────────────────────────────
+
+    def emit_all(self, op: ops.Op, *inputs: Value) -> tuple[Value, ...]:
+        assert self.node is not None
+        scope, source = origin(self.node)
+        return self.graph.append(op, inputs, scope, source).outputs
+
+    def emit(self, op: ops.Op, *inputs: Value) -> Value:
+        (value,) = self.emit_all(op, *inputs)
+        return value
+
+    def value(self, x: Any, like: Value | None = None) -> Value:
+        """`x` as a value: a number takes the element type of `like` where that is wider."""
+        if isinstance(x, Value):
+            return x
+        if isinstance(x, Sym):
+            raise TypeError("computes with the number of tokens in the step")
+        if like is not None and like.type.dtype.is_float and not isinstance(x, bool):
+            return scalar(float(x))
+        if like is not None and isinstance(x, int) and not isinstance(x, bool):
+            dtype = like.type.dtype
+            return scalar(x, DType.I64 if dtype == DType.BOOL else dtype)
+        return scalar(x)
+
+    def dims(self, shape: Sequence[Any]) -> tuple[Dim, ...]:
+        return tuple(self._dim(d) for d in shape)
+
+    # ── nodes ──────────────────────────────────────────────────────────────────────
+
+    def _placeholder(self, node: torch.fx.Node) -> Value:
+        spec = next(s for s in self.program.graph_signature.input_specs if s.arg.name == node.name)
+        if spec.target is None:
+            name = INPUTS[sum(v.name in INPUTS for v in self.graph.inputs)]
+            if self.symbol is None:
+                self.symbol = node.meta["val"].shape[1].node.expr
+            return self.graph.add_input(name, TensorType(DType.I64, (1, T)))
+        name = spec.target.removeprefix("model.")
+        tensor = node.meta["val"]
+        type = TensorType(FROM_TORCH[tensor.dtype], self.dims(tensor.shape))
+        if name in self.buffers:
+            recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
+        elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
+            recipe = Computed.of(name, self.program.constants[spec.target].numpy())
+        else:
+            recipe = self.weights[name]
+        return Graph.constant(name, recipe, type)
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        target = node.target
+        args = [self._argument(a) for a in node.args]
+        kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
+        if target is operator.getitem:
+            return args[0][args[1]]
+        if not isinstance(target, torch._ops.OpOverload):
+            return self._symbolic(node, args)
+        namespace, name = target._schema.name.split("::")
+        if name == "sym_size":
+            return self._dim(node.meta["val"])
+        handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
+        if handler is None:
+            raise self._refused(node, "has no equivalent in the IR")
+        try:
+            result = handler(self, *args, **kwargs)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise self._refused(node, str(error) or "has unexpected arguments") from error
+        return result
+
+    def _symbolic(self, node: torch.fx.Node, args: list[Any]) -> Any:
+        """Arithmetic on sizes: its value is known from the trace's own shape analysis."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | int):
+            return self._dim(value)
+        if isinstance(value, torch.SymBool | bool) or value is None:
+            return None
+        raise self._refused(node, "is not an ATen operator")
+
+    def _argument(self, a: Any) -> Any:
+        if isinstance(a, torch.fx.Node):
+            return self.env[a]
+        if isinstance(a, list | tuple):
+            return [self._argument(x) for x in a]
+        return a
+
+    def _dim(self, d: Any) -> Dim:
+        """An int, or the multiple of T that a symbolic size is."""
+        if isinstance(d, Sym | int):
+            return d
+        if isinstance(d, Value):
+            raise TypeError("a size that is computed at run time")
+        expr = d.node.expr
+        if expr.is_number:
+            return int(expr)
+        factor = expr / self.symbol
+        if not factor.is_integer or not factor.is_number:
+            raise TypeError(f"size {expr} is not a multiple of the number of tokens")
+        return Sym("T", int(factor))
+
+    def _refused(self, node: torch.fx.Node, why: str) -> LlmcError:
+        scope, source = origin(node)
+        where = f" in {scope or 'the model'}" + (f" ({source})" if source else "")
+        return LlmcError("LLMC-E0401", f"{node.target}{where}: {why}")
+
+
+def origin(node: torch.fx.Node) -> tuple[str, str]:
+    """(module path, "file.py:line `code`") of the model code that a traced node is from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    scope = re.sub(r"^(_?model)\.?", "", paths[-1]) if paths else ""
+    frames = re.findall(
+        r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or ""
+    )
+    frames = [f for f in frames if "/torch/" not in f[0]] or frames
+    if not frames:
+        return scope, ""
+    file, line, code = frames[-1]
+    return scope, f"{file.rsplit('/', 1)[-1]}:{line} `{code.strip()}`"
+
+
+# ── our own operators (interfaces.py) ──────────────────────────────────────────────────
+
+
+class _Mask:
+    """A mask tag; only attention takes it, everything else fails on it by type."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+
+
+def _attention(
+    b: _Importer, q: Value, k: Value, v: Value, mask: Any, sinks: Value | None,
+    scale: float, softcap: float,
+) -> Value:  # fmt: skip
+    if not isinstance(mask, _Mask):
+        raise TypeError("the attention mask was computed from another mask")
+    op = ops.Attention(scale, mask.window, softcap, sinks=sinks is not None)
+    return b.emit(op, q, k, v, *([] if sinks is None else [sinks]))
+
+
+def _grouped_linear(
+    b: _Importer, x: Value, w: Value, bias: Any, row_index: Any, offsets: Value
+) -> Value:
+    op = ops.GroupedLinear(bias=bias is not None, gather=row_index is not None)
+    return b.emit(op, *(v for v in (x, w, bias, row_index, offsets) if v is not None))
+
+
+OURS = {
+    "attention": _attention,
+    "mask": lambda b, anchor, window: _Mask(window),
+    "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
+    "grouped_linear": _grouped_linear,
+    "combine": lambda b, x, slot, weights: b.emit(ops.CombineExperts(), x, slot, weights),
+}

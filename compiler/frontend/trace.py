@@ -1,0 +1,122 @@
+"""Config → exported program: the model on the meta device, traced as one packed step.
+
+In: a transformers config. Out: a `Traced` with the exported ATen graph, the model
+(for parameter names and ties) and the values of its computed constants. No weights
+are loaded; the trace is in float32, since passes decide the precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from ...runtime.errors import LlmcError
+from . import interfaces
+from .buffers import compute_buffers
+from .config_reads import record_reads
+
+SAMPLE_TOKENS = 19
+"""Length of the traced example: prime, so that no model dimension is a multiple by chance."""
+
+
+@dataclass
+class Traced:
+    """What tracing gives: program, model, computed constants, notes, config fields read."""
+
+    program: torch.export.ExportedProgram
+    model: Any
+    buffers: dict[str, torch.Tensor]
+    notes: list[str] = field(default_factory=list)
+    fields_read: frozenset[str] = frozenset()
+
+
+class _Step(torch.nn.Module):
+    """The traced call: token ids and positions [1, T] → logits [1, T, vocab]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
+        return out.logits
+
+
+def trace(config: Any, max_context: int) -> Traced:
+    """Trace the causal language model of `config` for contexts up to `max_context` tokens.
+
+    Raises:
+        LlmcError: LLMC-E0413, E0414 an interface is used in a way we don't know; LLMC-E0402 no
+            causal language model for this config; LLMC-E0430 it can't be exported.
+    """
+    with record_reads(config) as reads:
+        model = build_on_meta(config)
+        buffers, notes = compute_buffers(model, max_context)
+        program = _export(model)
+    return Traced(program, model, buffers, notes, frozenset(reads))
+
+
+def build_on_meta(config: Any) -> Any:
+    """The model of `config` on the meta device, in float32, with our interfaces chosen."""
+    try:
+        with torch.device("meta"), _quiet():
+            model = AutoModelForCausalLM.from_config(
+                config,
+                attn_implementation=interfaces.NAME,
+                experts_implementation=interfaces.NAME,
+                dtype=torch.float32,
+            )
+    except (ValueError, KeyError, ImportError) as error:
+        raise LlmcError(
+            "LLMC-E0402",
+            f"transformers has no causal language model for {config.model_type!r}: "
+            f"{_first_line(error)}",
+            hint="llmc compiles models that AutoModelForCausalLM can build",
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def _export(model: Any) -> torch.export.ExportedProgram:
+    token_ids = torch.zeros(1, SAMPLE_TOKENS, dtype=torch.long, device="meta")
+    positions = torch.arange(SAMPLE_TOKENS, device="meta").unsqueeze(0)
+    dynamic = {1: torch.export.Dim.DYNAMIC}
+    try:
+        with torch.no_grad(), _quiet(), interfaces.single_sequence():
+            program = torch.export.export(
+                _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic),
+                strict=False,
+            )  # fmt: skip
+            if _mutates(program):
+                program = program.run_decompositions({})
+    except LlmcError:
+        raise
+    except Exception as error:
+        raise LlmcError(
+            "LLMC-E0430",
+            f"{type(model).__name__} can't be traced as one packed step: {_first_line(error)}",
+            hint="its forward pass depends on values or shapes at run time",
+        ) from error
+    return program
+
+
+def _mutates(program: torch.export.ExportedProgram) -> bool:
+    """True if an op writes one of its inputs: then the trace must be made functional."""
+    calls = (n.target for n in program.graph.nodes if n.op == "call_function")
+    return any(t._schema.is_mutable for t in calls if isinstance(t, torch._ops.OpOverload))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
