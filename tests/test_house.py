@@ -1,0 +1,202 @@
+"""The rules of the house that a tool can check: floors, imports, sizes, names, error ids."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {"runtime": 0, "ir": 1, "models": 1, "passes": 2, "codegen": 3, "compiler": 4, "cli": 5}
+RUNTIME_MAY_IMPORT = {"jinja2", "msgspec", "numpy", "rich", "tokenizers"}
+MAX_LINES = 400
+FAMILIES = re.compile(
+    r"\b(llama|qwen|mi[sx]tral|gemma|smollm|olmo|granite|cohere|starcoder|stablelm|deepseek|"
+    r"nemotron|falcon|bloom|mpt|phi-?[1-4]|phimoe|gpt-?(2|j|neo|neox|oss)|opt-\d|glm-?4?|dbrx|"
+    r"ernie|exaone|helium|persimmon|hunyuan|mamba|lfm2)(\b|_|\d)",
+    re.IGNORECASE,
+)
+
+
+def python_files(*rooms: str) -> list[Path]:
+    """Return the package's Python files, or those of `rooms` only."""
+    folders = [ROOT / room for room in rooms or FLOORS if room != "cli"]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return files if rooms else [*files, *sorted(ROOT.glob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room_of(path: Path) -> str:
+    part = path.relative_to(ROOT).parts[0]
+    return "cli" if part in ("cli.py", "__init__.py") else part
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and absolute dotted name of every import; names of this package start with `llmc`.
+
+    `from a import b` yields `a.b`, since `b` may be a module.
+    """
+    package = ["llmc", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *([node.module] if node.module else [])]
+            yield from ((node.lineno, ".".join([*module, alias.name])) for alias in node.names)
+
+
+def test_floors_import_downwards_only() -> None:
+    wrong = []
+    for path in python_files():
+        for line, name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "llmc" and len(parts) > 1:
+                room = room_of(path)
+                lower = FLOORS.get(parts[1], 5) < FLOORS[room]
+                if not lower and parts[1] != room:
+                    wrong.append(f"{name_of(path)}:{line} imports {name}")
+    assert not wrong
+
+
+def test_package_uses_relative_imports() -> None:
+    absolute = re.compile(r"^\s*(from|import) llmc\b", re.MULTILINE)
+    assert [name_of(p) for p in python_files() if absolute.search(p.read_text())] == []
+
+
+def test_runtime_imports_base_dependencies_only() -> None:
+    allowed = RUNTIME_MAY_IMPORT | set(sys.stdlib_module_names) | {"llmc"}
+    wrong = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in python_files("runtime")
+        for line, name in imports(path)
+        if name.split(".")[0] not in allowed
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", ["llmc", "llmc.cli", "llmc.models.zoo"])
+def test_light_modules_stay_light(module: str) -> None:
+    """What every command imports first; the heavy packages come when a verb needs them."""
+    heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2"}
+    code = f"import {module}, sys; print(*({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_pyproject_lists_every_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        ".".join(["llmc", *path.parent.relative_to(ROOT).parts])
+        for room in FLOORS
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert sorted(setuptools["packages"]) == sorted({"llmc", *found})
+
+
+def test_pyproject_ships_every_data_file() -> None:
+    """A header or template that the wheel lacks is found only by who installs it."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    shipped = {
+        f"{package.replace('.', '/').removeprefix('llmc').lstrip('/')}/{pattern}".lstrip("/")
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+    }
+    missing = [
+        name_of(path)
+        for room in FLOORS
+        for path in (ROOT / room).rglob("*")
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc")
+        and not any(fnmatch(name_of(path), pattern) for pattern in shipped)
+    ]
+    assert not missing
+
+
+def test_no_file_is_too_long() -> None:
+    files = [
+        path
+        for room in FLOORS
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".py", ".h", ".j2")
+    ]
+    lengths = {name_of(p): p.read_text().count("\n") for p in [*files, *ROOT.glob("*.py")]}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_no_family_is_special() -> None:
+    """Passes and code generators know operations, not the names of models."""
+    wrong = [
+        f"{name_of(path)}:{number} {match.group()}"
+        for room in ("passes", "codegen")
+        for path in sorted((ROOT / room).rglob("*"))
+        if path.suffix in (".py", ".h", ".j2")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (match := FAMILIES.search(line))
+    ]
+    assert not wrong
+
+
+def test_every_error_id_is_in_the_table() -> None:
+    from llmc.runtime.errors import ERRORS
+
+    used = {
+        (identifier, name_of(path))
+        for path in python_files()
+        for identifier in re.findall(r"LLMC-E\d{4}", path.read_text())
+    }
+    assert sorted(use for use in used if use[0] not in ERRORS) == []
+    assert len({identifier for identifier, _ in used}) > 20
+
+
+def test_error_table_is_sorted_and_complete() -> None:
+    from llmc.runtime.errors import ERRORS
+
+    assert list(ERRORS) == sorted(ERRORS)
+    for identifier, info in ERRORS.items():
+        assert re.fullmatch(r"LLMC-E0[1-7]\d\d", identifier)
+        assert info.title
+        assert info.explanation.endswith(".")
+        assert info.advice
+        assert not info.advice.endswith(".")
+
+
+def test_nothing_is_left_unfinished() -> None:
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError(\(\))?\s*$")
+    wrong = [
+        f"{name_of(path)}:{number} {line.strip()}"
+        for path in python_files()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if unfinished.search(line)
+    ]
+    assert not wrong
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    wrong = [
+        name_of(path)
+        for path in python_files()
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert not wrong
+
+
+def test_root_package_imports_nothing() -> None:
+    """An eager import here would break tools in a checkout whose folder is not an identifier."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    names = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert [name for name in names if not name.startswith("from typing")] == []
+
+
+def test_tests_are_no_packages() -> None:
+    """With importlib import mode, an __init__.py would make `tests.…` shadow what is tested."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    assert not (ROOT / "conftest.py").exists()
