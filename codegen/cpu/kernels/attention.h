@@ -1,15 +1,16 @@
 // Causal attention of a step's queries over the paged cache (layout: cache.h).
 //
-// Keys are visited in tiles of 32 (a block) at absolute positions, tiles are grouped into segments of 256 keys.
-// Inside a segment runs an online softmax; segments are merged in order. Both grids are fixed to absolute
-// positions, so a query's result is the same bits alone or in a batch, in decode or in prefill, and on any number
-// of threads, even when threads share one sequence.
+// Keys are visited in tiles of 32 (a block) at absolute positions, tiles are grouped into segments
+// of 256 keys. Inside a segment runs an online softmax; segments are merged in order. Both grids
+// are fixed to absolute positions, so a query's result is the same bits alone or in a batch, in
+// decode or in prefill, and on any number of threads, even when threads share one sequence.
 //
-// Work items are (sequence, kv head, tile of query tokens): the rows of an item are its tokens times the query
-// heads that share the kv head, so each key and value is read once for all of them. Items lie behind one another
-// on a line measured in estimated cost, and each thread takes an equal piece of it. Where a piece ends inside an
-// item of few rows (decode with a long context), the item's segments are shared out: each goes to the scratch
-// buffer and is merged after a barrier.
+// Work items are (sequence, kv head, tile of query tokens): the rows of an item are its tokens
+// times the query heads that share the kv head, so each key and value is read once for all of
+// them. Items lie behind one another on a line measured in estimated cost, and each thread takes
+// an equal piece of it. Where a piece ends inside an item of few rows (decode with a long
+// context), the item's segments are shared out: each goes to the scratch buffer and is merged
+// after a barrier.
 #pragma once
 
 #include <stdint.h>
@@ -97,7 +98,7 @@ struct PagedAttention {
     const int row_floats = shape.dk + 2 * ldacc + 4 + kLanes;
     max_rows = min_int(kItemRows, (int)(kScratchBytes / sizeof(float)) / row_floats);
     float* at = (float*)team.scratch;
-    const auto take = [&](int floats) { float* p = at; at += floats; return p; };
+    const auto take = [&](int floats) { return (at += floats) - floats; };
     lanes = take(max_rows * kLanes);
     running.acc = take(max_rows * ldacc);
     segment_state.acc = take(max_rows * ldacc);
@@ -107,7 +108,7 @@ struct PagedAttention {
     segment_state.max = take(max_rows);
     segment_state.sum = take(max_rows);
     total_cost = 0;
-    for_each_item([&](const Item& item) { total_cost = item.start + tiles(item) * item.tile_cost; });
+    for_each_item([&](const Item& item) { total_cost += tiles(item) * item.tile_cost; });
   }
 
   static int tiles(const Item& item) { return item.last_tile - item.first_tile + 1; }
@@ -140,7 +141,8 @@ struct PagedAttention {
   void place(Item& item, int token, int tokens, int64_t start) const {
     item.token = token;
     item.tokens = tokens;
-    item.position = first_query_position(batch, item.sequence) + token - batch.query_start[item.sequence];
+    item.position =
+        first_query_position(batch, item.sequence) + token - batch.query_start[item.sequence];
     item.first_tile = shape.window ? max_int(0, item.position - shape.window + 1) / BLOCK : 0;
     item.last_tile = (item.position + tokens - 1) / BLOCK;
     item.first_segment = item.first_tile / kSegmentTiles;
@@ -149,18 +151,19 @@ struct PagedAttention {
     item.tile_cost = kTileCost + item.rows();
   }
 
-  // The thread on whose piece of the line the middle of a segment (or of an item that is not shared) lies.
+  // The thread on whose piece of the line the middle of a segment lies; that of the whole item if
+  // it has too many rows to be shared.
   int owner(const Item& item, int segment) const {
     int from = item.first_tile, to = item.last_tile + 1;
     if (item.rows() <= kSplitRows) {
       from = max_int(from, segment * kSegmentTiles);
       to = min_int(to, (segment + 1) * kSegmentTiles);
     }
-    const int64_t twice_middle = 2 * item.start + (from + to - 2 * item.first_tile) * item.tile_cost;
-    return (int)(twice_middle * team.size / (2 * total_cost));
+    const int64_t twice_offset = (from + to - 2 * item.first_tile) * item.tile_cost;
+    return (int)((2 * item.start + twice_offset) * team.size / (2 * total_cost));
   }
 
-  // At most one item begins on a thread's piece and ends on another's, so a slot per thread is enough.
+  // At most one item begins on a thread's piece and ends on another's: one slot a thread is enough.
   Softmax partial(int first_owner, int segment) const {
     float* at = scratch + ((int64_t)first_owner * segments + segment) * kSplitRows * (ldacc + 2);
     return Softmax{at, at + kSplitRows * ldacc, at + kSplitRows * (ldacc + 1)};
@@ -177,30 +180,43 @@ struct PagedAttention {
     }
   }
 
+  void clear(float* acc, int rows) const {
+    for (int64_t i = 0; i < (int64_t)rows * ldacc; i += kLanes) store(acc + i, splat(0.0f));
+  }
+
   // The sink is a key without a value that every query sees before all others.
   void start(const Item& item) {
+    clear(running.acc, item.rows());
     for (int r = 0; r < item.rows(); ++r) {
       running.max[r] = sinks ? sinks[item.head + r % item.heads] : kNoMax;
       running.sum[r] = sinks ? 1.0f : 0.0f;
-      for (int i = 0; i < ldacc; i += kLanes) store(running.acc + (int64_t)r * ldacc + i, splat(0.0f));
     }
+  }
+
+  Tile<KV> find_tile(const Item& item, int i) const {
+    const int32_t* blocks = group.block_table + (int64_t)item.sequence * group.blocks_per_seq;
+    const auto k = [&](int b) { return key_block(kpool, b, shape.hkv, item.kv_head, shape.dk); };
+    const auto v = [&](int b) { return value_block(vpool, b, shape.hkv, item.kv_head, shape.dv); };
+    const int block = blocks[i];
+    if (i == item.last_tile) return {i * BLOCK, k(block), v(block), nullptr, nullptr};
+    return {i * BLOCK, k(block), v(block), k(blocks[i + 1]), v(blocks[i + 1])};
   }
 
   void attend_segment(const Item& item, int segment, const Softmax& out) {
     const int count = item.rows();
+    clear(out.acc, count);
     for (int r = 0; r < count; ++r) {
       out.max[r] = kNoMax;
       store(lanes + r * kLanes, splat(0.0f));
-      for (int i = 0; i < ldacc; i += kLanes) store(out.acc + (int64_t)r * ldacc + i, splat(0.0f));
     }
     const QueryRows rows{rows_q, out.acc, out.max, lanes, position, slopes ? slope : nullptr};
-    const int32_t* blocks = group.block_table + (int64_t)item.sequence * group.blocks_per_seq;
     const int last = min_int(item.last_tile, (segment + 1) * kSegmentTiles - 1);
-    for (int tile = max_int(item.first_tile, segment * kSegmentTiles); tile <= last; ++tile) {
-      const KV* k = key_block(kpool, blocks[tile], shape.hkv, item.kv_head, shape.dk);
-      const KV* v = value_block(vpool, blocks[tile], shape.hkv, item.kv_head, shape.dv);
-      for (int r = 0; r < count; r += kTileRows)
-        attend_rows<kTileRows>(shape, rows, r, min_int(kTileRows, count - r), tile * BLOCK, k, v);
+    for (int i = max_int(item.first_tile, segment * kSegmentTiles); i <= last; ++i) {
+      Tile<KV> tile = find_tile(item, i);
+      for (int r = 0; r < count; r += kTileRows) {
+        attend_rows<kTileRows>(shape, rows, r, min_int(kTileRows, count - r), tile);
+        tile.next_k = tile.next_v = nullptr;  // fetched once
+      }
     }
     for (int r = 0; r < count; ++r) out.sum[r] = reduce_add(load(lanes + r * kLanes));
   }
@@ -214,7 +230,8 @@ struct PagedAttention {
       running.sum[r] = running.sum[r] * keep[0] + segment.sum[r] * add[0];
       float* to = running.acc + (int64_t)r * ldacc;
       const float* from = segment.acc + (int64_t)r * ldacc;
-      for (int i = 0; i < ldacc; i += kLanes) store(to + i, load(to + i) * keep + load(from + i) * add);
+      for (int i = 0; i < ldacc; i += kLanes)
+        store(to + i, load(to + i) * keep + load(from + i) * add);
     }
   }
 
@@ -240,26 +257,31 @@ struct PagedAttention {
       const Vec inverse = splat(1.0f / running.sum[r]);
       const float* from = running.acc + (int64_t)r * ldacc;
       float* to = y + (int64_t)token * ldy + (int64_t)head * shape.dv;
-      for (int i = 0; i < shape.dv; i += kLanes)
-        // + 0 turns a -0, which a masked tile may or may not have turned into +0 already, into +0
-        store_partial(to + i, load(from + i) * inverse + splat(0.0f), min_int(kLanes, shape.dv - i));
+      for (int i = 0; i < shape.dv; i += kLanes) {
+        // Masked tiles turn -0 into +0; adding 0 does so for the rows that had none.
+        const Vec value = load(from + i) * inverse + splat(0.0f);
+        store_partial(to + i, value, min_int(kLanes, shape.dv - i));
+      }
     }
   }
 };
 
-// q [T, heads, dk] and y [T, heads, dv] with token strides; heads is a multiple of hkv, and query head h reads
-// kv head h / (heads / hkv). Score of a key: softcap * tanh(scale * q k / softcap) + slope * (key - query
-// position). Visible: keys up to the query's own position and, with window > 0, only the last `window` of them.
-// sinks (nullable, [heads]): one more logit in each softmax's denominator. slopes (nullable, [heads]).
-// scratch: attention_scratch_floats(...) floats, contents undefined. May wait at the team's barrier.
+// q [T, heads, dk] and y [T, heads, dv] with token strides; heads is a multiple of hkv, and query
+// head h reads kv head h / (heads / hkv).
+// Score of a key: softcap * tanh(scale * q k / softcap) + slope * (key - query position).
+// Visible: keys up to the query's own position; with window > 0 only the last `window` of them.
+// sinks [heads] or null: one more logit in each softmax's denominator. slopes: [heads] or null.
+// scratch: attention_scratch_floats(...) floats, contents undefined.
+// May wait at the team's barrier (on all threads or on none).
 template <class KV>
-inline void paged_attention(Team& team, const Batch& batch, const CacheGroup& group, int heads, int hkv, int dk,
-                            int dv, float scale, float softcap, int window, const float* sinks, const float* slopes,
-                            const float* q, int ldq, const KV* kpool, const KV* vpool, float* y, int ldy,
-                            float* scratch) {
+inline void paged_attention(Team& team, const Batch& batch, const CacheGroup& group, int heads,
+                            int hkv, int dk, int dv, float scale, float softcap, int window,
+                            const float* sinks, const float* slopes, const float* q, int ldq,
+                            const KV* kpool, const KV* vpool, float* y, int ldy, float* scratch) {
   if (batch.T == 0) return;
-  PagedAttention<KV> attention{team, batch, group, AttentionShape{heads, hkv, dk, dv, scale, softcap, window},
-                               sinks, slopes, q, ldq, kpool, vpool, y, ldy, scratch};
+  const AttentionShape shape{heads, hkv, dk, dv, scale, softcap, window};
+  PagedAttention<KV> attention{team, batch, group, shape, sinks, slopes, q,
+                               ldq,  kpool, vpool, y,     ldy,   scratch};
   attention.run();
 }
 

@@ -1,7 +1,8 @@
 // Mixture-of-experts bookkeeping around the grouped linear kernels.
 //
 // route_tokens sorts the step's (token, choice) pairs by expert; combine_experts adds each token's
-// expert outputs back together. Both keep one order, so a token's result does not depend on its batch.
+// expert outputs back together. Both keep one order, so a token's result does not depend on its
+// batch.
 #pragma once
 
 #include <stdint.h>
@@ -16,8 +17,8 @@ namespace llmc {
 //   row_index [T * topk]:  token of each sorted slot
 //   slot [T, topk]:        sorted slot of each pair, the inverse
 // One thread does it: a few thousand pairs at most, and any split would need a barrier.
-inline void route_tokens(Team& team, int T, int topk, int experts, const int32_t* idx, int32_t* row_index,
-                         int32_t* offsets, int32_t* slot) {
+inline void route_tokens(Team& team, int T, int topk, int experts, const int32_t* idx,
+                         int32_t* row_index, int32_t* offsets, int32_t* slot) {
   if (team.id != 0) return;
   const int pairs = T * topk;
   for (int e = 0; e <= experts; ++e) offsets[e] = 0;

@@ -1,8 +1,8 @@
 // Rotary position embedding of query and key heads.
 //
-// In: x [T, heads, head_dim] with a token stride, cosines and sines of the step's tokens. Out: y of the
-// same shape, in place allowed. The table holds what the model's own initialisation computed (scaling
-// included), so nothing here knows about theta or rope types.
+// In: x [T, heads, head_dim] with a token stride, cosines and sines of the step's tokens. Out: y
+// of the same shape, in place allowed. The table holds what the model's own initialisation
+// computed (scaling included), so nothing here knows about theta or rope types.
 #pragma once
 
 #include <stdint.h>
@@ -45,9 +45,9 @@ inline void rotate_head(const RotaryTable& table, int t, int head_dim, const flo
 }
 
 // x, y: [T, heads, head_dim], head h of token t at x[t * ldx + h * head_dim]; y == x is allowed.
-inline void rotary(Team& team, int T, int heads, int head_dim, int rotary_dim, bool interleaved, const float* x,
-                   int ldx, const float* cos, int ldc, const float* sin, int lds, float* y, int ldy,
-                   bool half_table = true) {
+inline void rotary(Team& team, int T, int heads, int head_dim, int rotary_dim, bool interleaved,
+                   const float* x, int ldx, const float* cos, int ldc, const float* sin, int lds,
+                   float* y, int ldy, bool half_table = true) {
   const RotaryTable table{rotary_dim, interleaved, half_table, cos, ldc, sin, lds};
   const Range items = team_range(team, T * heads);
   for (int item = items.begin; item < items.end; ++item) {
