@@ -131,6 +131,7 @@ class Variant(_Schema, frozen=True, kw_only=True):
 
     `program` and `weights` name entries. `system` and `machine` are what the runtime compares
     with `platform` ("linux", "x86_64"); "any" for targets whose own loader decides.
+    `decode_weight_bytes`: what a decode step of one sequence reads (0: not counted).
     """
 
     target: str
@@ -146,6 +147,7 @@ class Variant(_Schema, frozen=True, kw_only=True):
     cache_groups: list[CacheGroup]
     memory_plan: MemoryPlan
     vocab_size: Positive
+    decode_weight_bytes: Count = 0
     outputs: tuple[str, ...] = ("logits", "argmax")
 
 

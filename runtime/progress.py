@@ -1,0 +1,61 @@
+"""How far long work has come: a bar on a terminal, a line per stage elsewhere, on stderr.
+
+In: calls `progress("writing weights", 0.4)`. Out: what a person or a build log can follow.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TextIO
+
+Progress = Callable[[str, float], None]
+"""`progress(stage, fraction)`: what is being done, and how much of it is done (0 to 1)."""
+
+
+def silent(stage: str, fraction: float) -> None:
+    """A `Progress` that says nothing."""
+
+
+@contextmanager
+def reporter(out: TextIO | None = None, *, quiet: bool = False) -> Iterator[Progress]:
+    """Give a `Progress` that writes to `out` (stderr) while the block runs."""
+    out = out or sys.stderr
+    if quiet:
+        yield silent
+    elif out.isatty():
+        with _bar(out) as progress:
+            yield progress
+    else:
+        with _lines(out) as progress:
+            yield progress
+
+
+@contextmanager
+def _bar(out: TextIO) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(file=out), transient=True) as bars:
+        task = bars.add_task("starting", total=1.0)
+
+        def progress(stage: str, fraction: float) -> None:
+            bars.update(task, description=stage, completed=fraction)
+
+        yield progress
+
+
+@contextmanager
+def _lines(out: TextIO) -> Iterator[Progress]:
+    """One line when a stage begins, with the seconds since the start: logs keep every line."""
+    began, seen = perf_counter(), ""
+
+    def progress(stage: str, fraction: float) -> None:
+        nonlocal seen
+        if stage != seen:
+            seen = stage
+            print(f"llmc: {perf_counter() - began:6.1f} s  {stage}", file=out, flush=True)
+
+    yield progress
