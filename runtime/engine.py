@@ -124,6 +124,11 @@ class Engine:
             if running.request is request:
                 self._finish(running, reason)
 
+    def abort_all(self) -> None:
+        """Ends every unfinished request."""
+        for running in list(self._by_sequence.values()):
+            self._finish(running, "aborted")
+
 
 def check_prompt(prompt: SequenceOf[int], vocab_size: int) -> None:
     """Raises E0206 if the prompt is empty, E0208 if an id is outside the vocabulary."""

@@ -1,0 +1,132 @@
+"""From an open artifact to a running program: which variant, how much memory, which executor."""
+
+from collections.abc import Sequence
+
+from . import machine
+from .artifact import Manifest, Variant
+from .blocks import blocks_needed
+from .errors import LlmcError
+from .program import Program
+from .reader import ArtifactReader
+
+EXECUTABLE_TARGETS = ("cpu",)
+"""Targets that this runtime has an executor for."""
+
+
+def select_variant(manifest: Manifest) -> Variant:
+    """The most demanding variant that this machine can run.
+
+    Errors: E0507 if none is for this system at all, E0506 if the CPU lacks what they need (the
+    message names what the least demanding one misses).
+    """
+    fitting = [v for v in manifest.variants if _fits(v)]
+    if not fitting:
+        offered = ", ".join(
+            sorted({f"{v.target}/{v.system}/{v.machine}" for v in manifest.variants})
+        )
+        here = f"{machine.system()}/{machine.machine()}"
+        raise LlmcError("LLMC-E0507", f"no variant runs on {here}; the artifact has {offered}")
+    runnable = [v for v in fitting if not machine.missing_features(v.required_features)]
+    if not runnable:
+        least = min(fitting, key=lambda v: len(machine.missing_features(v.required_features)))
+        missing = ", ".join(machine.missing_features(least.required_features))
+        raise LlmcError(
+            "LLMC-E0506", f"this CPU lacks {missing}, which the variant {least.level} needs"
+        )
+    return max(runnable, key=lambda v: len(set(v.required_features)))
+
+
+def _fits(variant: Variant) -> bool:
+    return (
+        variant.target in EXECUTABLE_TARGETS
+        and variant.system in ("any", machine.system())
+        and variant.machine in ("any", machine.machine())
+    )
+
+
+def fixed_bytes(variant: Variant, weights_bytes: int) -> int:
+    """Memory that a program takes besides its cache: weights, arena, logits."""
+    logits = variant.limits.max_logits_rows * variant.vocab_size * 4
+    return weights_bytes + variant.memory_plan.arena_bytes + logits
+
+
+def plan_cache(
+    variant: Variant, *, weights_bytes: int, max_context: int | None, memory: int | None
+) -> tuple[int, ...]:
+    """Number of blocks per cache group, by the memory plan.
+
+    `memory`: bytes that the whole model may take; if None, half of what the machine has left
+    beside weights and workspace. At most what `max_sequences` sequences of `max_context` need.
+    E0601 if not even one chunk of a prompt fits.
+    """
+    limits = variant.limits
+    context = min(max_context or limits.max_context, limits.max_context)
+    fixed = fixed_bytes(variant, weights_bytes)
+    available = machine.available_memory()
+    budget = memory - fixed if memory is not None else (available - fixed) // 2
+    full = _blocks(variant, context)
+    least = _blocks(variant, min(context, limits.max_tokens))
+    if budget < _bytes(variant, least):
+        needed = (fixed + _bytes(variant, least)) >> 20
+        have = (memory if memory is not None else available) >> 20
+        raise LlmcError("LLMC-E0601", f"the model needs at least {needed} MiB, of {have} MiB")
+    sequences = budget // max(1, _bytes(variant, full))
+    if sequences >= 1:
+        return tuple(blocks * min(sequences, limits.max_sequences) for blocks in full)
+    return _largest_context(variant, budget, limits.max_tokens, context)
+
+
+def _largest_context(variant: Variant, budget: int, low: int, high: int) -> tuple[int, ...]:
+    """Blocks for one sequence as long as the budget allows, by bisection."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _bytes(variant, _blocks(variant, middle)) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return _blocks(variant, low)
+
+
+def _blocks(variant: Variant, length: int) -> tuple[int, ...]:
+    most = variant.limits.max_tokens
+    return tuple(blocks_needed(group, length, most) for group in variant.cache_groups)
+
+
+def _bytes(variant: Variant, blocks: Sequence[int]) -> int:
+    groups = variant.cache_groups
+    return sum(n * g.bytes_per_block for n, g in zip(blocks, groups, strict=True))
+
+
+def open_program(
+    variant: Variant,
+    library: bytes | memoryview,
+    weights: memoryview,
+    *,
+    threads: int | None = None,
+    max_context: int | None = None,
+    memory: int | None = None,
+) -> Program:
+    """Starts the program of a variant. `weights`: the data section of its weights entry."""
+    from .programs.cpu import CpuProgram
+
+    blocks = plan_cache(variant, weights_bytes=len(weights), max_context=max_context, memory=memory)
+    threads = threads if threads is not None else machine.available_cores()
+    if threads < 1:
+        raise LlmcError("LLMC-E0205", f"threads cannot be {threads}")
+    return CpuProgram(variant, library, weights, threads=threads, cache_blocks=blocks)
+
+
+def open_artifact_program(
+    reader: ArtifactReader,
+    *,
+    threads: int | None = None,
+    max_context: int | None = None,
+    memory: int | None = None,
+) -> tuple[Variant, Program]:
+    """The best variant of an open artifact, running."""
+    variant = select_variant(reader.manifest)
+    library, weights = reader.read(variant.program), reader.weights_data(variant.weights)
+    program = open_program(
+        variant, library, weights, threads=threads, max_context=max_context, memory=memory
+    )
+    return variant, program

@@ -1,0 +1,52 @@
+"""Logits of every position of a text, for evaluation and verification."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .batch import step_inputs
+from .engine import Engine, check_prompt
+from .errors import LlmcError
+from .program import Float32Array
+from .scheduler import ScheduledSequence, StepPlan
+from .scheduler import Sequence as TokenSequence
+
+
+def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
+    """Yields (position of the first row, logits f32 [rows, vocab]) until the text is through.
+
+    A step brings as many tokens as it may give rows. The rows are views that the next step
+    overwrites. Errors: E0204 longer than the context, E0206, E0208, E0603 no free cache.
+    """
+    check_prompt(token_ids, engine.program.vocab_size)
+    if len(token_ids) > engine.max_context:
+        raise LlmcError(
+            "LLMC-E0204", f"the text has {len(token_ids)} tokens, the context {engine.max_context}"
+        )
+    if not engine.cache.can_admit(len(token_ids)):
+        raise LlmcError("LLMC-E0603", f"{len(token_ids)} tokens need more cache than is free")
+    sequence = TokenSequence(list(token_ids), len(token_ids))
+    sequence.hold = engine.cache.admit(len(token_ids))
+    limits = engine.program.limits
+    try:
+        while sequence.uncomputed:
+            start = sequence.computed
+            count = min(sequence.uncomputed, limits.max_tokens, limits.max_logits_rows)
+            engine.cache.grow(sequence.hold, start, start + count)
+            plan = StepPlan((ScheduledSequence(sequence, start, count, True),))
+            inputs = step_inputs(plan, engine.cache)
+            every_row = np.arange(count, dtype=np.int32)
+            outputs = engine.program.step(replace(inputs, logits_rows=every_row))
+            sequence.computed += count
+            yield start, outputs.logits
+    finally:
+        engine.cache.release(sequence.hold)
+
+
+def logits(engine: Engine, token_ids: Sequence[int]) -> Float32Array:
+    """Logits f32 [T, vocab] of all positions at once: T * vocab * 4 bytes."""
+    result = np.empty((len(token_ids), engine.program.vocab_size), np.float32)
+    for start, rows in iter_logits(engine, token_ids):
+        result[start : start + len(rows)] = rows
+    return result
