@@ -1,11 +1,10 @@
-// RMSNorm and LayerNorm of rows: plain, after a residual addition, per head, and with quantized output.
+// RMSNorm and LayerNorm of rows: plain, after a residual addition, per head.
 //
-// Each variant is one choice of where rows come from and one of where they go to around the same arithmetic, so
-// a fused kernel gives the bits of its parts run one after the other:
+// Each variant is one choice of where rows come from and one of where they go to around the same
+// arithmetic, so a fused kernel gives the bits of its parts run one after the other:
 //   add_*_norm:   sum = x + r is written, y = norm(sum)
-//   *_norm_heads: rows are the heads of a token
-//   *_quant:      y also as int8 blocks of 32 (as quantize_rows(y))
-// A row belongs to one thread and its sums run in an order fixed by its length.
+//   *_norm_heads: the rows are the heads of each token
+// A row belongs to one thread, and its sums run in an order fixed by its length.
 #pragma once
 
 #include <stdint.h>
@@ -23,15 +22,25 @@ struct Norm {
   bool center;  // LayerNorm subtracts the mean, RMSNorm does not
 };
 
-// Row i of [T, heads, n] where tokens are `ld` apart; plain matrices have one head.
+// Rows of [T, heads, n] where tokens are `ld` apart; plain matrices have one head.
 template <class Float>
 struct Rows {
   Float* data;
   int ld, heads, n;
-  Float* operator()(int i) const { return data + (int64_t)(i / heads) * ld + (int64_t)(i % heads) * n; }
+  Float* operator()(int i) const {
+    return data + (int64_t)(i / heads) * ld + (int64_t)(i % heads) * n;
+  }
+  // As a destination of norm_rows.
+  void put(int row, int i, Vec low, Vec high, int count) const {
+    float* to = (*this)(row) + i;
+    store_partial(to, low, min_int(kLanes, count));
+    if (count > kLanes) store_partial(to + kLanes, high, count - kLanes);
+  }
 };
+template <class Float>
+Rows(Float*, int, int, int) -> Rows<Float>;
 
-// Row i of x + r, written to `sum` on the way. sum may be x or r.
+// Rows of x + r, written to `sum` on the way. sum may be x or r.
 struct AddedRows {
   Rows<const float> x, r;
   Rows<float> sum;
@@ -46,26 +55,26 @@ struct AddedRows {
   }
 };
 
-// Sum of f(x[i]): four running sums of 16 lanes, so that rounding errors stay near 1e-7 and adds overlap.
+// Sum of f(x[i]) in four running sums of 16 lanes: rounding errors stay near 1e-7, adds overlap.
 template <class F>
 LLMC_INLINE float sum_of(const float* x, int n, F f) {
   Vec sum[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
   int i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes)
     for (int v = 0; v < 4; ++v) sum[v] += f(load(x + i + v * kLanes));
-  for (int v = 0; i + kLanes <= n; i += kLanes, ++v) sum[v] += f(load(x + i));
+  for (; i + kLanes <= n; i += kLanes) sum[0] += f(load(x + i));
   const IVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  if (i < n) sum[3] += select(lane < n - i, f(load_partial(x + i, n - i)), splat(0.0f));
+  if (i < n) sum[1] += select(lane < n - i, f(load_partial(x + i, n - i)), splat(0.0f));
   return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-// y = norm(x) for a row, 32 elements at a time: emit(index, low 16, high 16, how many of the 32 exist).
-template <class Emit>
-LLMC_INLINE void norm_row(const Norm& norm, int n, const float* x, Emit emit) {
+// The normalized row goes to sink.put(row, index, low 16, high 16, how many of these 32 exist).
+template <class Sink>
+LLMC_INLINE void norm_row(const Norm& norm, int n, const float* x, int row, const Sink& sink) {
   const float mean = norm.center ? sum_of(x, n, [](Vec v) { return v; }) / (float)n : 0.0f;
   const Vec center = splat(mean);
-  const float square = sum_of(x, n, [=](Vec v) { return (v - center) * (v - center); });
-  const Vec scale = splat(1.0f / __builtin_sqrtf(square / (float)n + norm.eps));
+  const float squares = sum_of(x, n, [=](Vec v) { return (v - center) * (v - center); });
+  const Vec scale = splat(1.0f / __builtin_sqrtf(squares / (float)n + norm.eps));
   for (int i = 0; i < n; i += 2 * kLanes) {
     Vec y[2];
     for (int v = 0; v < 2; ++v) {
@@ -74,55 +83,54 @@ LLMC_INLINE void norm_row(const Norm& norm, int n, const float* x, Emit emit) {
       if (norm.weight) y[v] *= load_partial(norm.weight + at, count);
       if (norm.bias) y[v] += load_partial(norm.bias + at, count);
     }
-    emit(i, y[0], y[1], min_int(2 * kLanes, n - i));
+    sink.put(row, i, y[0], y[1], min_int(2 * kLanes, n - i));
   }
 }
 
-template <class Source>
-inline void norm_rows(Team& team, int rows, int n, Source x, const Norm& norm, Rows<float> y) {
+template <class Source, class Sink>
+inline void norm_rows(Team& team, int rows, int n, const Source& x, const Norm& norm,
+                      const Sink& sink) {
   const Range range = team_range(team, rows);
-  for (int row = range.begin; row < range.end; ++row) {
-    float* to = y(row);
-    norm_row(norm, n, x(row), [=](int i, Vec low, Vec high, int count) {
-      store_partial(to + i, low, min_int(kLanes, count));
-      if (count > kLanes) store_partial(to + i + kLanes, high, count - kLanes);
-    });
-  }
+  for (int row = range.begin; row < range.end; ++row) norm_row(norm, n, x(row), row, sink);
 }
 
-// ---- f32 output: x [T, n] with row stride ldx, weight and bias [n] or null; y may be x --------------------------
+// ---- f32 out: x, y [T, n] with row strides, w and b [n] or null; y may be x ---------------------
 
-inline void rms_norm(Team& team, int T, int n, const float* x, int ldx, const float* w, float eps, float* y, int ldy) {
-  norm_rows(team, T, n, Rows<const float>{x, ldx, 1, n}, Norm{w, nullptr, eps, false}, Rows<float>{y, ldy, 1, n});
+inline void rms_norm(Team& team, int T, int n, const float* x, int ldx, const float* w, float eps,
+                     float* y, int ldy) {
+  norm_rows(team, T, n, Rows{x, ldx, 1, n}, Norm{w, nullptr, eps, false}, Rows{y, ldy, 1, n});
 }
 
-inline void layer_norm(Team& team, int T, int n, const float* x, int ldx, const float* w, const float* b, float eps,
-                       float* y, int ldy) {
-  norm_rows(team, T, n, Rows<const float>{x, ldx, 1, n}, Norm{w, b, eps, true}, Rows<float>{y, ldy, 1, n});
+inline void layer_norm(Team& team, int T, int n, const float* x, int ldx, const float* w,
+                       const float* b, float eps, float* y, int ldy) {
+  norm_rows(team, T, n, Rows{x, ldx, 1, n}, Norm{w, b, eps, true}, Rows{y, ldy, 1, n});
 }
 
-// Every head of x [T, H, D] (token stride ldx) is normalized on its own with the same weights [D].
-inline void rms_norm_heads(Team& team, int T, int H, int D, const float* x, int ldx, const float* w, float eps,
-                           float* y, int ldy) {
-  norm_rows(team, T * H, D, Rows<const float>{x, ldx, H, D}, Norm{w, nullptr, eps, false}, Rows<float>{y, ldy, H, D});
+// Every head of x [T, H, D] (token stride ldx) is normalized on its own with the same w, b [D].
+inline void rms_norm_heads(Team& team, int T, int H, int D, const float* x, int ldx, const float* w,
+                           float eps, float* y, int ldy) {
+  const Norm norm{w, nullptr, eps, false};
+  norm_rows(team, T * H, D, Rows{x, ldx, H, D}, norm, Rows{y, ldy, H, D});
 }
 
-inline void layer_norm_heads(Team& team, int T, int H, int D, const float* x, int ldx, const float* w, const float* b,
-                             float eps, float* y, int ldy) {
-  norm_rows(team, T * H, D, Rows<const float>{x, ldx, H, D}, Norm{w, b, eps, true}, Rows<float>{y, ldy, H, D});
+inline void layer_norm_heads(Team& team, int T, int H, int D, const float* x, int ldx,
+                             const float* w, const float* b, float eps, float* y, int ldy) {
+  const Norm norm{w, b, eps, true};
+  norm_rows(team, T * H, D, Rows{x, ldx, H, D}, norm, Rows{y, ldy, H, D});
 }
 
 // sum = x + r (sum may be x or r), y = norm(sum).
-inline void add_rms_norm(Team& team, int T, int n, const float* x, int ldx, const float* r, int ldr, float* sum,
-                         int ldsum, const float* w, float eps, float* y, int ldy) {
-  const AddedRows source{{x, ldx, 1, n}, {r, ldr, 1, n}, {sum, ldsum, 1, n}};
-  norm_rows(team, T, n, source, Norm{w, nullptr, eps, false}, Rows<float>{y, ldy, 1, n});
+inline void add_rms_norm(Team& team, int T, int n, const float* x, int ldx, const float* r, int ldr,
+                         float* sum, int ldsum, const float* w, float eps, float* y, int ldy) {
+  const AddedRows added{{x, ldx, 1, n}, {r, ldr, 1, n}, {sum, ldsum, 1, n}};
+  norm_rows(team, T, n, added, Norm{w, nullptr, eps, false}, Rows{y, ldy, 1, n});
 }
 
-inline void add_layer_norm(Team& team, int T, int n, const float* x, int ldx, const float* r, int ldr, float* sum,
-                           int ldsum, const float* w, const float* b, float eps, float* y, int ldy) {
-  const AddedRows source{{x, ldx, 1, n}, {r, ldr, 1, n}, {sum, ldsum, 1, n}};
-  norm_rows(team, T, n, source, Norm{w, b, eps, true}, Rows<float>{y, ldy, 1, n});
+inline void add_layer_norm(Team& team, int T, int n, const float* x, int ldx, const float* r,
+                           int ldr, float* sum, int ldsum, const float* w, const float* b,
+                           float eps, float* y, int ldy) {
+  const AddedRows added{{x, ldx, 1, n}, {r, ldr, 1, n}, {sum, ldsum, 1, n}};
+  norm_rows(team, T, n, added, Norm{w, b, eps, true}, Rows{y, ldy, 1, n});
 }
 
 }  // namespace llmc

@@ -122,7 +122,9 @@ def run(step: Step, level: str, threads: int = 1) -> np.ndarray:
     starts = np.array([0, *np.cumsum(tokens)], np.int32)
     contexts = np.array([c for c, _ in step.sequences], np.int32)
     q = np.full((total, shape.heads * shape.dk + 5), np.nan, np.float32)
-    q[:, : shape.heads * shape.dk] = np.concatenate([x.reshape(len(x), shape.heads * shape.dk) for x in step.q])
+    q[:, : shape.heads * shape.dk] = np.concatenate(
+        [x.reshape(len(x), shape.heads * shape.dk) for x in step.q]
+    )
     y = np.full((total + 1, shape.heads * shape.dv + 3), POISON, np.float32)
     size = library(level).scratch_floats(threads, table.shape[1] * BLOCK, shape.dv)
     scratch = aligned(size + 16, np.float32)

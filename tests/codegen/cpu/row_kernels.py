@@ -11,7 +11,11 @@ import numpy as np
 from kernel_harness import build, pointer, runnable_levels
 
 # The levels between which these kernels' code differs; the last is the best this machine runs.
-LEVELS = list(dict.fromkeys([*[x for x in runnable_levels() if x in ("portable", "x86-64-v3")], runnable_levels()[-1]]))
+LEVELS = list(
+    dict.fromkeys(
+        [*[x for x in runnable_levels() if x in ("portable", "x86-64-v3")], runnable_levels()[-1]]
+    )
+)
 
 SOURCE = """
 #include "attention.h"
