@@ -36,14 +36,15 @@ class Stream(Iterator[Chunk]):
     """The chunks of one generation, computed as they are asked for. `close` ends it early."""
 
     def __init__(self, model: "Model", request: Request, stop: Sequence[str], began: float) -> None:
+        self._ended = True  # until everything is in place
         self._model, self._request = model, request
         self._detokenizer = Detokenizer(model.tokenizer) if model.has_tokenizer else None
         self._stops = StopStrings(stop)
         self._read = 0
-        self._ended = False
         self._began, self._first, self._last = began, 0.0, 0.0
         self.text = ""
         self.finish_reason: FinishReason | None = None
+        self._ended = False
 
     @property
     def prompt_token_ids(self) -> list[int]:

@@ -261,6 +261,6 @@ def toy_artifact(tmp_path_factory, toy_library, words) -> Path:
         "chat_template.jinja": words.template.encode(),
         "generation.json": encode(words.generation),
     }
-    names = {"tokenizer": "tokenizer.json", "chat_template": "chat_template.jinja"}
-    write_tiny_artifact(path, library=toy_library, more=more, generation="generation.json", **names)
+    names: dict[str, Any] = {name.split(".")[0]: name for name in more}
+    write_tiny_artifact(path, library=toy_library, more=more, **names)
     return path
