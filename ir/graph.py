@@ -9,10 +9,11 @@ instead of a producer; no bytes are held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .phase import Phase
-from .types import TensorType
+from .types import DType, TensorType
 
 if TYPE_CHECKING:
     from .ops.base import Op
@@ -82,13 +83,31 @@ class Node:
         return f"<Node {self.op} at {self.scope}>"
 
 
+@dataclass
+class CacheGroup:
+    """Attention sites that share a block table: same visibility, heads and element type.
+
+    `sites` are the numbers i of the graph inputs `key_pool.<i>` and `value_pool.<i>`;
+    the block table is the input `block_table.<name>`. `window` 0 keeps everything.
+    """
+
+    name: str
+    window: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: DType
+    sites: list[int]
+
+
 class Graph:
     """Nodes in execution order, with the values that enter and leave.
 
-    `bodies` holds the graphs that `Call` nodes refer to by name (rolled layers).
+    `bodies` holds the graphs that `Call` nodes refer to by name (rolled layers);
+    `cache_groups` describes the paged cache once attention is lowered.
     """
 
-    __slots__ = ("bodies", "inputs", "name", "nodes", "outputs", "phase")
+    __slots__ = ("bodies", "cache_groups", "inputs", "name", "nodes", "outputs", "phase")
 
     def __init__(self, name: str = "main", phase: Phase = Phase.TRACED) -> None:
         self.name = name
@@ -97,6 +116,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.nodes: list[Node] = []
         self.bodies: dict[str, Graph] = {}
+        self.cache_groups: list[CacheGroup] = []
 
     def add_input(self, name: str, type: TensorType) -> Value:
         value = Value(type, name=name)

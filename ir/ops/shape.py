@@ -111,17 +111,22 @@ class Concat(Op):
 
 @dataclass(frozen=True)
 class Embedding(Op):
-    """`y[..., :] = table[ids[...], :] ` with table [rows, width]; ids i32 or i64."""
+    """`y[..., :] = table[ids[...], :]` with table [rows, width]; ids i32 or i64.
+
+    Rows of a table in bf16, f16 or a block format come out as f32.
+    """
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         table, ids = inputs
         require(table.rank == 2, "an embedding table has two dimensions")
-        dtype = table.dtype if table.dtype in TORCH_DTYPE else DType.F32
+        keeps = table.dtype in TORCH_DTYPE and not table.dtype.is_float
+        dtype = table.dtype if keeps else DType.F32
         return (TensorType(dtype, (*ids.shape, table.shape[1])),)
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
         table, ids = inputs
-        return table[ids.long()]
+        rows = table[ids.long()]
+        return rows.float() if rows.is_floating_point() else rows
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""The order of passes, and the manager that runs, checks, times and dumps them.
+
+In: a traced graph and the options that passes need. Out: the same graph, lowered to SERVING.
+Memory planning is the backend's last step, since it needs the target's limits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..ir.graph import Graph
+from ..ir.phase import Phase
+from ..ir.verifier import verify
+from ..runtime.debug import dump_folder
+from .canonicalize import canonicalize
+from .drop_batch import drop_batch
+from .fold_constants import fold_constants
+from .fuse_epilogues import fuse_epilogues
+from .fuse_gated import fuse_gated
+from .fuse_norm_quantize import fuse_norm_quantize
+from .fuse_residual_norm import fuse_residual_norm
+from .lower_attention import lower_attention
+from .merge_projections import merge_projections
+from .prove_packing import prove_packing
+from .quantize import Scheme, quantize
+from .raise_activation import raise_activation
+from .raise_norm import raise_norm
+from .raise_rotary import raise_partial_rotary, raise_rotary
+from .roll_layers import roll_layers
+from .select_logits import select_logits
+from .sink_permutes import sink_permutes
+
+
+@dataclass(frozen=True)
+class Context:
+    """What passes may know besides the graph."""
+
+    scheme: Scheme
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass: it requires the phase it stands in and ensures `ensures`."""
+
+    name: str
+    run: Callable[[Graph, Context], bool]
+    ensures: Phase
+
+
+def _plain(pass_: Callable[[Graph], bool], ensures: Phase, name: str = "") -> Step:
+    return Step(name or pass_.__name__, lambda graph, _: pass_(graph), ensures)
+
+
+PIPELINE: tuple[Step, ...] = (
+    # Everything after this works on [T, …]; shapes without the unit are what patterns expect.
+    _plain(drop_batch, Phase.TRACED),
+    _plain(canonicalize, Phase.TRACED),
+    # `1 + w` must be one constant before norms are raised.
+    _plain(fold_constants, Phase.TRACED),
+    _plain(prove_packing, Phase.TRACED),
+    _plain(raise_norm, Phase.TRACED),
+    _plain(raise_activation, Phase.TRACED),
+    _plain(raise_rotary, Phase.TRACED),
+    # Merges the tables that each rotation rebuilt, and cancels permutes.
+    _plain(canonicalize, Phase.TRACED, "merge_tables"),
+    _plain(sink_permutes, Phase.TRACED),
+    # Needs the parts of a head side by side, which sinking gives.
+    _plain(raise_partial_rotary, Phase.TRACED),
+    _plain(canonicalize, Phase.TRACED, "cancel_permutes"),
+    # Per-head norms that stood behind a permute are [T, H, D] only now.
+    _plain(raise_norm, Phase.MODEL, "raise_head_norms"),
+    # Gate and up first: what is left for merging are q, k and v.
+    _plain(fuse_gated, Phase.MODEL),
+    _plain(merge_projections, Phase.MODEL),
+    _plain(fuse_residual_norm, Phase.MODEL),
+    _plain(fuse_epilogues, Phase.MODEL),
+    _plain(canonicalize, Phase.FUSED, "clean_fused"),
+    Step("quantize", lambda g, c: quantize(g, c.scheme), Phase.FUSED),
+    _plain(fuse_norm_quantize, Phase.QUANTIZED),
+    # Before lowering: rows are selected on values, not on pools.
+    _plain(select_logits, Phase.QUANTIZED),
+    Step("lower_attention", lambda g, c: lower_attention(g, c.scheme.cache), Phase.QUANTIZED),
+    # Last: layers are equal only once all of them are lowered.
+    _plain(roll_layers, Phase.SERVING),
+)
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """What the manager saw of one pass."""
+
+    name: str
+    changed: bool
+    seconds: float
+    nodes: int
+
+
+def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) -> list[PassTime]:
+    """Run all passes whose phase is at most `upto`, verifying the graph after each.
+
+    Raises:
+        LlmcError: LLMC-E0412, tokens are mixed outside attention; LLMC-E0101, a pass broke
+            the graph.
+    """
+    folder = dump_folder()
+    _dump(folder, 0, "traced", graph, 0.0)
+    times = []
+    for number, step in enumerate(PIPELINE, 1):
+        if step.ensures > upto:
+            break
+        start = time.perf_counter()
+        changed = step.run(graph, context)
+        graph.phase = max(graph.phase, step.ensures)
+        seconds = time.perf_counter() - start
+        verify(graph, after=step.name)
+        times.append(PassTime(step.name, changed, seconds, len(graph.nodes)))
+        _dump(folder, number, step.name, graph, seconds)
+    return times
+
+
+def _dump(folder: Path | None, number: int, name: str, graph: Graph, seconds: float) -> None:
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    head = f"# {name}: {len(graph.nodes)} nodes, {seconds * 1e3:.1f} ms\n"
+    (folder / f"{number:02}-{name}.txt").write_text(head + str(graph))

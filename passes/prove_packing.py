@@ -1,0 +1,74 @@
+"""Prove that tokens meet only in attention.
+
+The trace is of one sequence; a step packs several behind one another. That is sound only if
+every op but attention (and the expert ops, which are declared to keep rows apart) is pointwise
+along T: then a token's row doesn't depend on which rows stand beside it. Type rules already
+refuse slices, reductions, scans and concatenations along a symbolic dimension; what is left to
+check are reshapes that would cut a token's row, and products of tokens with tokens.
+"""
+
+from __future__ import annotations
+
+from ..ir.graph import Graph, Node
+from ..ir.ops import Attention, Embedding, Gather, MatMul, Reshape, Scatter
+from ..ir.types import Dim, Sym
+from ..runtime.errors import LlmcError
+
+
+def prove_packing(graph: Graph) -> bool:
+    """Check every node; never changes the graph.
+
+    Raises:
+        LlmcError: LLMC-E0412, naming the op, its module and the line of model code.
+    """
+    for node in graph.nodes:
+        why = _mixes(node)
+        if why:
+            where = f"{node.scope or 'the model'}" + (f" ({node.source})" if node.source else "")
+            raise LlmcError("LLMC-E0412", f"{node.op.mnemonic} in {where} {why}")
+    return False
+
+
+def _mixes(node: Node) -> str:
+    """Why the node isn't pointwise along T, or ""."""
+    op = node.op
+    symbolic = [_symbols(v.type.shape) for v in node.outputs]
+    if any(len(s) > 1 for s in symbolic):
+        return "relates tokens with tokens"
+    if isinstance(op, Attention):
+        return ""
+    if isinstance(op, Reshape):
+        return _reshape(node)
+    if isinstance(op, MatMul) and isinstance(node.inputs[1].type.shape[-2], Sym):
+        return "sums over tokens"
+    if isinstance(op, Embedding) and _symbols(node.inputs[0].type.shape):
+        return "looks up other tokens"
+    if isinstance(op, Gather | Scatter) and isinstance(node.inputs[0].type.shape[op.dim], Sym):
+        return "moves values between tokens"
+    return ""
+
+
+def _symbols(shape: tuple[Dim, ...]) -> list[Sym]:
+    return [d for d in shape if isinstance(d, Sym)]
+
+
+def _reshape(node: Node) -> str:
+    """A reshape keeps rows whole if as many elements stand before T on both sides."""
+    old, new = node.inputs[0].type.shape, node.output.type.shape
+    if not _symbols(old):
+        return ""
+    before_old, before_new = _before(old), _before(new)
+    if before_old == before_new == 1:
+        return ""
+    if before_old != before_new or _symbols(old) != _symbols(new):
+        return f"reshapes {list(old)} to {list(new)}, which cuts tokens apart"
+    return ""
+
+
+def _before(shape: tuple[Dim, ...]) -> int:
+    count = 1
+    for dim in shape:
+        if isinstance(dim, Sym):
+            return count
+        count *= dim
+    return count

@@ -1,0 +1,158 @@
+"""Insert quantization: weights into their formats, activations into int8 blocks.
+
+    linear(x, w)   =>   linear(quantize_rows(x), quantize(w)) {quantized}
+
+A `Scheme` names the formats. Checkpoint tensors that already are in a block format keep
+their own bits where a format holds them. Routers stay in f32: a flipped expert costs more
+than their few bytes. A table shared by embedding and head gets one format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..ir import recipes as rec
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Softmax, TopK
+from ..ir.quantization import WeightFormat
+from ..ir.recipe_values import held_formats
+from ..ir.types import DType
+from ..runtime.errors import LlmcError
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Formats of linear weights, of the output head (and its table), and of the cache."""
+
+    name: str
+    weight: DType
+    head: DType
+    cache: DType
+    keeps_blocks: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.weight in _BLOCKED
+
+
+_BLOCKED = (DType.I8C, DType.I8B, DType.I4S, DType.I4A)
+SCHEMES: dict[str, Scheme] = {
+    s.name: s
+    for s in (
+        Scheme("f32", DType.F32, DType.F32, DType.F32),
+        Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
+        Scheme("int8", DType.I8C, DType.I8C, DType.BF16),
+        Scheme("int4", DType.I4S, DType.I8B, DType.BF16, keeps_blocks=True),
+        Scheme("int4-asym", DType.I4A, DType.I8B, DType.BF16, keeps_blocks=True),
+    )
+}
+"""The schemes that a user can name."""
+
+
+def find_scheme(name: str) -> Scheme:
+    """The scheme called `name`.
+
+    Raises:
+        LlmcError: LLMC-E0202, there is none.
+    """
+    if name not in SCHEMES:
+        raise LlmcError(
+            "LLMC-E0202", f"unknown quantization scheme {name!r}", hint=f"use one of {', '.join(SCHEMES)}"
+        )  # fmt: skip
+    return SCHEMES[name]
+
+
+def quantize(graph: Graph, scheme: Scheme) -> bool:
+    """Give every weight its format and quantize the inputs of blocked ones."""
+    weights: dict[Value, Value] = {}
+    rows: dict[Value, tuple[Value, ...]] = {}
+    head = _head(graph)
+    for node in list(graph.nodes):
+        if isinstance(node.op, Linear):
+            index = node.op.num_x
+            weight = node.inputs[index]
+            if not weight.is_constant or weight in weights.values():
+                continue
+            wanted = (
+                DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
+            )
+            new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
+            _use(graph, node, node.op, index, new, rows)
+    for node in graph.nodes:
+        if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
+            table, ids = node.inputs
+            if table not in weights and ids.name != "token_ids":
+                continue
+            new = weights.setdefault(table, _formatted(table, scheme.head, scheme))
+            graph.set_inputs(node, [new, ids])
+    return bool(weights)
+
+
+def _use(
+    graph: Graph,
+    node: Node,
+    op: Linear,
+    index: int,
+    weight: Value,
+    rows: dict[Value, tuple[Value, ...]],
+) -> None:
+    inputs = [*node.inputs[:index], weight, *node.inputs[index + 1 :]]
+    if weight.type.dtype not in _BLOCKED:
+        graph.set_inputs(node, inputs)
+        return
+    x = node.inputs[0]
+    if x not in rows:
+        rows[x] = graph.insert_before(node, QuantizeRows(), [x]).outputs
+    graph.replace_op(node, replace(op, quantized=True), [*rows[x], *inputs[1:]])
+
+
+def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
+    """The weight in format `wanted`, or in the block format its checkpoint holds."""
+    recipe = weight.recipe
+    held = held_formats(recipe)
+    if scheme.is_quantized and wanted in _BLOCKED and held:
+        if scheme.keeps_blocks:
+            wanted = DType(held[0])
+        elif WeightFormat.I8B in held:
+            wanted = DType.I8B
+    if wanted == DType.F32:
+        return weight
+    if wanted == DType.BF16:
+        recipe = rec.Cast(recipe, DType.BF16)
+    else:
+        recipe = rec.Quantize(WeightFormat(wanted), recipe)
+    return Graph.constant(weight.name, recipe, weight.type.with_dtype(wanted))
+
+
+def _head(graph: Graph) -> Node | None:
+    """The last linear layer before the graph's output."""
+    value = graph.outputs[0]
+    while (node := value.producer) is not None:
+        if isinstance(node.op, Linear):
+            return node
+        inputs = [v for v in node.inputs if not v.is_constant]
+        if len(inputs) != 1:
+            return None
+        value = inputs[0]
+    return None
+
+
+def _is_router(node: Node) -> bool:
+    """Whether a linear layer's result only reaches other ops through a top-k choice."""
+    if isinstance(node.op, GroupedLinear):
+        return False
+    frontier, seen = list(node.outputs), set()
+    while frontier:
+        value = frontier.pop()
+        for user in value.users:
+            if isinstance(user.op, TopK):
+                return True
+            same_rows = isinstance(user.op, Softmax | Reduce) or user.op.mnemonic in _ROUTER_OPS
+            if same_rows and user not in seen:
+                seen.add(user)
+                frontier += user.outputs
+    return False
+
+
+_ROUTER_OPS = {"sigmoid", "add", "sub", "mul", "div", "reshape", "slice", "cast", "softplus", "sqrt",
+               "where", "top_k", "gather"}  # fmt: skip

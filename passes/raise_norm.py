@@ -1,0 +1,99 @@
+"""Raise normalizations from arithmetic.
+
+    x * rsqrt(mean(x²) + eps)            =>  rms_norm(x)
+    rms_norm(x - mean(x))                =>  layer_norm(x)
+    norm(x) * w [+ b], w and b [N]       =>  norm(x, w, b)
+
+Needs constants folded (`1 + w` is one constant by then) and leading units dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import Norm, Op
+from .rewrite import Bindings, Const, Num, Rule, Var, apply_rules, number, op
+
+
+def _over_last(node_op: Op) -> bool:
+    return node_op.attributes() in (
+        {"fn": "mean", "dims": (-1,), "keepdim": True},
+    )  # fmt: skip
+
+
+_X = Var("x")
+_MEAN_SQUARE = op("reduce", op("square", _X), check=_over_last)
+_RMS = (
+    op("mul", _X, op("rsqrt", op("add", _MEAN_SQUARE, Num("eps")))),
+    op("div", _X, op("sqrt", op("add", _MEAN_SQUARE, Num("eps")))),
+)
+_CENTERED = op("sub", _X, op("reduce", _X, check=_over_last))
+
+
+def _plain(fn: str):
+    return lambda o: isinstance(o, Norm) and o.fn == fn and not (o.weight or o.bias or o.add)
+
+
+def _to_rms(graph: Graph, node: Node, m: Bindings) -> Value | str:
+    norm = Norm("rms_norm", number(m["eps"]), weight=False)
+    return graph.insert_before(node, norm, [m["x"]]).output
+
+
+def _to_layer(graph: Graph, node: Node, m: Bindings) -> Value | str:
+    assert isinstance(node.op, Norm)
+    return graph.insert_before(node, replace(node.op, fn="layer_norm"), [m["x"]]).output
+
+
+def _with_weight(graph: Graph, node: Node, m: Bindings) -> Value | str:
+    norm = m["norm"].producer
+    assert norm is not None
+    assert isinstance(norm.op, Norm)
+    if m["w"].type.shape != m["x"].type.shape[-1:]:
+        return f"weight {m['w'].type} is not a vector over the last dimension"
+    return graph.insert_before(node, replace(norm.op, weight=True), [m["x"], m["w"]]).output
+
+
+def _with_bias(graph: Graph, node: Node, m: Bindings) -> Value | str:
+    norm = m["norm"].producer
+    assert norm is not None
+    assert isinstance(norm.op, Norm)
+    if m["b"].type.shape != m["x"].type.shape[-1:]:
+        return f"bias {m['b'].type} is not a vector over the last dimension"
+    new = replace(norm.op, bias=True)
+    return graph.insert_before(node, new, [m["x"], m["w"], m["b"]]).output
+
+
+def _weighted(o: Op) -> bool:
+    return isinstance(o, Norm) and o.weight and not (o.bias or o.add)
+
+
+_RULES = (
+    Rule("x * rsqrt(mean(x^2) + eps) => rms_norm(x)", _RMS, _to_rms),
+    Rule(
+        "rms_norm(x - mean(x)) => layer_norm(x)",
+        (op("rms_norm", _CENTERED, check=_plain("rms_norm")),),
+        _to_layer,
+    ),
+    Rule(
+        "norm(x) * w => norm(x, w)",
+        tuple(
+            op("mul", op(fn, _X, name="norm", check=_plain(fn)), Const("w"))
+            for fn in ("rms_norm", "layer_norm")
+        ),
+        _with_weight,
+    ),
+    Rule(
+        "norm(x, w) + b => norm(x, w, b)",
+        tuple(
+            op("add", op(fn, _X, Const("w"), name="norm", check=_weighted), Const("b"))
+            for fn in ("rms_norm", "layer_norm")
+        ),
+        _with_bias,
+    ),
+)
+
+
+def raise_norm(graph: Graph) -> bool:
+    """Apply the rules; True if any applied."""
+    return apply_rules(graph, _RULES)

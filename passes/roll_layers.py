@@ -1,0 +1,131 @@
+"""Roll repeated layers: layers become calls, in order, of a small set of bodies.
+
+A layer is a contiguous run of nodes whose module path shares a numbered prefix
+(`layers.3`, `h.3`). Two layers with the same ops, wired alike and with operands of the same
+types share a body; weights, pools, tables and activations are operands of the call. Real
+models give sequences like A B B B B B or A A A A A B. Compile time and code size then don't
+grow with depth. A run that occurs once stays inline.
+
+Values that only depend on positions (rotary tables) are hoisted before the first layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import Call
+from ..ir.scalar import scalar_of
+
+_LAYER = re.compile(r"^(?:.*?\.)?\d+(?=\.|$)")
+
+
+@dataclass
+class _Segment:
+    """A run of nodes with what it reads from and gives to the rest of the graph."""
+
+    nodes: list[Node]
+    operands: list[Value]
+    results: list[Value]
+    key: tuple
+
+
+def roll_layers(graph: Graph) -> bool:
+    """Move repeated layers into `graph.bodies`; True if there was a repetition."""
+    _hoist_tables(graph)
+    runs = _runs(graph)
+    segments = {i: _segment(graph, run) for i, (layer, run) in enumerate(runs) if layer}
+    counts = Counter(s.key for s in segments.values())
+    rolled = {i: s for i, s in segments.items() if counts[s.key] > 1}
+    names: dict[tuple, str] = {}
+    order: list[Node] = []
+    calls: list[tuple[_Segment, Node]] = []
+    for i, (_, run) in enumerate(runs):
+        if i not in rolled:
+            order += run
+            continue
+        segment = rolled[i]
+        name = names.setdefault(segment.key, f"layer_{chr(ord('a') + len(names))}")
+        call = graph.append(
+            Call(name, tuple(v.type for v in segment.results)), segment.operands, run[0].scope
+        )
+        order.append(call)
+        calls.append((segment, call))
+    for segment, call in calls:
+        for old, new in zip(segment.results, call.outputs, strict=True):
+            inside = set(segment.nodes)
+            graph.replace_uses(old, new, where=lambda n, inside=inside: n not in inside)
+    for segment, _ in calls:
+        name = names[segment.key]
+        if name not in graph.bodies:
+            graph.bodies[name] = _body(name, graph, segment)
+    graph.replace_nodes(order)
+    return bool(rolled)
+
+
+def _layer_of(node: Node) -> str:
+    found = _LAYER.match(node.scope)
+    return found.group(0) if found else ""
+
+
+def _hoist_tables(graph: Graph) -> None:
+    """Move nodes that read only positions and constants to the front, in order."""
+    tables: set[Value] = {v for v in graph.inputs if v.name == "positions"}
+    front, rest = [], []
+    for node in graph.nodes:
+        if node.inputs and all(v.is_constant or v in tables for v in node.inputs):
+            tables.update(node.outputs)
+            front.append(node)
+        else:
+            rest.append(node)
+    graph.nodes = front + rest
+    for node in front:
+        node.scope = ""
+
+
+def _runs(graph: Graph) -> list[tuple[str, list[Node]]]:
+    """Maximal runs of nodes of the same layer ("" outside of layers)."""
+    runs: list[tuple[str, list[Node]]] = []
+    for node in graph.nodes:
+        layer = _layer_of(node)
+        if not runs or runs[-1][0] != layer:
+            runs.append((layer, []))
+        runs[-1][1].append(node)
+    return runs
+
+
+def _segment(graph: Graph, nodes: list[Node]) -> _Segment:
+    """Operands in the order of first use, results in order, and a key of the structure."""
+    inside = {v: (i, j) for i, n in enumerate(nodes) for j, v in enumerate(n.outputs)}
+    members = set(nodes)
+    operands: dict[Value, int] = {}
+    key: list[tuple] = []
+    for node in nodes:
+        refs: list[object] = [node.op]
+        for value in node.inputs:
+            if value in inside:
+                refs.append(inside[value])
+            elif scalar_of(value) is not None:
+                refs.append(value.recipe)
+            else:
+                refs.append((operands.setdefault(value, len(operands)), str(value.type)))
+        key.append(tuple(refs))
+    results = [v for v in inside if v in graph.outputs or any(u not in members for u in v.users)]
+    key.append(tuple(inside[v] for v in results))
+    return _Segment(nodes, list(operands), results, tuple(key))
+
+
+def _body(name: str, graph: Graph, segment: _Segment) -> Graph:
+    """The segment's nodes again, over inputs instead of its operands."""
+    body = Graph(name, graph.phase)
+    new: dict[Value, Value] = {}
+    for i, value in enumerate(segment.operands):
+        new[value] = body.add_input(f"arg{i}", value.type)
+    for node in segment.nodes:
+        scope = _LAYER.sub("", node.scope).lstrip(".")
+        made = body.append(node.op, [new.get(v, v) for v in node.inputs], scope, node.source)
+        new.update(zip(node.outputs, made.outputs, strict=True))
+    body.outputs = [new[v] for v in segment.results]
+    return body
