@@ -1,0 +1,93 @@
+"""The cpu target: a graph becomes C++, one shared library per instruction-set level.
+
+All levels share the source, the weights and the memory plan; they differ in what the
+kernel headers choose at the compiler's predefined macros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import runtime
+from ...ir.graph import Graph
+from ...ir.ops import Call, Linear, Op
+from ...runtime.artifact import Buffer, CacheGroup, Limits, MemoryPlan
+from .emit_linear import supports_linear
+from .emitters import EMITTERS
+from .program import Program, generate
+from .toolchain import compile_library
+from .weight_table import WeightTensor
+
+_INTERFACE = Path(runtime.__file__).parent  # llmc.h
+
+
+@dataclass(frozen=True, slots=True)
+class CpuProgram:
+    """A generated program: its C++ text (`source`), and what the manifest says about it."""
+
+    program: Program
+
+    @property
+    def source(self) -> str:
+        return self.program.source
+
+    @property
+    def tensors(self) -> Sequence[WeightTensor]:
+        return self.program.weights.tensors
+
+    @property
+    def weights_bytes(self) -> int:
+        return self.program.weights.nbytes
+
+    @property
+    def limits(self) -> Limits:
+        return self.program.limits
+
+    @property
+    def cache_groups(self) -> list[CacheGroup]:
+        return self.program.cache_groups
+
+    @property
+    def vocab_size(self) -> int:
+        return self.program.vocab_size
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """The main function's arena; a body's own plan lies inside its `frame` buffers."""
+        plan = self.program.main.plan
+        buffers = [
+            Buffer(name=name, offset=p.offset, nbytes=p.nbytes, first=p.first, last=p.last)
+            for name, p in sorted(plan.placements.items(), key=lambda item: item[1].first)
+        ]
+        return MemoryPlan(arena_bytes=plan.arena_bytes, buffers=buffers)
+
+    def build(self, level: str, out: Path) -> None:
+        """Compile the library of `level`.
+
+        Raises:
+            LlmcError: LLMC-E0703 no compiler, LLMC-E0706 it refused, LLMC-E0202 unknown level.
+        """
+        source = f'#define LLMC_LEVEL "{level}"\n{self.source}'
+        compile_library(source, level, out, extra_include=(_INTERFACE,))
+
+
+class CpuBackend:
+    """x86-64 (AVX2, AVX-512) and portable C++."""
+
+    name = "cpu"
+
+    def supports(self, op: Op) -> bool:
+        """Whether some use of `op` can be emitted; `lower` decides about the use at hand."""
+        if isinstance(op, Linear) and not supports_linear(op):
+            return False
+        return type(op) in EMITTERS or isinstance(op, Call)
+
+    def lower(self, graph: Graph, limits: Limits) -> CpuProgram:
+        """Generate source, weight offsets and memory plan of a graph in phase SERVING.
+
+        Raises:
+            LlmcError: LLMC-E0401 an op that can't be done; LLMC-E0103 a wrong memory plan.
+        """
+        return CpuProgram(generate(graph, limits))

@@ -1,0 +1,108 @@
+"""Generic path: elementwise ops as loops over scalar functions of `kernels/elementwise.h`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...ir.graph import Node
+from ...ir.ops import Binary, Cast, Full, Iota, Unary, Where
+from ...ir.ops.elementwise import promote
+from ...ir.types import DType
+from .function import C_TYPE, Function
+from .layout import View, expand, is_whole
+from .loops import Nest, loop_nest
+
+_ON_FLOAT = {
+    "cos", "sin", "tan", "exp", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "tanh",
+    "sigmoid", "erf", "reciprocal", "div", "atan2",
+}  # fmt: skip
+_ON_BOOL = {"logical_and", "logical_or", "logical_xor"}
+
+
+def compute_type(dtype: DType) -> str:
+    """The C++ type that an op on `dtype` computes in."""
+    return "float" if dtype.is_float else C_TYPE[dtype]
+
+
+def emit_unary(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, Unary)
+    dtype = node.inputs[0].type.dtype
+    c_type = "float" if node.op.fn in _ON_FLOAT else compute_type(dtype)
+    name = f"op::{node.op.fn}"
+    emit_elementwise(fn, node, lambda x: f"{name}({_as(c_type, x)})")
+
+
+def emit_binary(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, Binary)
+    name = node.op.fn
+    c_type = compute_type(promote(node.inputs[0].type, node.inputs[1].type))
+    if name in _ON_FLOAT:
+        c_type = "float"
+    elif name in _ON_BOOL:
+        c_type = "bool"
+    emit_elementwise(
+        fn,
+        node,
+        lambda a, b: (
+            f"op::{name}(op::as<{c_type}>(op::load({a})), op::as<{c_type}>(op::load({b})))"
+        ),
+    )
+
+
+def emit_where(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, Where)
+    c_type = compute_type(node.output.type.dtype)
+    emit_elementwise(
+        fn,
+        node,
+        lambda c, a, b: f"{c} ? op::as<{c_type}>(op::load({a})) : op::as<{c_type}>(op::load({b}))",
+    )
+
+
+def emit_cast(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, Cast)
+    emit_elementwise(fn, node, lambda x: f"op::load({x})")
+
+
+def _as(c_type: str, element: str) -> str:
+    return f"op::as<{c_type}>(op::load({element}))"
+
+
+def emit_full(fn: Function, node: Node) -> None:
+    """A broadcast view of the scalar: nothing is stored."""
+    assert isinstance(node.op, Full)
+    fn.views[node.output] = expand(fn.view(node.inputs[0]), node.op.shape)
+
+
+def emit_iota(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, Iota)
+    out = fn.result(node.output)
+
+    def body(nest: Nest) -> list[str]:
+        index = nest.loops[0].var if nest.loops else "0"
+        return [f"op::store({nest.at(out)}, {index});"]
+
+    fn.step(loop_nest(out.shape, [out], body), [], [out], rowwise=True)
+
+
+def emit_elementwise(fn: Function, node: Node, expression: Callable[..., str]) -> None:
+    """One loop nest that stores `expression(*elements)`."""
+    operands = [expand(fn.view(v), node.output.type.shape) for v in node.inputs]
+    out = fn.result(node.output)
+
+    def body(nest: Nest) -> list[str]:
+        return [f"op::store({nest.at(out)}, {expression(*(nest.at(x) for x in operands))});"]
+
+    lines = loop_nest(out.shape, [out, *operands], body, simd=True)
+    pairs = [(out, x) for x in operands if may_overwrite(out, x, operands)]
+    fn.step(lines, operands, [out], in_place=pairs, rowwise=True)
+
+
+def may_overwrite(out: View, operand: View, operands: list[View]) -> bool:
+    """Each element of `operand` is read only for the element of `out` that takes its place."""
+    if operand.storage is None or not is_whole(operand):
+        return False
+    if operand.dtype.itemsize != out.dtype.itemsize or out.strides != operand.strides:
+        return False
+    others = [x for x in operands if x.storage == operand.storage]
+    return all(x.strides == operand.strides and x.offset == operand.offset for x in others)

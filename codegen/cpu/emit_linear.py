@@ -1,0 +1,169 @@
+"""Linear layers, embeddings, row quantization and experts: calls of the packed-weight kernels."""
+
+from __future__ import annotations
+
+from ...ir.graph import Node, Value
+from ...ir.ops import (
+    CombineExperts,
+    Embedding,
+    GroupedLinear,
+    Linear,
+    QuantizeRows,
+    RouteTokens,
+)
+from ...ir.ops.linear import quantized_types
+from ...ir.quantization import WeightFormat
+from ...ir.types import DType
+from .emit_movement import emit_row_lookup
+from .function import Function, call, float_literal
+from .layout import View
+from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of
+
+_FORMATS = {DType(f.value) for f in WeightFormat}
+_ACTS = {
+    "": "none", "relu": "relu", "silu": "silu", "gelu": "gelu_erf", "gelu_tanh": "gelu_tanh",
+    "relu2": "relu2", "sigmoid": "sigmoid", "tanh": "tanh_", "quick_gelu": "quick_gelu",
+}  # fmt: skip
+"""IR name of an activation → `Act` of `kernels/simd.h`."""
+
+
+def supports_linear(op: Linear) -> bool:
+    """The kernels' epilogue knows the activation."""
+    return op.act in _ACTS
+
+
+def emit_linear(fn: Function, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Linear)
+    x_values, weight, bias, residual = op.split(node.inputs)
+    operand, views, rows = _input(fn, x_values, weight)
+    epilogue, added = _epilogue(fn, op, bias, residual)
+    out = fn.result(node.output)
+    target = matrix(fn, out)
+    n, k = weight.type.shape
+    pointer = fn.weight(weight, packed=True)
+    line = call(
+        f"linear_{weight.type.dtype}", rows, n, k, operand, pointer, epilogue,
+        target.pointer, target.stride,
+    )  # fmt: skip
+    reads = views + [fn.view(bias)] * (bias is not None) + added
+    pairs = [(out, x) for x in added if takes_place_of(out, x)]
+    fn.step([line], reads, [out], in_place=pairs)
+
+
+def _input(fn: Function, values: tuple[Value, ...], weight: Value) -> tuple[str, list[View], str]:
+    """(kernel argument, views read, number of rows) of a linear layer's input."""
+    quantized = WeightFormat(weight.type.dtype.value).is_quantized
+    views = [fn.view(v) for v in values]
+    if quantized and len(views) == 1:
+        views = quantize(fn, views[0])
+    if quantized != (len(views) == 3):
+        raise fn.refuse(f"an input of {len(views)} operands for a {weight.type.dtype} weight")
+    if not quantized:
+        x = matrix(fn, views[0])
+        return f"{x.pointer}, {x.stride}", [x.view], x.rows
+    parts = [dense_matrix(fn, v) for v in views]
+    pointers = ", ".join(p.pointer for p in parts)
+    return f"QRows{{{pointers}, {views[0].shape[-1]}}}", [p.view for p in parts], parts[0].rows
+
+
+def _epilogue(
+    fn: Function, op: Linear, bias: Value | None, residual: Value | None
+) -> tuple[str, list[View]]:
+    """The kernel's `Epilogue`, and the residual as the kernel reads it."""
+    if not supports_linear(op):
+        raise fn.refuse(f"activation {op.act} in an epilogue")
+    added: Matrix | None = None if residual is None else matrix(fn, fn.view(residual))
+    pointer, stride = ("nullptr", 0) if added is None else (added.pointer, added.stride)
+    gated = "true" if op.gated else "false"
+    fields = f"Act::{_ACTS[op.act]}, {gated}, {fn.vector(bias)}, {pointer}, {stride}"
+    text = f"Epilogue{{{fields}, {float_literal(op.softcap)}}}"
+    return text, [] if added is None else [added.view]
+
+
+def quantize(fn: Function, x: View) -> list[View]:
+    """A step that quantizes the rows of `x`: codes, scales, totals."""
+    width = x.shape[-1]
+    assert isinstance(width, int)
+    results = [fn.fresh(t) for t in quantized_types(x.shape[:-1], width)]
+    quantize_into(fn, x, results)
+    return results
+
+
+def quantize_into(fn: Function, x: View, results: list[View]) -> None:
+    source = matrix(fn, x)
+    q, scale, total = (r.pointer for r in results)
+    width = x.shape[-1]
+    assert isinstance(width, int)
+    line = call("quantize_rows", source.rows, width, source.pointer, source.stride, q, scale, total)
+    fn.step([line], [source.view], results)
+
+
+def emit_quantize_rows(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, QuantizeRows)
+    x = fn.view(node.inputs[0])
+    quantize_into(fn, x, [fn.result(v) for v in node.outputs])
+
+
+def emit_embedding(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, Embedding)
+    table, ids = node.inputs
+    if not table.is_constant and table not in fn.weight_inputs:
+        return emit_row_lookup(fn, node, fn.view(table), ids)
+    if table.type.dtype not in _FORMATS:
+        raise fn.refuse(f"a table of {table.type.dtype}")
+    index = int32(fn, fn.view(ids))
+    out = fn.result(node.output)
+    target = matrix(fn, out)
+    n, k = table.type.shape
+    line = call(
+        f"embedding_{table.type.dtype}", target.rows, index.pointer, n, k,
+        fn.weight(table, packed=True), 1.0, target.pointer, target.stride,
+    )  # fmt: skip
+    fn.step([line], [index], [out])
+    return None
+
+
+def emit_route_tokens(fn: Function, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, RouteTokens)
+    index = int32(fn, fn.view(node.inputs[0]))
+    row_index, offsets, slot = (fn.result(v) for v in node.outputs)
+    line = call(
+        "route_tokens", matrix(fn, index).rows, index.shape[-1], op.experts,
+        index.pointer, row_index.pointer, offsets.pointer, slot.pointer,
+    )  # fmt: skip
+    fn.step([line], [index], [row_index, offsets, slot])
+
+
+def emit_grouped_linear(fn: Function, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, GroupedLinear)
+    x_values, weight, bias, row_index, offsets = op.split_groups(node.inputs)
+    operand, views, _ = _input(fn, x_values, weight)
+    epilogue, _ = _epilogue(fn, op, bias, None)
+    extra = [int32(fn, fn.view(v)) for v in (offsets, row_index) if v is not None]
+    out = fn.result(node.output)
+    target = matrix(fn, out)
+    experts, n, k = weight.type.shape
+    line = call(
+        f"grouped_linear_{weight.type.dtype}", experts, extra[0].pointer, n, k, operand,
+        fn.weight(weight, packed=True), epilogue, target.pointer, target.stride,
+        *[v.pointer for v in extra[1:]],
+    )  # fmt: skip
+    reads = views + extra + [fn.view(bias)] * (bias is not None)
+    fn.step([line], reads, [out])
+
+
+def emit_combine_experts(fn: Function, node: Node) -> None:
+    assert isinstance(node.op, CombineExperts)
+    values = [fn.view(v) for v in node.inputs]
+    y = dense_matrix(fn, values[0])
+    slot, weights = dense_matrix(fn, int32(fn, values[1])), dense_matrix(fn, values[2])
+    out = fn.result(node.output)
+    topk, n = values[1].shape[-1], values[0].shape[-1]
+    line = call(
+        "combine_experts", slot.rows, topk, n, y.pointer, slot.pointer, weights.pointer,
+        out.pointer, n,
+    )  # fmt: skip
+    fn.step([line], [y.view, slot.view, weights.view], [out])

@@ -1,0 +1,171 @@
+// What every compiled program has around its generated code: the C interface of llmc.h, the memory it is given
+// and the team of threads. Generated code defines `program` (constants and the step function) and nothing else.
+#pragma once
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "attention.h"
+#include "cache.h"
+#include "llmc.h"
+#include "simd.h"
+#include "team.h"
+
+#define LLMC_NO_RESOURCES (-3)  // memory or threads could not be had
+
+namespace llmc {
+
+constexpr int kMaxGroups = 16;
+
+// What one step works on; the same for all threads.
+struct Step {
+  int T, S, R;
+  const int32_t *token_ids, *positions, *query_start, *context_len, *logits_rows;
+  Batch batch;
+  CacheGroup groups[kMaxGroups];
+  char* const* pools;  // key pool, value pool of attention site 0, then of site 1, …
+  const uint8_t* weights;
+  char* arena;
+  float* attention_scratch;
+  float* logits;
+};
+
+// The key and value pool of one attention site, in the order in which they lie in their group's memory.
+struct SitePools {
+  int group;
+  int64_t key_bytes_per_block, value_bytes_per_block;
+};
+
+struct Program {
+  const char* abi;
+  int max_tokens, max_sequences, max_logits_rows, max_context, vocab;
+  int groups, sites;
+  const SitePools* pools;  // [sites]
+  int max_value_dim;
+  uint64_t weights_bytes, arena_bytes;
+  void (*run)(Team&, const Step&);
+};
+
+extern const Program program;
+
+// Index of the largest of each row's n values (the first of equals).
+inline void argmax_rows(Team& team, int rows, int n, const float* x, int32_t* index) {
+  const Range range = team_range(team, rows);
+  for (int row = range.begin; row < range.end; ++row) {
+    const float* values = x + (int64_t)row * n;
+    Vec best = splat(-__builtin_inff());
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) best = max(load(values + i), best);
+    float largest = reduce_max(best);
+    for (; i < n; ++i) largest = values[i] > largest ? values[i] : largest;
+    int at = 0;
+    while (at < n - 1 && values[at] != largest) ++at;
+    index[row] = at;
+  }
+}
+
+}  // namespace llmc
+
+struct llmc_model {
+  llmc::TeamPool* team;
+  llmc::Step step;
+  char** pools;
+  float* attention_scratch;
+  int32_t* argmax;  // of the step that runs
+};
+
+namespace llmc {
+
+// Where each site's pools begin: groups' sites lie behind one another in the group's one allocation.
+inline void place_pools(const llmc_config& config, char** pools) {
+  int64_t used[kMaxGroups] = {};
+  for (int site = 0; site < program.sites; ++site) {
+    const SitePools& p = program.pools[site];
+    char* base = (char*)config.cache[p.group];
+    const int64_t blocks = config.cache_blocks[p.group];
+    pools[2 * site] = base + used[p.group];
+    used[p.group] += blocks * p.key_bytes_per_block;
+    pools[2 * site + 1] = base + used[p.group];
+    used[p.group] += blocks * p.value_bytes_per_block;
+  }
+}
+
+inline void release(llmc_model* model) {
+  team_destroy(model->team);
+  free(model->attention_scratch);
+  free(model->pools);
+  free(model);
+}
+
+inline void run_step(Team& team, void* context) {
+  llmc_model& model = *(llmc_model*)context;
+  const Step& s = model.step;
+  program.run(team, s);
+  if (!model.argmax) return;
+  team.barrier();
+  argmax_rows(team, s.R, program.vocab, s.logits, model.argmax);
+}
+
+}  // namespace llmc
+
+#define LLMC_EXPORT __attribute__((visibility("default")))
+
+extern "C" LLMC_EXPORT const char* llmc_abi(void) { return llmc::program.abi; }
+
+extern "C" LLMC_EXPORT int llmc_create(const llmc_config* config, llmc_model** out) {
+  using namespace llmc;
+  *out = nullptr;
+  if (config->struct_size != sizeof(llmc_config) || config->abi_version != LLMC_ABI_VERSION)
+    return LLMC_BAD_STRUCT_SIZE;
+  if (config->weights_bytes < program.weights_bytes || config->arena_bytes < program.arena_bytes ||
+      config->groups != program.groups)
+    return LLMC_OVER_A_LIMIT;
+  llmc_model* model = (llmc_model*)calloc(1, sizeof(llmc_model));
+  if (!model) return LLMC_NO_RESOURCES;
+  const int64_t floats = attention_scratch_floats(config->threads, program.max_context, program.max_value_dim);
+  void* scratch = nullptr;
+  model->pools = (char**)calloc(2 * program.sites + 1, sizeof(char*));
+  model->team = team_create(config->threads, config->spin);
+  if (!model->pools || !model->team || posix_memalign(&scratch, 64, floats * sizeof(float) + 64)) {
+    release(model);
+    return LLMC_NO_RESOURCES;
+  }
+  place_pools(*config, model->pools);
+  model->attention_scratch = (float*)scratch;
+  model->step.pools = model->pools;
+  model->step.weights = (const uint8_t*)config->weights;
+  model->step.arena = (char*)config->arena;
+  model->step.attention_scratch = (float*)scratch;
+  *out = model;
+  return LLMC_OK;
+}
+
+extern "C" LLMC_EXPORT int llmc_step(llmc_model* model, const llmc_step_inputs* in) {
+  using namespace llmc;
+  if (in->struct_size != sizeof(llmc_step_inputs)) return LLMC_BAD_STRUCT_SIZE;
+  if (in->tokens < 0 || in->tokens > program.max_tokens || in->sequences < 0 ||
+      in->sequences > program.max_sequences || in->logits_rows_count < 0 ||
+      in->logits_rows_count > program.max_logits_rows)
+    return LLMC_OVER_A_LIMIT;
+  for (int i = 0; i < in->sequences; ++i)
+    if (in->context_len[i] > program.max_context) return LLMC_OVER_A_LIMIT;
+  Step& s = model->step;
+  s.T = in->tokens;
+  s.S = in->sequences;
+  s.R = in->logits_rows_count;
+  s.token_ids = in->token_ids;
+  s.positions = in->positions;
+  s.query_start = in->query_start;
+  s.context_len = in->context_len;
+  s.logits_rows = in->logits_rows;
+  s.batch = Batch{s.T, s.S, s.query_start, s.context_len};
+  for (int g = 0; g < program.groups; ++g) s.groups[g] = CacheGroup{in->block_table[g], in->blocks_per_seq[g]};
+  s.logits = in->logits;
+  model->argmax = in->argmax;
+  team_run(model->team, run_step, model);
+  return LLMC_OK;
+}
+
+extern "C" LLMC_EXPORT void llmc_destroy(llmc_model* model) {
+  if (model) llmc::release(model);
+}

@@ -1,0 +1,88 @@
+"""Generated C++ text: the templates filled with what was decided before.
+
+In: planned functions and constants. Out: one translation unit. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from .bodies import Body, Planned, argument_fields, call_fields
+from .function import C_TYPE
+
+HEADERS = (
+    "program.h", "attention.h", "cache.h", "elementwise.h", "embedding.h", "linear.h", "moe.h",
+    "norm.h", "quantize.h", "rotary.h",
+)  # fmt: skip
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def render(
+    main: Planned, bodies: Sequence[Body], sites: Sequence[str], constants: Sequence[str]
+) -> str:
+    """The translation unit: bodies, the step function `main`, and the program's constants."""
+    return (
+        _environment()
+        .get_template("program.cpp.j2")
+        .render(
+            headers=HEADERS,
+            bodies=[_body(body) for body in bodies],
+            main=_function(main, "s.arena"),
+            sites=sites,
+            constants=constants,
+        )
+    )
+
+
+def _body(body: Body) -> dict[str, object]:
+    return _function(body.planned, "a.frame") | {
+        "name": body.name,
+        "call_fields": call_fields(body),
+        "arg_fields": argument_fields(body),
+        "calls": body.calls,
+    }
+
+
+def _function(planned: Planned, memory: str) -> dict[str, object]:
+    fn = planned.function
+    steps = zip(fn.schedule.steps, fn.code, strict=True)
+    return {
+        "declarations": [*_declarations(planned, memory)],
+        "steps": [
+            {"name": step.name, "lines": lines, "barrier": index in planned.barriers}
+            for index, (step, lines) in enumerate(steps)
+        ],
+    }
+
+
+def _declarations(planned: Planned, memory: str) -> list[str]:
+    fn = planned.function
+    text = "\n".join(line for lines in fn.code for line in lines)
+    lines = [
+        f"const Range range_{symbol} = team_range(team, s.{symbol});"
+        for symbol in ("T", "S", "R")
+        if f"range_{symbol}." in text
+    ]
+    lines += fn.declarations.values()
+    for name, dtype in fn.stored.items():
+        place = planned.plan.placements.get(name)
+        if place is not None:
+            lines.append(
+                f"{C_TYPE[dtype]}* const {name} = ({C_TYPE[dtype]}*)({memory} + {place.offset});"
+            )
+    return lines
