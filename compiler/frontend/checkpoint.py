@@ -1,0 +1,219 @@
+"""A local Hugging Face directory as a model source.
+
+In: a directory with `config.json`, safetensors (one file, or shards with an index) and the text
+side (tokenizer, chat template, generation defaults, license). Out: a `ModelSource`; only headers of
+the weights are read. Nothing is unpickled and no code from the directory is run unless allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import LlmcError
+from .model_source import ModelSource, TextAssets, WeightDigests
+from .names import convert_checkpoint
+from .safetensors_file import SafetensorsFile, SafetensorsReader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def open_checkpoint(
+    path: Path, *, id: str, revision: str | None = None, trust_remote_code: bool = False
+) -> ModelSource:
+    """The model in directory `path`, recorded as `id` at `revision`.
+
+    Raises:
+        LlmcError: E0402, E0404, E0405, E0406, E0407, E0409, E0417, E0418 or E0419 (see the table).
+    """
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        what = "has no config.json" if path.is_dir() else "does not exist"
+        raise LlmcError("LLMC-E0409", f"{path} {what}")
+    config_bytes = config_path.read_bytes()
+    raw = _json_object(config_path, config_bytes)
+    _refuse_quantized(raw)
+    config = load_config(path, raw, trust_remote_code)
+    files = _tensor_files(path)
+    unique = {file.file.path.name: file.file for file in files.values()}
+    return ModelSource(
+        id=id,
+        revision=revision,
+        config=config,
+        config_bytes=config_bytes,
+        tensors={name: file.tensors[name] for name, file in files.items()},
+        reader=SafetensorsReader(files),
+        convert=convert_checkpoint,
+        text=_text_assets(path, raw, trust_remote_code),
+        digests=WeightDigests(unique),
+    )
+
+
+def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
+    """The transformers config of directory `path`, whose config.json holds `raw`.
+
+    Raises:
+        LlmcError: E0402 for an architecture transformers can't build, E0418 for a broken config.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = raw.get("model_type")
+    if not isinstance(kind, str):
+        raise LlmcError("LLMC-E0418", f"{path / 'config.json'} has no model_type")
+    if kind not in CONFIG_MAPPING and not trust_remote_code:
+        custom = "auto_map" in raw
+        raise LlmcError(
+            "LLMC-E0402",
+            f"transformers has no architecture {kind!r}",
+            "if you trust the code in the model's repository: --trust-remote-code"
+            if custom
+            else "upgrade transformers, or compile another model",
+        )
+    try:
+        return AutoConfig.from_pretrained(
+            path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # config classes check their fields in many ways
+        reason = str(error).strip().splitlines()
+        raise LlmcError(
+            "LLMC-E0418", f"{path / 'config.json'}: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def _refuse_quantized(raw: dict[str, Any]) -> None:
+    settings = raw.get("quantization_config") or raw.get("compression_config")
+    if settings:
+        method = (
+            settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
+        )
+        raise LlmcError("LLMC-E0419", f"the checkpoint is quantized with {method!r}")
+
+
+def _tensor_files(path: Path) -> dict[str, SafetensorsFile]:
+    """The file that holds each tensor."""
+    if (path / _INDEX).is_file():
+        return _sharded(path)
+    single = path / _SINGLE
+    if not single.is_file():
+        others = sorted(path.glob("*.safetensors"))
+        if len(others) > 1:
+            raise LlmcError("LLMC-E0405", f"{path} has shards but no {_INDEX}")
+        if not others:
+            pickled = any(next(path.glob(p), None) for p in _PICKLED)
+            raise LlmcError(
+                "LLMC-E0404",
+                f"{path} has a config but no safetensors",
+                "save the model as safetensors: pickled weights can run code and are never read"
+                if pickled
+                else "",
+            )
+        single = others[0]
+    file = SafetensorsFile(single)
+    return dict.fromkeys(file.tensors, file)
+
+
+def _sharded(path: Path) -> dict[str, SafetensorsFile]:
+    index = _json_object(path / _INDEX, (path / _INDEX).read_bytes())
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise LlmcError("LLMC-E0417", f"{_INDEX} has no weight_map")
+    files: dict[str, SafetensorsFile] = {}
+    for shard in sorted(set(map(str, weight_map.values()))):
+        if PurePosixPath(shard).name != shard or shard in ("", ".", ".."):
+            raise LlmcError("LLMC-E0417", f"{_INDEX} names a file outside the directory: {shard}")
+        if not (path / shard).is_file():
+            raise LlmcError("LLMC-E0405", f"shard {shard} is missing in {path}")
+        files[shard] = SafetensorsFile(path / shard)
+    found: dict[str, SafetensorsFile] = {}
+    for name, shard in weight_map.items():
+        if name not in files[shard].tensors:
+            raise LlmcError("LLMC-E0406", f"shard {shard} lacks tensor {name}")
+        found[name] = files[shard]
+    for shard, file in files.items():
+        unlisted = next((n for n in file.tensors if n not in found), None)
+        if unlisted is not None:
+            raise LlmcError("LLMC-E0410", f"{_INDEX} does not list {unlisted} of shard {shard}")
+    return found
+
+
+def _text_assets(path: Path, config: dict[str, Any], trust_remote_code: bool) -> TextAssets:
+    generation = {
+        key: config[key]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if config.get(key) is not None
+    }
+    file = path / "generation_config.json"
+    if file.is_file():
+        generation |= _json_object(file, file.read_bytes())
+    license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
+    return TextAssets(
+        tokenizer=_tokenizer(path, trust_remote_code),
+        chat_template=_chat_template(path),
+        generation=generation,
+        license=license_file.read_text("utf-8", errors="replace") if license_file else None,
+    )
+
+
+def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
+    """`tokenizer.json`; made from the older files where there is none; None without any."""
+    fast = path / "tokenizer.json"
+    if fast.is_file():
+        return fast.read_bytes()
+    slow = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
+    if not any((path / name).is_file() for name in slow):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        backend = tokenizer.backend_tokenizer
+    except Exception as error:  # many kinds of broken or unsupported tokenizer files
+        raise LlmcError(
+            "LLMC-E0417", f"the tokenizer files in {path} can't be read: {error}",
+            "save the tokenizer with `save_pretrained`, which writes tokenizer.json",
+        ) from error  # fmt: skip
+    return backend.to_str().encode()
+
+
+def _chat_template(path: Path) -> str | None:
+    """The chat template: its own file, or the (default) one in tokenizer_config.json."""
+    own = path / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text("utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        file = path / name
+        if not file.is_file():
+            continue
+        template = _json_object(file, file.read_bytes()).get("chat_template")
+        if isinstance(template, list):
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default")
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _json_object(path: Path, data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`, which came from `path`.
+
+    Raises:
+        LlmcError: E0418 for a config file, E0417 for any other.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        id = "LLMC-E0418" if path.name.endswith("config.json") else "LLMC-E0417"
+        raise LlmcError(id, f"{path} is not a JSON object")
+    return value

