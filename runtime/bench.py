@@ -190,6 +190,23 @@ def _summarize(
     )
 
 
+def describe(result: Result) -> str:
+    """Return the result as a few lines for people."""
+    lines = [
+        f"prefill  {result.prefill_tokens_per_s:10.1f} tokens/s   first token after "
+        f"{result.ttft_ms:.1f} ms",
+        f"decode   {result.decode_tokens_per_s:10.1f} tokens/s   a token every "
+        f"{result.tpot_ms:.2f} ms, 99th percentile {result.p99_tpot_ms:.2f} ms",
+        f"output   {result.output_tokens_per_s:10.1f} tokens/s   over the whole run",
+        f"memory   {result.bytes_per_decode_step / 1e6:10.1f} MB a decode step; reads at "
+        f"{result.memory_read_gbs:.1f} GB/s, of which decode uses {result.bandwidth_fraction:.0%}",
+        f"loaded in {result.load_ms:.0f} ms, peak memory {result.peak_rss_mb:.0f} MB",
+    ]
+    if result.cost_per_1k_tokens is not None:
+        lines.append(f"cost     {result.cost_per_1k_tokens:10.6f} USD per 1000 output tokens")
+    return "\n".join(lines)
+
+
 def decode_step_bytes(manifest: Manifest, variant: Variant, shape: Load) -> int:
     """Bytes of weights and cache that a decode step of `shape.batch` sequences reads.
 

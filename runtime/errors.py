@@ -317,6 +317,11 @@ ERRORS: dict[str, ErrorInfo] = {
         "tokenizer.json, the chat template or generation.json isn't in its format.",
         "compile the artifact again",
     ),
+    "LLMC-E0600": ErrorInfo(
+        "not enough memory",
+        "The operating system refused an allocation.",
+        "free memory, or give the process more",
+    ),
     "LLMC-E0601": ErrorInfo(
         "not enough memory to load the model",
         "Weights, workspace and the smallest useful cache need more memory than is available.",

@@ -20,14 +20,11 @@ def silent(stage: str, fraction: float) -> None:
 @contextmanager
 def reporter(out: TextIO | None = None, *, quiet: bool = False) -> Iterator[Progress]:
     """Give a `Progress` that writes to `out` (stderr) while the block runs."""
-    out = out or sys.stderr
+    stream = sys.stderr if out is None else out
     if quiet:
         yield silent
-    elif out.isatty():
-        with _bar(out) as progress:
-            yield progress
     else:
-        with _lines(out) as progress:
+        with _bar(stream) if stream.isatty() else _lines(stream) as progress:
             yield progress
 
 

@@ -1,0 +1,109 @@
+"""How a command ends when it fails: from any exception to what is printed and the exit code.
+
+With `--json` one object on stdout, `{"error": {"id", "message", "hint"}}`; otherwise one line of
+cause and one of advice on stderr. A traceback only with LLMC_DEBUG. Signals end a command through
+an exception, so that `finally` and `with` clean up first.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .debug import debugging
+from .errors import LlmcError
+
+BROKEN_PIPE_EXIT = 128 + signal.SIGPIPE
+"""Whoever read our output had enough of it (`llmc … | head`): no error, but not done either."""
+
+_COMPILER = {"torch", "transformers", "safetensors", "gguf", "networkx", "ziglang"}
+_INSTALL = "pip install 'llmc-compiler[compile]'"
+
+
+def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run `command(arguments)` and return the exit code, whatever happens in it."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nothing may be flushed to the closed pipe when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_EXIT
+    except BaseException as raised:
+        error = as_llmc_error(raised)
+        if debugging():
+            traceback.print_exc()
+        if "--json" in arguments:
+            print(json.dumps(as_content(error)), flush=True)
+        else:
+            print("\n".join(as_lines(error)), file=sys.stderr)
+        return error.exit_code
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def as_content(error: LlmcError) -> dict[str, Any]:
+    """Return what `--json` prints about an error."""
+    return {"error": {"id": error.id, "message": error.message, "hint": error.hint}}
+
+
+def as_lines(error: LlmcError) -> list[str]:
+    """Return what a person reads about an error."""
+    return [f"llmc: {error.id}: {error.message}", f"hint: {error.hint}"]
+
+
+def as_llmc_error(error: BaseException) -> LlmcError:
+    """Return `error` itself if it is one of ours, else the one that says what it means.
+
+    Usage errors are known by what all versions of the option parser give them: exit code 2 and
+    `format_message`. What nothing here knows is a defect in llmc: E0100.
+    """
+    if isinstance(error, LlmcError):
+        return error
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return LlmcError("LLMC-E0798", "interrupted")
+    if isinstance(error, SystemExit) and error.code == 143:
+        return LlmcError("LLMC-E0799", "terminated")
+    if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):
+        return _usage_error(error)
+    if isinstance(error, ModuleNotFoundError) and _package(error) in _COMPILER:
+        return missing_extra(_package(error))
+    if isinstance(error, MemoryError):
+        return LlmcError("LLMC-E0600", "an allocation failed")
+    if isinstance(error, OSError):
+        return _os_error(error)
+    return LlmcError("LLMC-E0100", _one_line(f"{type(error).__name__}: {error}"))
+
+
+def missing_extra(package: str) -> LlmcError:
+    """The error for a package that only compiling needs."""
+    return LlmcError("LLMC-E0703", f"{package} is not installed", f"install it with {_INSTALL}")
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    return (error.name or "").split(".")[0]
+
+
+def _usage_error(error: BaseException) -> LlmcError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "llmc"
+    message = getattr(error, "format_message")()  # noqa: B009  (not on BaseException)
+    return LlmcError("LLMC-E0200", _one_line(message), f"see `{command} --help`")
+
+
+def _os_error(error: OSError) -> LlmcError:
+    what = f"{error.filename}: " if error.filename else ""
+    identifier = "LLMC-E0701" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LLMC-E0707"
+    return LlmcError(identifier, _one_line(f"{what}{error.strerror or error}"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
