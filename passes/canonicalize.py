@@ -50,8 +50,8 @@ def _simpler(graph: Graph, node: Node) -> Value | None:
         return x
     if isinstance(op, Permute):
         return _permute(graph, node, x)
-    if isinstance(op, Slice):
-        return _slice(graph, node, op, x)
+    if isinstance(op, Slice) and (op.start, op.stop, op.step) == (0, x.type.shape[op.dim], 1):
+        return x
     if isinstance(op, Concat) and len(node.inputs) == 1:
         return x
     return None
@@ -98,21 +98,6 @@ def _moves_only_units(shape: tuple[Dim, ...], dims: tuple[int, ...]) -> bool:
     rank = len(dims)
     order = [d + rank for d in dims if shape[d] != 1]
     return order == sorted(order)
-
-
-def _slice(graph: Graph, node: Node, op: Slice, x: Value) -> Value | None:
-    size = x.type.shape[op.dim]
-    if (op.start, op.stop, op.step) == (0, size, 1):
-        return x
-    inner = x.producer
-    if inner is None or inner.op.mnemonic != "slice" or op.step != 1:
-        return None
-    assert isinstance(inner.op, Slice)
-    if inner.op.dim != op.dim or inner.op.step != 1:
-        return None
-    start = inner.op.start
-    merged = Slice(op.dim, start + op.start, start + op.stop)
-    return graph.insert_before(node, merged, [inner.inputs[0]]).output
 
 
 def merge_equal(graph: Graph) -> bool:
