@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(slots=True)
 class Schedule:
-    """The steps of one function. `aliases` are pairs of externals that may be the same memory."""
+    """The steps of one function. `aliases` are pairs of externals that may be one."""
 
     name: str
     buffers: dict[str, Buffer] = field(default_factory=dict)

@@ -53,10 +53,9 @@ def _uses(schedule: Schedule, plan: MemoryPlan, step: Step) -> list[_Use]:
 def _conflict(schedule: Schedule, a: _Use, b: _Use) -> bool:
     if not (a.writes or b.writes):
         return False
-    same_buffer = a.access.buffer == b.access.buffer
-    same_start = same_buffer or (a.start == b.start and min(a.end, b.end) > 0)
+    one = a.access.buffer == b.access.buffer
+    one = one or frozenset((a.access.buffer, b.access.buffer)) in schedule.aliases
+    same_start = one or (a.start == b.start and min(a.end, b.end) > 0)
     if same_start and a.access.lane == b.access.lane != "":
         return False
-    if same_buffer or frozenset((a.access.buffer, b.access.buffer)) in schedule.aliases:
-        return True
-    return a.start < b.end and b.start < a.end
+    return one or (a.start < b.end and b.start < a.end)

@@ -77,17 +77,17 @@ def _race(schedule: Schedule, plan: MemoryPlan, before: Step, after: Step) -> st
     pairs = [(a, b) for a in before.writes for b in after.touched]
     pairs += [(a, b) for a in before.reads for b in after.writes]
     for a, b in pairs:
-        if _same_thread(plan, a, b):
+        if _same_thread(schedule, plan, a, b):
             continue
         if _overlap(schedule, plan, a.buffer, b.buffer):
             return f"{a.buffer} and {b.buffer}"
     return ""
 
 
-def _same_thread(plan: MemoryPlan, a: Access, b: Access) -> bool:
+def _same_thread(schedule: Schedule, plan: MemoryPlan, a: Access, b: Access) -> bool:
     if not a.lane or a.lane != b.lane:
         return False
-    if a.buffer == b.buffer:
+    if a.buffer == b.buffer or frozenset((a.buffer, b.buffer)) in schedule.aliases:
         return True
     x, y = plan.placements.get(a.buffer), plan.placements.get(b.buffer)
     return x is not None and y is not None and x.offset == y.offset

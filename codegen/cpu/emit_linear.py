@@ -40,15 +40,21 @@ def emit_linear(fn: Function, node: Node) -> None:
     epilogue, added = _epilogue(fn, op, bias, residual)
     out = fn.result(node.output)
     target = matrix(fn, out)
-    n, k = weight.type.shape
-    pointer = fn.weight(weight, packed=True)
     line = call(
-        f"linear_{weight.type.dtype}", rows, n, k, operand, pointer, epilogue,
-        target.pointer, target.stride,
+        f"linear_{weight.type.dtype}", rows, *_sizes(op, weight), operand,
+        fn.weight(weight, packed=True), epilogue, target.pointer, target.stride,
     )  # fmt: skip
     reads = views + [fn.view(bias)] * (bias is not None) + added
     pairs = [(out, x) for x in added if takes_place_of(out, x)]
     fn.step([line], reads, [out], in_place=pairs)
+
+
+def _sizes(op: Linear, weight: Value) -> tuple[int, int]:
+    """(n, k) as the kernels take them: n of a gated layer counts gate and up without padding."""
+    n, k = weight.type.shape[-2:]
+    assert isinstance(n, int)
+    assert isinstance(k, int)
+    return 2 * (op.out or n // 2) if op.gated else n, k
 
 
 def _input(fn: Function, values: tuple[Value, ...], weight: Value) -> tuple[str, list[View], str]:
@@ -145,10 +151,10 @@ def emit_grouped_linear(fn: Function, node: Node) -> None:
     extra = [int32(fn, fn.view(v)) for v in (offsets, row_index) if v is not None]
     out = fn.result(node.output)
     target = matrix(fn, out)
-    experts, n, k = weight.type.shape
     line = call(
-        f"grouped_linear_{weight.type.dtype}", experts, extra[0].pointer, n, k, operand,
-        fn.weight(weight, packed=True), epilogue, target.pointer, target.stride,
+        f"grouped_linear_{weight.type.dtype}", weight.type.shape[0], extra[0].pointer,
+        *_sizes(op, weight), operand, fn.weight(weight, packed=True), epilogue,
+        target.pointer, target.stride,
         *[v.pointer for v in extra[1:]],
     )  # fmt: skip
     reads = views + extra + [fn.view(bias)] * (bias is not None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ...ir.graph import Node
+from ...ir.graph import Node, Value
 from ...ir.ops import Norm
-from .emit_linear import quantize_into
 from .function import Function, call, float_literal
 from .layout import View
 from .operands import Matrix, matrix, takes_place_of, try_matrix
@@ -15,22 +14,30 @@ def emit_norm(fn: Function, node: Node) -> None:
     assert isinstance(op, Norm)
     x, residual, weight, bias = op.split(node.inputs)
     vectors = [fn.view(v) for v in (weight, bias) if v is not None]
-    outputs = list(node.outputs)
-    total = fn.result(outputs.pop(0)) if op.add else None
-    if op.quantize:
-        y, codes = fn.fresh(x.type), [fn.result(v) for v in outputs]
-    else:
-        y, codes = fn.result(outputs[0]), []
-    tail = _tail(fn, op, weight, bias)
-    if residual is not None and total is not None:
-        _emit_add(fn, op, (fn.view(x), fn.view(residual)), (total, y), tail, vectors)
-    else:
-        _emit_plain(fn, op, fn.view(x), y, tail, vectors)
-    if codes:
-        quantize_into(fn, y, codes)
+    norm = _weights(fn, op, weight, bias)
+    operands = [fn.view(v) for v in (x, residual) if v is not None]
+    outputs = [fn.result(v) for v in node.outputs]
+    if len(operands) == 1 and not op.quantize and _emit_heads(fn, op, operands[0], norm, outputs):
+        return
+    rows = [matrix(fn, v) for v in operands]
+    totals = [matrix(fn, outputs[0])] if op.add else []
+    y = outputs[len(totals) :]
+    target = ["nullptr", 0, *(v.pointer for v in y)] if op.quantize else _place(matrix(fn, y[0]))
+    name = f"{'add_' if op.add else ''}{op.fn}{'_quant' if op.quantize else ''}"
+    places = [part for m in (*rows, *totals) for part in _place(m)]
+    width = operands[0].shape[-1]
+    assert isinstance(width, int)
+    line = call(name, rows[0].rows, width, *places, *norm, *target)
+    fn.step(
+        [line],
+        [*(m.view for m in rows), *vectors],
+        outputs,
+        in_place=[(outputs[0], m.view) for m in rows if takes_place_of(outputs[0], m.view)],
+        rowwise=rows[0].is_token_rows,
+    )
 
 
-def _tail(fn: Function, op: Norm, weight, bias) -> list[str]:
+def _weights(fn: Function, op: Norm, weight: Value | None, bias: Value | None) -> list[str]:
     """Weight, bias and epsilon as the kernels take them."""
     if op.fn == "rms_norm":
         if bias is not None:
@@ -39,60 +46,19 @@ def _tail(fn: Function, op: Norm, weight, bias) -> list[str]:
     return [fn.vector(weight), fn.vector(bias), float_literal(op.eps)]
 
 
-def _emit_plain(
-    fn: Function, op: Norm, x: View, y: View, tail: list[str], vectors: list[View]
-) -> None:
-    width = x.shape[-1]
+def _emit_heads(fn: Function, op: Norm, x: View, norm: list[str], outputs: list[View]) -> bool:
+    """Normalize heads that lie apart, such as a slice of a merged projection; False if not so."""
+    heads = None if try_matrix(x) or len(x.shape) < 3 else try_matrix(x, keep=2)
+    if heads is None:
+        return False
+    target = matrix(fn, outputs[0], keep=2)
+    count, width = x.shape[-2:]
+    assert isinstance(count, int)
     assert isinstance(width, int)
-    rows = try_matrix(x)
-    by_heads = None if rows or len(x.shape) < 3 else try_matrix(x, keep=2)
-    if by_heads is not None:
-        target = matrix(fn, y, keep=2)
-        heads = x.shape[-2]
-        line = call(
-            f"{op.fn}_heads", by_heads.rows, heads, width, by_heads.pointer, by_heads.stride,
-            *tail, target.pointer, target.stride,
-        )  # fmt: skip
-        return fn.step([line], [x, *vectors], [y])
-    source, target = rows or matrix(fn, x), matrix(fn, y)
-    line = call(
-        op.fn, source.rows, width, source.pointer, source.stride, *tail,
-        target.pointer, target.stride,
-    )  # fmt: skip
-    pairs = [(y, source.view)] if takes_place_of(y, source.view) else []
-    return fn.step(
-        [line],
-        [source.view, *vectors],
-        [y],
-        in_place=pairs,
-        rowwise=source.is_token_rows,
-    )
+    line = call(f"{op.fn}_heads", heads.rows, count, width, *_place(heads), *norm, *_place(target))
+    fn.step([line], [x], outputs)
+    return True
 
 
-def _emit_add(
-    fn: Function,
-    op: Norm,
-    operands: tuple[View, View],
-    results: tuple[View, View],
-    tail: list[str],
-    vectors: list[View],
-) -> None:
-    width = operands[0].shape[-1]
-    assert isinstance(width, int)
-    x, r = (matrix(fn, v) for v in operands)
-    total, y = (matrix(fn, v) for v in results)
-    line = call(
-        f"add_{op.fn}", x.rows, width, *_place(x), *_place(r), *_place(total), *tail, *_place(y)
-    )
-    pairs = [(total.view, m.view) for m in (x, r) if takes_place_of(total.view, m.view)]
-    fn.step(
-        [line],
-        [x.view, r.view, *vectors],
-        [total.view, y.view],
-        in_place=pairs,
-        rowwise=x.is_token_rows,
-    )
-
-
-def _place(m: Matrix) -> tuple[str, int]:
-    return m.pointer, m.stride
+def _place(m: Matrix) -> list[str | int]:
+    return [m.pointer, m.stride]
