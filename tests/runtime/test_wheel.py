@@ -1,0 +1,123 @@
+"""The serving machine: the built wheel and the base dependencies, and nothing that compiles."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+NOT_SOURCE = (".*", "build", "dist", "tests", "benchmarks", "docs", "*.egg-info", "__pycache__")
+COMPILER_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "ziglang")
+
+
+def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    arguments = [str(argument) for argument in command]
+    return subprocess.run(
+        arguments, capture_output=True, text=True, env=environment, check=False, cwd=cwd
+    )
+
+
+def base_distributions() -> set[str]:
+    """Return the names of all that `pip install llmc-compiler` brings, as installed here."""
+    found: set[str] = set()
+    queue = ["llmc-compiler"]
+    while queue:
+        for text in distribution(queue.pop()).requires or ():
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            name = canonicalize_name(requirement.name)
+            if wanted and name not in found:
+                found.add(name)
+                queue.append(name)
+    return found
+
+
+def top_level_paths(name: str) -> Iterator[Path]:
+    """Yield what a distribution put into site-packages."""
+    installed = distribution(name)
+    tops = {file.parts[0] for file in installed.files or () if file.parts[0] != ".."}
+    for top in sorted(tops - {"__pycache__"}):
+        yield Path(str(installed.locate_file(top)))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build from a copy, in a folder whose name is not an identifier."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "a-copy"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder)
+    done = run(sys.executable, "-m", "pip", "wheel", *options, source)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the wheel; base dependencies are links to the installed ones."""
+    folder = tmp_path_factory.mktemp("environment")
+    assert run(sys.executable, "-m", "venv", "--without-pip", folder).returncode == 0
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in sorted(base_distributions()):
+        for path in top_level_paths(name):
+            (packages / path.name).symlink_to(path)
+    python = folder / "bin" / "python"
+    options = ("install", "--no-deps", "--no-index", "--quiet", wheel)
+    done = run(sys.executable, "-m", "pip", "--python", python, *options)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
+    names = set(ZipFile(wheel).namelist())
+    for path in ("runtime/llmc.h", "py.typed", "codegen/cpu/kernels/attention.h"):
+        assert f"llmc/{path}" in names
+    packaged = {path for path in names if path.endswith(".py")}
+    assert not [path for path in packaged if "/tests/" in path or "/benchmarks/" in path]
+    missing = [
+        path.relative_to(ROOT).as_posix()
+        for room in ("runtime", "ir", "models", "passes", "codegen", "compiler")
+        for path in (ROOT / room).rglob("*.py")
+        if f"llmc/{path.relative_to(ROOT).as_posix()}" not in packaged
+    ]
+    assert not missing
+
+
+def test_nothing_of_the_compiler_is_there(environment: Path) -> None:
+    code = "import sys\nfrom importlib.util import find_spec\n"
+    code += "print([name for name in sys.argv[1:] if find_spec(name)])"
+    done = run(environment / "bin" / "python", "-c", code, *COMPILER_PACKAGES)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_artifact_runs(environment: Path, toy_artifact: Path, tmp_path: Path) -> None:
+    command = (environment / "bin" / "llmc", "run", toy_artifact, "hello", "--max-tokens", 4)
+    done = run(*command, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["token_ids"]) == 4
+    code = "import llmc, sys\n"
+    code += "model = llmc.load(sys.argv[1])\n"
+    code += (
+        "print(*(token for c in model.generate('hello', max_tokens=4) for token in c.token_ids))"
+    )
+    library = run(environment / "bin" / "python", "-c", code, toy_artifact, cwd=tmp_path)
+    assert library.returncode == 0, library.stderr
+    assert [int(t) for t in library.stdout.split()] == json.loads(done.stdout)["token_ids"]
+
+
+def test_compiling_names_what_to_install(environment: Path, tmp_path: Path) -> None:
+    done = run(environment / "bin" / "llmc", "compile", "some/model", "--json", cwd=tmp_path)
+    assert done.returncode == 7, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["id"] == "LLMC-E0703"
+    assert "pip install 'llmc-compiler[compile]'" in error["hint"]
