@@ -9,24 +9,25 @@ from .scheduler import StepPlan
 
 def step_inputs(plan: StepPlan, cache: CacheManager) -> StepInputs:
     """Packs the scheduled sequences behind one another, in the plan's order."""
-    items = plan.scheduled
-    counts = np.array([item.count for item in items], np.int32)
-    starts = np.array([item.start for item in items], np.int32)
-    query_start = np.zeros(len(items) + 1, np.int32)
-    np.cumsum(counts, out=query_start[1:])
     tokens: list[int] = []
+    positions: list[int] = []
+    query_start, context_len, logits_rows = [0], [], []
     holds: list[CacheHold] = []
-    for item in items:
-        tokens += item.sequence.tokens[item.start : item.start + item.count]
+    for item in plan.scheduled:
+        end = item.start + item.count
+        tokens += item.sequence.tokens[item.start : end]
+        positions += range(item.start, end)
+        query_start.append(len(tokens))
+        context_len.append(end)
+        if item.wants_logits:
+            logits_rows.append(len(tokens) - 1)
         assert item.sequence.hold is not None
         holds.append(item.sequence.hold)
-    offsets = np.repeat(starts - query_start[:-1], counts)
-    wanted = np.array([item.wants_logits for item in items], bool)
     return StepInputs(
         token_ids=np.array(tokens, np.int32),
-        positions=(np.arange(len(tokens)) + offsets).astype(np.int32),
-        query_start=query_start,
-        context_len=starts + counts,
-        logits_rows=query_start[1:][wanted] - 1,
+        positions=np.array(positions, np.int32),
+        query_start=np.array(query_start, np.int32),
+        context_len=np.array(context_len, np.int32),
+        logits_rows=np.array(logits_rows, np.int32),
         block_tables=cache.tables(holds),
     )

@@ -64,32 +64,35 @@ class Program(Protocol):
 def check_inputs(inputs: StepInputs, program: Program) -> None:
     """Raises E0100 for inputs that native code must not see: they would read or write outside.
 
-    The scheduler never makes such inputs; this is the border where that is certain. A few
-    microseconds for a decode step.
+    The scheduler never makes such inputs; this is the border where that is certain. Lists and
+    plain integers, because a decode step has few of each and numpy takes longer to start.
     """
     limits = program.limits
-    tokens, sequences = len(inputs.token_ids), len(inputs.context_len)
-    if not 0 < tokens <= limits.max_tokens or not 0 < sequences <= limits.max_sequences:
-        raise _wrong(f"{tokens} tokens of {sequences} sequences are over the limits")
-    if len(inputs.logits_rows) > limits.max_logits_rows:
-        raise _wrong(f"{len(inputs.logits_rows)} logits rows are over the limit")
-    if len(inputs.positions) != tokens or len(inputs.query_start) != sequences + 1:
-        raise _wrong("the arrays' lengths contradict one another")
-    lengths = np.diff(inputs.query_start)
-    if inputs.query_start[0] != 0 or inputs.query_start[-1] != tokens or (lengths < 1).any():
+    tokens, rows = inputs.token_ids.tolist(), inputs.logits_rows.tolist()
+    starts, lengths = inputs.query_start.tolist(), inputs.context_len.tolist()
+    if not 0 < len(tokens) <= limits.max_tokens or not 0 < len(lengths) <= limits.max_sequences:
+        raise _wrong(f"{len(tokens)} tokens of {len(lengths)} sequences are over the limits")
+    if len(rows) > limits.max_logits_rows:
+        raise _wrong(f"{len(rows)} logits rows are over the limit")
+    if len(starts) != len(lengths) + 1 or starts[0] != 0 or starts[-1] != len(tokens):
         raise _wrong("query_start does not divide the tokens")
-    first = inputs.context_len - lengths
-    if (first < 0).any() or (inputs.context_len > limits.max_context).any():
-        raise _wrong("a context length is out of range")
-    expected = np.arange(tokens) + np.repeat(first - inputs.query_start[:-1], lengths)
-    if (inputs.positions != expected).any():
+    firsts, positions = [], []
+    for start, end, length in zip(starts, starts[1:], lengths, strict=False):
+        first = length - (end - start)
+        if not 0 <= first < length <= limits.max_context:
+            raise _wrong("a context length is out of range")
+        firsts.append(first)
+        positions += range(first, length)
+    if inputs.positions.tolist() != positions:
         raise _wrong("positions do not follow from the context lengths")
-    _check_range("token id", inputs.token_ids, program.vocab_size)
-    _check_range("logits row", inputs.logits_rows, tokens)
-    _check_tables(inputs, program, first)
+    _check_range("token id", tokens, program.vocab_size)
+    _check_range("logits row", rows, len(tokens))
+    _check_tables(inputs, program, firsts, lengths)
 
 
-def _check_tables(inputs: StepInputs, program: Program, first: Int32Array) -> None:
+def _check_tables(
+    inputs: StepInputs, program: Program, firsts: list[int], lengths: list[int]
+) -> None:
     """Every position that attention reads or the step writes lies in a block of the pool."""
     if len(inputs.block_tables) != len(program.cache_groups):
         raise _wrong("there must be one block table per cache group")
@@ -97,21 +100,17 @@ def _check_tables(inputs: StepInputs, program: Program, first: Int32Array) -> No
     for group, blocks, table in zip(
         program.cache_groups, program.cache_blocks, inputs.block_tables, strict=True
     ):
-        if table.ndim != 2 or table.shape[0] != len(inputs.context_len):
+        if table.ndim != 2 or len(table) != len(lengths) or max(lengths) > table.shape[1] * size:
             raise _wrong(f"the block table of {group.name} has a wrong shape")
-        if (inputs.context_len > table.shape[1] * size).any():
-            raise _wrong(f"the block table of {group.name} is too short")
-        oldest = np.maximum(first - (group.window - 1), 0) if group.window else first * 0
-        column = np.arange(table.shape[1])
-        used = (column >= (oldest // size)[:, None]) & (
-            column <= ((inputs.context_len - 1) // size)[:, None]
-        )
-        if ((table < 0) & used).any() or (table >= blocks).any():
-            raise _wrong(f"the block table of {group.name} names no block of its pool")
+        for row, first, length in zip(table.tolist(), firsts, lengths, strict=True):
+            oldest = max(first - (group.window - 1), 0) if group.window else 0
+            used = row[oldest // size : (length - 1) // size + 1]
+            if min(used) < 0 or max(row) >= blocks:
+                raise _wrong(f"the block table of {group.name} names no block of its pool")
 
 
-def _check_range(what: str, values: Int32Array, end: int) -> None:
-    if len(values) and (values.min() < 0 or values.max() >= end):
+def _check_range(what: str, values: list[int], end: int) -> None:
+    if values and (min(values) < 0 or max(values) >= end):
         raise _wrong(f"a {what} is out of range")
 
 

@@ -82,47 +82,55 @@ class Sampler:
 
     def _draw(self, logits: Float32Array, largest: float) -> int:
         ids, weights = self._candidates(logits, largest)
-        cumulative = np.cumsum(weights)
+        cumulative = np.cumsum(weights, dtype=np.float64)
         position = np.searchsorted(cumulative, self._random.random() * cumulative[-1], "right")
         return int(ids[min(int(position), len(ids) - 1)])
 
     def _candidates(self, logits: Float32Array, largest: float) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids from the most probable down, and their weights (not normalized)."""
+        """Token ids that may be drawn, and their weights (f32, not normalized, at most 1)."""
         params = self._params
-        weights = np.exp((logits.astype(np.float64) - largest) / params.temperature)
-        if params.top_k == 0 and params.top_p == 1:  # no filter needs an order
-            kept = np.flatnonzero(weights >= params.min_p)
-            return kept, weights[kept]
+
+        def weigh(x: Float32Array) -> Float32Array:
+            return np.exp((x - np.float32(largest)) * np.float32(1 / params.temperature))
+
         if params.top_k:
-            ids = _largest(weights, params.top_k)
+            ids = _largest(logits, params.top_k)
+            kept = weigh(logits[ids])
+            total = kept.sum(dtype=np.float64)
         else:
-            ids = _nucleus_candidates(weights, params.top_p)
-        kept = weights[ids]
+            weights = weigh(logits)
+            if params.top_p == 1 and params.min_p == 0:
+                return np.arange(len(weights)), weights
+            if params.top_p == 1:  # no filter needs an order
+                ids = np.flatnonzero(weights >= params.min_p)
+                return ids, weights[ids]
+            total = weights.sum(dtype=np.float64)
+            ids = _nucleus_candidates(weights, params.top_p * total)
+            kept = weights[ids]
         if params.top_p < 1:
-            total = kept.sum() if params.top_k else weights.sum()
-            before = np.cumsum(kept) - kept
+            before = np.cumsum(kept, dtype=np.float64) - kept
             kept = kept[: max(1, int(np.searchsorted(before, params.top_p * total, "left")))]
         kept = kept[: max(1, int((kept >= params.min_p).sum()))]
         return ids[: len(kept)], kept
 
 
-def _largest(weights: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the `count` largest weights in falling order, ties by id."""
-    ids = np.arange(len(weights))
-    if count < len(weights):
-        smallest = np.partition(weights, len(weights) - count)[len(weights) - count]
-        ids = np.flatnonzero(weights >= smallest)
-    return ids[np.argsort(-weights[ids], kind="stable")][:count]
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` largest values in falling order, ties by id."""
+    ids = np.arange(len(values))
+    if count < len(values):
+        smallest = np.partition(values, len(values) - count)[len(values) - count]
+        ids = np.flatnonzero(values >= smallest)
+    return ids[np.argsort(-values[ids], kind="stable")][:count]
 
 
-def _nucleus_candidates(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """The largest ids, at least as many as hold `top_p` of everything.
+def _nucleus_candidates(weights: np.ndarray, mass: float) -> np.ndarray:
+    """Ids of the largest weights in falling order, at least as many as hold `mass` together.
 
     Sorting a whole vocabulary is what takes time: so a few are tried first, then more.
     """
-    count, total = _FIRST_CANDIDATES, weights.sum()
+    count = _FIRST_CANDIDATES
     while True:
         ids = _largest(weights, count)
-        if count >= len(weights) or weights[ids].sum() >= top_p * total:
+        if count >= len(weights) or weights[ids].sum(dtype=np.float64) >= mass:
             return ids
         count *= 8
