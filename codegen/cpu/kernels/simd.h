@@ -17,6 +17,7 @@
 #endif
 
 #define LLMC_INLINE static inline __attribute__((always_inline))
+#define LLMC_METHOD inline __attribute__((always_inline))
 
 namespace llmc {
 

@@ -1,0 +1,69 @@
+// Embedding lookups out of packed panels (layout: packing.py), so that a tied head and its embedding
+// share their bytes: y[t] = scale * W[ids[t]], one function per weight format.
+//
+//   embedding_<f>(team, T, ids, n, k, w, scale, y, ldy)
+//
+// ids must lie in 0..n-1. Values are exactly those that the format defines (ir/quantization.py).
+#pragma once
+
+#include <stdint.h>
+
+#include "linear_float.h"
+#include "linear_int.h"
+#include "team.h"
+
+namespace llmc {
+
+// 32 elements from k = 32 g on of the row in one lane of a panel; `count` of them exist.
+
+template <class W>
+LLMC_INLINE void unpack_block(const W*, const uint8_t* panel, int lane, int g, int count, float* y) {
+  const Block b = W::block(panel, g);
+  const float s = W::kPerRow ? ((const float*)panel)[lane] : b.d[lane];
+  const float m = W::kPerRow ? s * -128.0f : b.m[lane];
+  for (int i = 0; i < count; i++) {
+    const uint8_t* at = b.data + lane * 4 + i % 4;
+    const int code = W::kBytes == 512 ? at[i / 4 * 64] : at[i / 4 % 4 * 64] >> (i / 16 * 4) & 15;
+    y[i] = fma((float)code, s, m);  // the product is exact or rounded once, as the definition's
+  }
+}
+
+LLMC_INLINE void unpack_block(const F32*, const uint8_t* panel, int lane, int g, int count, float* y) {
+  const float* from = (const float*)panel + (int64_t)g * kBlock * kLanes + lane;
+  for (int i = 0; i < count; i++) y[i] = from[i * kLanes];
+}
+
+LLMC_INLINE void unpack_block(const Bf16*, const uint8_t* panel, int lane, int g, int count, float* y) {
+  const uint16_t* from = (const uint16_t*)panel + (int64_t)g * kBlock * kLanes + lane * 2;
+  for (int i = 0; i < count; i++) y[i] = bf16_to_float(from[i / 2 * 2 * kLanes + i % 2]);
+}
+
+template <class F>
+inline void embedding(Team& team, int T, const int32_t* ids, int k, const uint8_t* w, float scale,
+                      float* y, int ldy) {
+  const int blocks = ceil_div(k, kBlock);
+  const Range range = team_range(team, T * blocks);
+  for (int item = range.begin; item < range.end; item++) {
+    const int t = item / blocks, g = item % blocks, count = min_int(kBlock, k - g * kBlock);
+    float* to = y + (int64_t)t * ldy + g * kBlock;
+    const uint8_t* panel = w + ids[t] / kLanes * F::panel_bytes(k);
+    unpack_block((const F*)nullptr, panel, ids[t] % kLanes, g, count, to);
+    if (scale != 1.0f)
+      for (int i = 0; i < count; i++) to[i] *= scale;
+  }
+}
+
+#define LLMC_EMBEDDING(name, F)                                                                      \
+  inline void embedding_##name(Team& team, int T, const int32_t* ids, int, int k, const uint8_t* w,  \
+                               float scale, float* y, int ldy) {                                     \
+    embedding<F>(team, T, ids, k, w, scale, y, ldy);                                                 \
+  }
+LLMC_EMBEDDING(f32, F32)
+LLMC_EMBEDDING(bf16, Bf16)
+LLMC_EMBEDDING(i8c, I8C)
+LLMC_EMBEDDING(i8b, I8B)
+LLMC_EMBEDDING(i4s, I4S)
+LLMC_EMBEDDING(i4a, I4A)
+#undef LLMC_EMBEDDING
+
+}  // namespace llmc

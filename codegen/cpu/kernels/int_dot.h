@@ -1,0 +1,114 @@
+// Integer dot products of unsigned weights with signed activations: the inner step of the int8 and
+// int4 kernels.
+//
+// A weight vector holds 16 output rows x 4 consecutive k; `x` holds the 4 activations of those k. Lane
+// r gains w[r][0] x[0] + ... + w[r][3] x[3], exactly. `NibbleDot` takes weights 0..15, `ByteDot` 0..255.
+// An accumulator takes one block of 32 k (8 calls of `add`), then `total` gives the 16 sums.
+//
+//   VNNI: one instruction.
+//   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays below
+//     it for a whole block (8 steps x 2 x 15 x 127 = 30480), 0..255 would not: its nibbles go separately.
+//   elsewhere: even and odd bytes widened to 16 bits, then pairs of 16-bit products.
+#pragma once
+
+#include "simd.h"
+
+namespace llmc {
+
+constexpr int kBlock = 32;  // k per quantization block, of weights and of activations
+
+LLMC_INLINE IVec load_int(const void* p) {
+  IVec v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+LLMC_INLINE int32_t load_four(const int8_t* p) {
+  int32_t v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+LLMC_INLINE IVec low_nibbles(IVec v) { return v & 0x0f0f0f0f; }
+LLMC_INLINE IVec high_nibbles(IVec v) { return (IVec)((UVec)v >> 4) & 0x0f0f0f0f; }
+
+#if defined(__AVX512VNNI__)
+
+struct NibbleDot {
+  IVec sum;
+  static LLMC_METHOD NibbleDot zero() { return {splat_int(0)}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    sum = (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
+  }
+  LLMC_METHOD IVec total() const { return sum; }
+};
+using ByteDot = NibbleDot;
+
+#elif defined(__AVX2__)
+
+// Pairs of u8 x s8 products, and the sum of neighbours: 16 lanes from two or one registers.
+LLMC_INLINE IVec multiply_pairs(IVec w, IVec x) {
+#if defined(__AVX512BW__)
+  return (IVec)_mm512_maddubs_epi16((__m512i)w, (__m512i)x);
+#else
+  typedef int32_t Half __attribute__((ext_vector_type(8)));
+  IVec y;
+  y.lo = (Half)_mm256_maddubs_epi16((__m256i)w.lo, (__m256i)x.lo);
+  y.hi = (Half)_mm256_maddubs_epi16((__m256i)w.hi, (__m256i)x.hi);
+  return y;
+#endif
+}
+typedef int16_t SVec __attribute__((ext_vector_type(32)));
+LLMC_INLINE IVec add_shorts(IVec a, IVec b) { return (IVec)((SVec)a + (SVec)b); }
+LLMC_INLINE IVec sum_neighbours(IVec v) { return ((v << 16) >> 16) + (v >> 16); }
+
+struct NibbleDot {
+  IVec sum;  // 32 sums of 16 bits
+  static LLMC_METHOD NibbleDot zero() { return {splat_int(0)}; }
+  LLMC_METHOD void add(IVec w, int32_t x) { sum = add_shorts(sum, multiply_pairs(w, splat_int(x))); }
+  LLMC_METHOD IVec total() const { return sum_neighbours(sum); }
+};
+struct ByteDot {
+  NibbleDot low, high;
+  static LLMC_METHOD ByteDot zero() { return {NibbleDot::zero(), NibbleDot::zero()}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    low.add(low_nibbles(w), x);
+    high.add(high_nibbles(w), x);
+  }
+  LLMC_METHOD IVec total() const { return low.total() + (high.total() << 4); }
+};
+
+#else
+
+// Lane i: a[2i] b[2i] + a[2i+1] b[2i+1] of 16-bit halves.
+LLMC_INLINE IVec multiply_halves(IVec a, IVec b) {
+#if defined(__SSE2__)
+  typedef int32_t Quarter __attribute__((ext_vector_type(4)));
+  auto quarter = [](Quarter x, Quarter y) {
+    return __builtin_bit_cast(Quarter, _mm_madd_epi16((__m128i)x, (__m128i)y));
+  };
+  IVec y;
+  y.lo.lo = quarter(a.lo.lo, b.lo.lo);
+  y.lo.hi = quarter(a.lo.hi, b.lo.hi);
+  y.hi.lo = quarter(a.hi.lo, b.hi.lo);
+  y.hi.hi = quarter(a.hi.hi, b.hi.hi);
+  return y;
+#else
+  return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+struct NibbleDot {
+  IVec sum;
+  static LLMC_METHOD NibbleDot zero() { return {splat_int(0)}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    typedef int16_t SVec __attribute__((ext_vector_type(32)));
+    SVec pairs = (SVec)splat_int(x);
+    sum += multiply_halves(w & 0x00ff00ff, (IVec)((pairs << 8) >> 8));
+    sum += multiply_halves((IVec)((UVec)w >> 8) & 0x00ff00ff, (IVec)(pairs >> 8));
+  }
+  LLMC_METHOD IVec total() const { return sum; }
+};
+using ByteDot = NibbleDot;
+
+#endif
+
+}  // namespace llmc

@@ -1,0 +1,54 @@
+// Dynamic quantization of activations: f32 rows to int8 blocks of 32 along K.
+//
+// Per block: scale = max|x| / 127, q = round-half-even(x / scale), sum = scale * sum(q). A block of
+// zeros (or one so small that 1 / scale overflows) gets q = 0. Blocks are independent, so threads split
+// them freely and results depend on nothing else.
+#pragma once
+
+#include <stdint.h>
+
+#include "int_dot.h"
+#include "simd.h"
+#include "team.h"
+
+namespace llmc {
+
+// Quantized rows: q [T, Kp], scale and sum [T, Kp/32] with Kp = k rounded up to 32.
+struct QRows {
+  const int8_t* q;
+  const float* scale;
+  const float* sum;
+  int k;
+};
+
+typedef int8_t CVec __attribute__((ext_vector_type(16)));
+
+// One block, x given as two vectors: writes 32 codes, the scale and the sum.
+LLMC_INLINE void quantize_block(Vec low, Vec high, int8_t* q, float* scale, float* sum) {
+  float s = reduce_max(max(abs(low), abs(high))) / 127.0f;
+  float inverse = 1.0f / s;
+  Vec by = splat(inverse <= __FLT_MAX__ ? inverse : 0.0f);
+  Vec a = round_even(low * by), b = round_even(high * by);
+  CVec codes[2] = {__builtin_convertvector(__builtin_convertvector(a, IVec), CVec),
+                   __builtin_convertvector(__builtin_convertvector(b, IVec), CVec)};
+  __builtin_memcpy(q, codes, sizeof codes);
+  *scale = s;
+  *sum = s * reduce_add(a + b);  // whole numbers below 2^24: exact in any order
+}
+
+// x [T, k] with row stride ldx.
+inline void quantize_rows(Team& team, int T, int k, const float* x, int ldx, int8_t* q, float* scale,
+                          float* sum) {
+  const int blocks = ceil_div(k, kBlock);
+  Range range = team_range(team, T * blocks);
+  for (int i = range.begin; i < range.end; i++) {
+    const int t = i / blocks, at = i % blocks * kBlock, left = min_int(kBlock, k - at);
+    const float* from = x + (int64_t)t * ldx + at;
+    Vec low = left >= kLanes ? load(from) : load_partial(from, left);
+    Vec high = left == kBlock ? load(from + kLanes)
+                              : load_partial(from + kLanes, max_int(0, left - kLanes));
+    quantize_block(low, high, q + (int64_t)i * kBlock, scale + i, sum + i);
+  }
+}
+
+}  // namespace llmc
