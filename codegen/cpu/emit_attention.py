@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...ir.graph import Node, Value
 from ...ir.ops import CacheWrite, PagedAttention, Rotary
-from .function import C_TYPE, Function, Pool, call, float_literal
-from .operands import Matrix, matrix
+from .function import Function, Pool, call, float_literal
+from .operands import Matrix, matrix, vector
 
 SCRATCH = "attention_scratch"
 
@@ -64,11 +64,11 @@ def emit_paged_attention(fn: Function, node: Node) -> None:
     y = matrix(fn, out, keep=2)
     heads, dk = q.view.shape[-2:]
     kv_heads, dv = value_value.type.shape[-2:]
-    sink_views = [fn.view(v) for v in sinks]
+    sink_pointer, sink_views = vector(fn, sinks[0] if sinks else None)
     line = call(
         "paged_attention", "s.batch", _table(fn, table), heads, kv_heads, dk, dv,
         float_literal(op.scale), float_literal(op.softcap), op.window,
-        sink_views[0].pointer if sink_views else "nullptr", "nullptr",
+        sink_pointer, "nullptr",
         q.pointer, q.stride, keys.expression, values.expression, y.pointer, y.stride,
         "s.attention_scratch",
     )  # fmt: skip
@@ -90,8 +90,3 @@ def _table(fn: Function, value: Value) -> str:
     if value not in fn.tables:
         raise fn.refuse("a block table that is no input of the graph")
     return fn.tables[value]
-
-
-def pool_type(pool: Pool) -> str:
-    """C++ element type of a pool."""
-    return C_TYPE[pool.dtype]

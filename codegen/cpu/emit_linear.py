@@ -17,7 +17,7 @@ from ...ir.types import DType
 from .emit_movement import emit_row_lookup
 from .function import Function, call, float_literal
 from .layout import View
-from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of
+from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
 
 _FORMATS = {DType(f.value) for f in WeightFormat}
 _ACTS = {
@@ -44,9 +44,8 @@ def emit_linear(fn: Function, node: Node) -> None:
         f"linear_{weight.type.dtype}", rows, *_sizes(op, weight), operand,
         fn.weight(weight, packed=True), epilogue, target.pointer, target.stride,
     )  # fmt: skip
-    reads = views + [fn.view(bias)] * (bias is not None) + added
     pairs = [(out, x) for x in added if takes_place_of(out, x)]
-    fn.step([line], reads, [out], in_place=pairs)
+    fn.step([line], views + added, [out], in_place=pairs)
 
 
 def _sizes(op: Linear, weight: Value) -> tuple[int, int]:
@@ -76,15 +75,16 @@ def _input(fn: Function, values: tuple[Value, ...], weight: Value) -> tuple[str,
 def _epilogue(
     fn: Function, op: Linear, bias: Value | None, residual: Value | None
 ) -> tuple[str, list[View]]:
-    """The kernel's `Epilogue`, and the residual as the kernel reads it."""
+    """The kernel's `Epilogue`, and what it reads."""
     if not supports_linear(op):
         raise fn.refuse(f"activation {op.act} in an epilogue")
     added: Matrix | None = None if residual is None else matrix(fn, fn.view(residual))
     pointer, stride = ("nullptr", 0) if added is None else (added.pointer, added.stride)
     gated = "true" if op.gated else "false"
-    fields = f"Act::{_ACTS[op.act]}, {gated}, {fn.vector(bias)}, {pointer}, {stride}"
+    bias_pointer, reads = vector(fn, bias)
+    fields = f"Act::{_ACTS[op.act]}, {gated}, {bias_pointer}, {pointer}, {stride}"
     text = f"Epilogue{{{fields}, {float_literal(op.softcap)}}}"
-    return text, [] if added is None else [added.view]
+    return text, reads if added is None else [added.view, *reads]
 
 
 def quantize(fn: Function, x: View) -> list[View]:
@@ -147,7 +147,7 @@ def emit_grouped_linear(fn: Function, node: Node) -> None:
     assert isinstance(op, GroupedLinear)
     x_values, weight, bias, row_index, offsets = op.split_groups(node.inputs)
     operand, views, _ = _input(fn, x_values, weight)
-    epilogue, _ = _epilogue(fn, op, bias, None)
+    epilogue, added = _epilogue(fn, op, bias, None)
     extra = [int32(fn, fn.view(v)) for v in (offsets, row_index) if v is not None]
     out = fn.result(node.output)
     target = matrix(fn, out)
@@ -157,8 +157,7 @@ def emit_grouped_linear(fn: Function, node: Node) -> None:
         target.pointer, target.stride,
         *[v.pointer for v in extra[1:]],
     )  # fmt: skip
-    reads = views + extra + [fn.view(bias)] * (bias is not None)
-    fn.step([line], reads, [out])
+    fn.step([line], views + extra + added, [out])
 
 
 def emit_combine_experts(fn: Function, node: Node) -> None:

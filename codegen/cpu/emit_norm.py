@@ -6,15 +6,14 @@ from ...ir.graph import Node, Value
 from ...ir.ops import Norm
 from .function import Function, call, float_literal
 from .layout import View
-from .operands import Matrix, matrix, takes_place_of, try_matrix
+from .operands import Matrix, matrix, takes_place_of, try_matrix, vector
 
 
 def emit_norm(fn: Function, node: Node) -> None:
     op = node.op
     assert isinstance(op, Norm)
     x, residual, weight, bias = op.split(node.inputs)
-    vectors = [fn.view(v) for v in (weight, bias) if v is not None]
-    norm = _weights(fn, op, weight, bias)
+    norm, vectors = _weights(fn, op, weight, bias)
     operands = [fn.view(v) for v in (x, residual) if v is not None]
     outputs = [fn.result(v) for v in node.outputs]
     if len(operands) == 1 and not op.quantize and _emit_heads(fn, op, operands[0], norm, outputs):
@@ -37,13 +36,16 @@ def emit_norm(fn: Function, node: Node) -> None:
     )
 
 
-def _weights(fn: Function, op: Norm, weight: Value | None, bias: Value | None) -> list[str]:
-    """Weight, bias and epsilon as the kernels take them."""
+def _weights(
+    fn: Function, op: Norm, weight: Value | None, bias: Value | None
+) -> tuple[list[str], list[View]]:
+    """Weight, bias and epsilon as the kernels take them; what of it is read."""
+    (weight_pointer, reads), (bias_pointer, more) = vector(fn, weight), vector(fn, bias)
     if op.fn == "rms_norm":
         if bias is not None:
             raise fn.refuse("rms_norm with a bias")
-        return [fn.vector(weight), float_literal(op.eps)]
-    return [fn.vector(weight), fn.vector(bias), float_literal(op.eps)]
+        return [weight_pointer, float_literal(op.eps)], reads
+    return [weight_pointer, bias_pointer, float_literal(op.eps)], reads + more
 
 
 def _emit_heads(fn: Function, op: Norm, x: View, norm: list[str], outputs: list[View]) -> bool:

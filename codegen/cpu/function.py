@@ -112,10 +112,6 @@ class Function:
         slot = self.slots.setdefault((value, packed), len(self.slots))
         return f"s.weights + c.weights[{slot}]"
 
-    def vector(self, value: Value | None) -> str:
-        """Address of a constant vector (norm weight, bias), or `nullptr`."""
-        return "nullptr" if value is None else self.view(value).pointer
-
     # ---- steps ----------------------------------------------------------------------------
 
     def step(

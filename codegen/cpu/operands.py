@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...ir.graph import Value
 from ...ir.types import Dim, DType, Sym
 from .emit_movement import as_dtype, dense
 from .function import Function, size_expression
@@ -62,6 +63,14 @@ def dense_matrix(fn: Function, view: View) -> Matrix:
     if found is not None and (found.stride == width or found.count == 1):
         return found
     return _copied(fn, as_dtype(fn, view, view.dtype), 1)
+
+
+def vector(fn: Function, value: Value | None) -> tuple[str, list[View]]:
+    """(address, what is read) of an optional contiguous vector: norm weight, bias."""
+    if value is None:
+        return "nullptr", []
+    view = dense(fn, as_dtype(fn, fn.view(value), DType.F32))
+    return view.pointer, [view]
 
 
 def int32(fn: Function, view: View) -> View:
