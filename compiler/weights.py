@@ -1,0 +1,212 @@
+"""Writing an artifact's weights: recipes in, a safetensors stream out, in bounded memory.
+
+In: entries (name, recipe, place) whose offsets the backend has already compiled into the program,
+a `TensorReader`, and the backend's packer. Out: the bytes of one safetensors file. Its data section
+starts at a multiple of 4096 and holds every entry at its offset; the gaps are padding tensors,
+since the format allows no holes. All tensors are U8: what the bytes mean, the program knows.
+
+Slices of rows are read, transformed and packed by a few threads and written in order, so memory
+stays at a few slices whatever the model's size, and the bytes don't depend on the threads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from math import prod
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from ..ir.quantization import Quantized, WeightFormat, to_bf16
+from ..ir.recipe_values import RecipeValues, TensorReader, matrix_shape
+from ..ir.recipes import PANEL, Pack, Quantize, Recipe
+from ..ir.types import DType
+
+Array = np.ndarray
+Job = Callable[[], Array]
+
+DATA_ALIGNMENT = 4096
+"""The data section starts at a multiple of this from the stream's beginning."""
+
+# Elements that a thread turns into packed bytes at a time (float32, codes and packed bytes of a
+# slice are about 10 bytes an element), and threads: beyond two, reading is what limits.
+_SLICE_ELEMENTS = 1 << 21
+_THREADS = 2
+_ZEROS = bytes(1 << 16)
+
+
+class WeightEntry(Protocol):
+    """A tensor of the file: bytes `offset : offset + nbytes` of the data section hold `recipe`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Packer(Protocol):
+    """A backend's weight layout, panels of 16 output rows."""
+
+    def pack(self, format: WeightFormat, rows: Quantized | Array) -> Array:
+        """Bytes (u8) of consecutive rows; a number that isn't a multiple of 16 is padded."""
+        ...
+
+
+class WeightStream:
+    """The safetensors stream of `entries`; its size is known before any weight is read."""
+
+    def __init__(self, entries: Sequence[WeightEntry], nbytes: int | None = None) -> None:
+        """`nbytes` is the size of the data section if it is more than the entries need.
+
+        Raises:
+            ValueError: entries overlap, share a name, or exceed `nbytes`.
+        """
+        self._entries = sorted(entries, key=lambda e: e.offset)
+        end = max((e.offset + e.nbytes for e in entries), default=0)
+        self.data_bytes = end if nbytes is None else nbytes
+        if self.data_bytes < end:
+            raise ValueError(f"entries need {end} bytes, not {self.data_bytes}")
+        self.header = _header(self._entries, self.data_bytes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole stream; the data section starts at `size - data_bytes`."""
+        return len(self.header) + self.data_bytes
+
+    def write(
+        self,
+        out: BinaryIO,
+        reader: TensorReader,
+        packer: Packer,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Write exactly `size` bytes to `out`; `progress(done, total)` counts the data's bytes.
+
+        Raises:
+            LlmcError: E0408 a weight is not finite, E0417 a file of the checkpoint is cut short.
+            ValueError: a recipe gives another number of bytes than its entry says.
+        """
+        values = RecipeValues(reader)
+        out.write(self.header)
+        at, current = 0, None
+        for entry, data in _in_order(self._jobs(values, packer)):
+            if entry is not current:
+                _check_end(current, at)
+                at += _write_zeros(out, entry.offset - at)
+                current = entry
+            out.write(data.data)
+            at += data.nbytes
+            if progress is not None:
+                progress(at, self.data_bytes)
+        _check_end(current, at)
+        _write_zeros(out, self.data_bytes - at)
+
+    def _jobs(self, values: RecipeValues, packer: Packer) -> Iterator[tuple[WeightEntry, Job]]:
+        for entry in self._entries:
+            for job in _jobs(entry.recipe, values, packer):
+                yield entry, job
+
+
+def _jobs(recipe: Recipe, values: RecipeValues, packer: Packer) -> Iterator[Job]:
+    """Functions that give the bytes of consecutive slices of `recipe`."""
+    if isinstance(recipe, Pack):
+        *experts, n, k = recipe.shape
+        step = max(PANEL, _SLICE_ELEMENTS // max(k, 1) // PANEL * PANEL)
+        for expert in range(prod(experts)):
+            for start in range(0, n, step):
+                rows = expert * n + start, expert * n + min(n, start + step)
+                yield _pack_job(recipe, values, packer, *rows)
+        return
+    if isinstance(recipe, Quantize):
+        raise TypeError(f"a quantized constant must be packed: {recipe}")
+    count, columns = matrix_shape(recipe.shape)
+    step = max(1, _SLICE_ELEMENTS // max(columns, 1))
+    for start in range(0, count, step):
+        yield _plain_job(recipe, values, start, min(count, start + step))
+
+
+def _pack_job(recipe: Pack, values: RecipeValues, packer: Packer, start: int, stop: int) -> Job:
+    def job() -> Array:
+        if recipe.format.is_quantized:
+            rows = values.quantized_rows(recipe.content, recipe.format, start, stop)
+        else:
+            rows = values.rows(recipe.content, start, stop)
+        return np.ascontiguousarray(packer.pack(recipe.format, rows)).reshape(-1)
+
+    return job
+
+
+def _plain_job(recipe: Recipe, values: RecipeValues, start: int, stop: int) -> Job:
+    def job() -> Array:
+        rows = values.rows(recipe, start, stop)
+        if recipe.dtype is DType.BF16:
+            rows = to_bf16(rows)
+        elif recipe.dtype is DType.F16:
+            rows = rows.astype(np.float16)
+        return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+
+    return job
+
+
+def _in_order(
+    jobs: Iterator[tuple[WeightEntry, Job]],
+) -> Iterator[tuple[WeightEntry, Array]]:
+    """Results of `jobs` in their order, computed by threads, at most a few ahead."""
+    waiting: deque[tuple[WeightEntry, Future[Array]]] = deque()
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="weights")
+    try:
+        for entry, job in jobs:
+            waiting.append((entry, pool.submit(job)))
+            if len(waiting) > _THREADS:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _header(entries: Sequence[WeightEntry], data_bytes: int) -> bytes:
+    """Length and JSON of the safetensors header, padded with spaces as the format allows."""
+    names = {e.name for e in entries}
+    if len(names) != len(entries):
+        raise ValueError("two weight entries share a name")
+    tensors: dict[str, object] = {}
+
+    def place(name: str, start: int, stop: int) -> None:
+        tensors[name] = {"dtype": "U8", "shape": [stop - start], "data_offsets": [start, stop]}
+
+    def pad(start: int, stop: int) -> None:
+        if stop > start:
+            place(f"padding.{start}", start, stop)
+
+    at = 0
+    for entry in entries:
+        if entry.offset < at:
+            raise ValueError(f"weight entry {entry.name} overlaps the one before")
+        pad(at, entry.offset)
+        at = entry.offset + entry.nbytes
+        place(entry.name, entry.offset, at)
+    pad(at, data_bytes)
+    text = json.dumps(tensors, separators=(",", ":")).encode()
+    length = -(-(len(text) + 8) // DATA_ALIGNMENT) * DATA_ALIGNMENT - 8
+    return length.to_bytes(8, "little") + text.ljust(length)
+
+
+def _check_end(entry: WeightEntry | None, at: int) -> None:
+    if entry is not None and at != entry.offset + entry.nbytes:
+        raise ValueError(f"{entry.name} gave {at - entry.offset} bytes, not {entry.nbytes}")
+
+
+def _write_zeros(out: BinaryIO, count: int) -> int:
+    for start in range(0, count, len(_ZEROS)):
+        out.write(_ZEROS[: count - start])
+    return count
