@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .conformance import Text, text_lengths
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -43,6 +45,17 @@ def eager_greedy(model: PreTrainedModel, token_ids: Sequence[int], tokens: int) 
     for _ in range(tokens):
         ids.append(int(eager_logits(model, ids)[-1].argmax()))
     return ids[len(token_ids) :]
+
+
+def reference_texts(model: PreTrainedModel, max_context: int, seed: int = 0) -> list[Text]:
+    """Return four random texts for the conformance schedule, with eager's logits.
+
+    Ids are drawn from the whole vocabulary; the model must have its rotary tables fixed.
+    """
+    random = np.random.default_rng(seed)
+    vocab = model.config.get_text_config().vocab_size
+    texts = [random.integers(0, vocab, length) for length in text_lengths(max_context)]
+    return [Text(ids, eager_logits(model, ids.tolist())) for ids in texts]
 
 
 def fix_rope(model: PreTrainedModel, max_context: int) -> PreTrainedModel:
