@@ -22,6 +22,8 @@ SIGNATURE_VERSION = 1
 """Version of `step(StepInputs) -> StepOutputs`."""
 ABI_VERSION = 1
 """Version of the C interface in `llmc.h`."""
+WEIGHTS_ALIGNMENT = 64
+"""What programs may assume of the address of a weights entry's data section."""
 
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
@@ -269,6 +271,8 @@ def _check_weights(name: str, weights: Weights, sizes: Mapping[str, int]) -> Non
         raise invalid(f"there is no entry {name}")
     if weights.data_offset < 8 or weights.data_offset + weights.nbytes != sizes[name]:
         raise invalid(f"{name}: the data section isn't the rest of the entry")
+    if weights.data_offset % WEIGHTS_ALIGNMENT:
+        raise invalid(f"{name}: the data section isn't aligned to {WEIGHTS_ALIGNMENT} bytes")
     for tensor_name, tensor in weights.tensors.items():
         if tensor.offset + tensor.nbytes > weights.nbytes:
             raise invalid(f"{name}: {tensor_name} lies outside the data section")

@@ -243,8 +243,8 @@ ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0430": ErrorInfo(
         "the model can't be traced",
-        "torch.export could not follow the model's forward pass for a packed step of any length: it "
-        "branches on values or shapes that are only known at run time.",
+        "torch.export could not follow the model's forward pass for a packed step of any length: "
+        "it branches on values or shapes that are only known at run time.",
         "look at the line of model code named in the message; LLMC_DEBUG=1 prints the whole trace",
     ),
     "LLMC-E0431": ErrorInfo(

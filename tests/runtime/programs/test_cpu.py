@@ -177,5 +177,9 @@ def test_the_cache_folder_where_there_are_no_memory_files(tmp_path, monkeypatch,
 def test_memory_that_cannot_be_had_is_named(toy_library, make_variant):
     plan = make_variant().memory_plan
     huge = make_variant(memory_plan=msgspec.structs.replace(plan, arena_bytes=1 << 52))
-    with pytest.raises(LlmcError, match="E0601"):
-        cpu.CpuProgram(huge, toy_library, memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1))
+    limits = msgspec.structs.replace(make_variant().limits, max_sequences=2**31 - 1)
+    for variant in (huge, make_variant(limits=limits)):
+        with pytest.raises(LlmcError, match="E0601"):
+            cpu.CpuProgram(
+                variant, toy_library, memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1)
+            )
