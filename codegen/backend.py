@@ -9,11 +9,15 @@ written beside it. Backends don't inherit from one another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from ..ir.graph import Graph
 from ..ir.ops import Op
+from ..ir.quantization import WeightFormat
 from ..ir.recipes import Recipe
 from ..runtime.artifact import CacheGroup, Limits, MemoryPlan
 from ..runtime.errors import LlmcError
@@ -57,10 +61,42 @@ class Lowered(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Requirements:
+    """What a machine needs to run a level: names as `runtime/machine.py` gives them."""
+
+    system: str
+    machine: str
+    features: frozenset[str]
+
+
+class Packer(Protocol):
+    """The byte layout of a backend's weights."""
+
+    def pack(self, format: WeightFormat, rows: Any) -> np.ndarray:
+        """Bytes (u8) of consecutive rows of a matrix in `format`."""
+        ...
+
+
 class Backend(Protocol):
-    """One target."""
+    """One target. `levels` are the machines that it can build for, by name."""
 
     name: str
+
+    @property
+    def packer(self) -> Packer: ...
+
+    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
+        """The levels that what the user asked for stands for, each once, in order.
+
+        Raises:
+            LlmcError: LLMC-E0202, an unknown word.
+        """
+        ...
+
+    def requirements(self, level: str) -> Requirements:
+        """What a machine must have to run `level`."""
+        ...
 
     def supports(self, op: Op) -> bool:
         """Whether a graph may hold `op`."""

@@ -13,11 +13,14 @@ from pathlib import Path
 from ... import runtime
 from ...ir.graph import Graph
 from ...ir.ops import Call, Linear, Op
+from ...runtime import machine
 from ...runtime.artifact import Buffer, CacheGroup, Limits, MemoryPlan
+from ..backend import Packer, Requirements
+from . import packing
 from .emit_linear import supports_linear
 from .emitters import EMITTERS
 from .program import Program, generate
-from .toolchain import compile_library
+from .toolchain import LEVELS, compile_library, resolve_levels
 from .weight_table import WeightTensor
 
 _INTERFACE = Path(runtime.__file__).parent  # llmc.h
@@ -77,6 +80,18 @@ class CpuBackend:
     """x86-64 (AVX2, AVX-512) and portable C++."""
 
     name = "cpu"
+    packer: Packer = packing
+
+    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
+        """`native` is this machine's best level; `x86-64-v4` stands for three."""
+        here = machine.machine(), machine.native_features()
+        levels = [level.name for word in words for level in resolve_levels(word, *here)]
+        return tuple(dict.fromkeys(levels))
+
+    def requirements(self, level: str) -> Requirements:
+        """System, processor family and CPU features of a level."""
+        found = LEVELS[level]
+        return Requirements("linux", found.machine, found.features)
 
     def supports(self, op: Op) -> bool:
         """Whether some use of `op` can be emitted; `lower` decides about the use at hand."""

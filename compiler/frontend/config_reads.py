@@ -59,7 +59,7 @@ def unread_fields(raw: dict[str, Any], config: Any, reads: frozenset[str]) -> li
     result = []
     for name, value in raw.items():
         known = name in INERT or name in reads or aliases.get(name, name) in reads
-        if known or name.startswith("_") or value is None or value is False:
+        if known or name.startswith("_") or name.endswith("_token_id") or value in (None, False):
             continue
         if rope_read and name.startswith(("rope_", "partial_rotary")):
             continue

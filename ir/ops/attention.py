@@ -95,15 +95,16 @@ def attend(
     v: torch.Tensor,
     first: int,
     sinks: torch.Tensor | None,
+    first_key: int = 0,
 ) -> torch.Tensor:
-    """Attention of q [Q, H, D] at positions `first…` over k, v [L, H_kv, D] at 0…L-1."""
+    """Attention of q [Q, H, D] at positions `first…` over k, v [L, H_kv, D] at `first_key…`."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("qhd,khd->hqk", q, k) * op.scale
     if op.softcap:
         scores = op.softcap * torch.tanh(scores / op.softcap)
     i = torch.arange(first, first + q.shape[0]).unsqueeze(1)
-    j = torch.arange(k.shape[0])
+    j = torch.arange(first_key, first_key + k.shape[0])
     visible = (j <= i) & (j > i - op.window) if op.window else j <= i
     scores = scores.masked_fill(~visible, float("-inf"))
     if sinks is not None:
@@ -168,11 +169,14 @@ class PagedAttention(Op):
         sinks = inputs[6] if self.sinks else None
         y = torch.full((*q.shape[:-1], value_pool.shape[-1]), float("nan"))
         for s, (a, b, end) in enumerate(query_spans(query_start, context_len)):
-            position = torch.arange(end)
+            first = end - (b - a)
+            # Blocks that the window has left may be freed already (table entry -1).
+            oldest = max(0, first - self.window + 1) if self.window else 0
+            position = torch.arange(oldest, end)
             block = block_table[s, position // CACHE_BLOCK].long()
             k = key_pool[block, position % CACHE_BLOCK].float()
             v = value_pool[block, position % CACHE_BLOCK].float()
-            y[a:b] = attend(self, q[a:b], k, v, end - (b - a), sinks)
+            y[a:b] = attend(self, q[a:b], k, v, first, sinks, oldest)
         return y
 
 

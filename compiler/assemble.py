@@ -1,0 +1,233 @@
+"""The parts of an artifact: weights, variants, text entries, manifest, conformance vectors.
+
+In: what a backend lowered and a source holds. Out: entries in an `ArtifactWriter` and the manifest
+that describes them. Everything here is a function of the inputs alone; measurements go into the
+certificate (`certificate.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..codegen.backend import Backend, Lowered
+from ..ir.graph import Graph, Value
+from ..ir.ops import Embedding, GroupedLinear, TopK
+from ..runtime import machine
+from ..runtime.artifact import (
+    CHAT_TEMPLATE,
+    GENERATION,
+    TOKENIZER,
+    ConformanceVector,
+    Generation,
+    Manifest,
+    Source,
+    Tensor,
+    Variant,
+    Weights,
+    encode,
+)
+from ..runtime.conformance import record
+from ..runtime.container import ArtifactWriter
+from ..runtime.generate import Model
+from ..runtime.loading import open_program
+from ..runtime.progress import Progress
+from .frontend.model_source import ModelSource
+from .sbom import bill_of_materials
+from .weights import DATA_ALIGNMENT, Packer, WeightStream
+
+WEIGHTS = "weights/cpu.safetensors"
+TOOLS = ("llmc-compiler", "torch", "transformers", "ziglang")
+PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n",
+)
+TOLERANCE = {"f32": 2e-3, "bf16": 0.25}
+"""Largest difference of a logit between machine levels; 0.1 for quantized schemes, whose integer
+arithmetic is exact and whose cached keys are rounded to bf16."""
+
+
+def write_weights(
+    writer: ArtifactWriter, lowered: Lowered, packer: Packer, reader: Any, progress: Progress
+) -> Weights:
+    """Stream the weights entry; its data section starts where the manifest will say."""
+    stream = WeightStream(lowered.tensors, lowered.weights_bytes)
+    with writer.open_stream(WEIGHTS, stream.size) as out:
+        stream.write(
+            out,  # type: ignore[arg-type]
+            reader,
+            packer,
+            lambda done, total: progress("writing weights", 0.3 + 0.6 * done / max(total, 1)),
+        )
+    offset = stream.size - stream.data_bytes
+    assert offset % DATA_ALIGNMENT == 0
+    tensors = {
+        t.name: Tensor(offset=t.offset, nbytes=t.nbytes, format=t.format, shape=list(t.shape))
+        for t in lowered.tensors
+    }
+    return Weights(data_offset=offset, nbytes=stream.data_bytes, tensors=tensors)
+
+
+def variant_of(
+    backend: Backend, level: str, program: str, lowered: Lowered, graph: Graph
+) -> Variant:
+    """What the manifest says about one library."""
+    required = backend.requirements(level)
+    return Variant(
+        target=backend.name,
+        level=level,
+        system=required.system,
+        machine=required.machine,
+        required_features=sorted(required.features),
+        program=program,
+        weights=WEIGHTS,
+        limits=lowered.limits,
+        cache_groups=lowered.cache_groups,
+        memory_plan=lowered.memory_plan,
+        vocab_size=lowered.vocab_size,
+        decode_weight_bytes=decode_bytes(lowered, graph),
+    )
+
+
+def decode_bytes(lowered: Lowered, graph: Graph) -> int:
+    """Weight bytes that a decode step of one sequence reads: all but tables and idle experts."""
+    shares: dict[str, float] = {}
+    for value, share in _reads(graph):
+        shares[value.name] = max(shares.get(value.name, 0.0), share)
+    return round(sum(t.nbytes * shares.get(t.name, 1.0) for t in lowered.tensors))
+
+
+def _reads(graph: Graph) -> list[tuple[Value, float]]:
+    """(constant, share of it that one token reads) for each use, through calls."""
+    reads = []
+    for node in graph.nodes:
+        body = graph.bodies.get(getattr(node.op, "body", ""))
+        inner = dict(_reads(body)) if body is not None else {}
+        for i, value in enumerate(node.inputs):
+            if body is not None:
+                reads.append((value, inner.get(body.inputs[i], 0.0)))
+            elif isinstance(node.op, Embedding) and i == 0:
+                reads.append((value, 0.0))
+            elif isinstance(node.op, GroupedLinear) and value.type.rank == 3:
+                reads.append((value, _active(graph) / value.type.shape[0]))  # type: ignore[operator]
+            else:
+                reads.append((value, 1.0))
+    return reads
+
+
+def _active(graph: Graph) -> int:
+    """Experts that a token goes to."""
+    return max((n.op.k for n in graph.nodes if isinstance(n.op, TopK)), default=1)
+
+
+def add_text_entries(
+    writer: ArtifactWriter,
+    source: ModelSource,
+    graph: Graph,
+    variants: Sequence[Variant],
+    weights: Weights,
+    options: dict[str, Any],
+) -> Manifest:
+    """Add tokenizer, template, graph, license and bill of materials; the manifest so far."""
+    text = source.text
+    digests = {**source.digests.result(), "config": hashlib.sha256(source.config_bytes).hexdigest()}
+    tools = {name: version(name) for name in TOOLS}
+    generation = generation_defaults(source)
+    entries: dict[str, bytes | None] = {
+        TOKENIZER: text.tokenizer,
+        CHAT_TEMPLATE: text.chat_template.encode() if text.chat_template else None,
+        GENERATION: encode(generation),
+        "graph.txt": str(graph).encode(),
+        "LICENSE": text.license.encode() if text.license else None,
+        "sbom.cdx.json": bill_of_materials(source, digests, tools),
+    }
+    for name, data in entries.items():
+        if data is not None:
+            writer.add(name, data)
+    return Manifest(
+        source=Source(id=source.id, revision=source.revision, digests=digests),
+        options=options,
+        variants=list(variants),
+        weights={WEIGHTS: weights},
+        tokenizer=TOKENIZER if text.tokenizer else None,
+        chat_template=CHAT_TEMPLATE if text.chat_template else None,
+        generation=GENERATION,
+        tool_versions=tools,
+    )
+
+
+def generation_defaults(source: ModelSource) -> Generation:
+    """`generation.json`: stop tokens and the author's sampling defaults."""
+    raw = source.text.generation
+    eos = raw.get("eos_token_id", getattr(source.config, "eos_token_id", None))
+    eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    sampling = {
+        name: raw[name]
+        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        if isinstance(raw.get(name), int | float)
+    }
+    special = {
+        name: value
+        for name, value in raw.items()
+        if name.endswith("_token") and isinstance(value, str)
+    }
+    return Generation(eos_token_ids=eos_ids, special_tokens=special, **sampling)
+
+
+def running_model(writer: ArtifactWriter, manifest: Manifest) -> Model | None:
+    """The best variant that this machine runs, out of the unfinished artifact; None if none."""
+    fitting = [
+        v
+        for v in manifest.variants
+        if v.machine == machine.machine() and not machine.missing_features(v.required_features)
+    ]
+    if not fitting:
+        return None
+    variant = max(fitting, key=lambda v: len(v.required_features))
+    weights = manifest.weights[variant.weights]
+    data = writer.view(variant.weights)[weights.data_offset :]
+    context = min(variant.limits.max_context, 1024)
+    program = open_program(variant, writer.view(variant.program), data, max_context=context)
+    tokenizer = writer.view(manifest.tokenizer) if manifest.tokenizer else None
+    return Model(
+        program, manifest=manifest, variant=variant, tokenizer=tokenizer, max_context=context
+    )
+
+
+def record_vectors(
+    writer: ArtifactWriter, manifest: Manifest, source: ModelSource, scheme: str
+) -> Manifest:
+    """Run the model on fixed prompts and put its answers into the manifest."""
+    model = running_model(writer, manifest)
+    if model is None:
+        return manifest
+    with model:
+        vectors = [_vector(model, prompt, scheme) for prompt in _prompt_ids(model, manifest)]
+    return msgspec.structs.replace(manifest, conformance=vectors)
+
+
+def _vector(model: Model, prompt: list[int], scheme: str) -> ConformanceVector:
+    return record(model, prompt, tolerance=TOLERANCE.get(scheme, 0.1))
+
+
+def _prompt_ids(model: Model, manifest: Manifest) -> list[list[int]]:
+    """The fixed prompts; without a tokenizer, fixed pseudo-random ids."""
+    context = manifest.variants[0].limits.max_context
+    if model.has_tokenizer:
+        prompts = [model.encode(p, raw=True) for p in PROMPTS]
+    else:
+        random = np.random.default_rng(1)
+        vocab = manifest.variants[0].vocab_size
+        prompts = [random.integers(0, vocab, n).tolist() for n in (5, 21)]
+    room = max(1, min(context, 1024) - 17)
+    return [p[:room] for p in prompts]
+
+
+def content_digest(manifest: Manifest) -> str:
+    """sha256 of the manifest, which holds the digest of every entry but the certificate's."""
+    return hashlib.sha256(encode(manifest)).hexdigest()

@@ -1,0 +1,222 @@
+"""`compile()`: a model source in, an artifact out.
+
+    source → trace → import → passes → backend lowering ─┬→ native libraries ─┬→ artifact
+                                                         └→ packed weights   ─┘
+
+Libraries are compiled while the weights are written. The artifact appears under its name only when
+all of it is there, including the answers (conformance vectors) that it gave on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from ..codegen.backend import Lowered, find_backend
+from ..ir.ops import CACHE_BLOCK
+from ..ir.recipe_values import requantized_tensors
+from ..ir.recipes import Quantize
+from ..passes.quantize import Scheme, find_scheme
+from ..runtime.artifact import Limits, Manifest, Variant
+from ..runtime.container import ArtifactWriter
+from ..runtime.errors import LlmcError
+from ..runtime.progress import Progress, silent
+from .assemble import add_text_entries, record_vectors, variant_of, write_weights
+from .certificate import Measured, certificate, peak_rss_mb
+from .frontend.config_reads import unread_fields
+from .frontend.lower import LoweredModel, lower_model
+from .frontend.model_source import ModelSource
+from .frontend.names import bind
+from .frontend.probe import probe
+from .frontend.sources import open_source
+from .quality import check_quality
+
+MAX_TOKENS, MAX_SEQUENCES = 512, 64
+"""Query tokens and sequences of one step."""
+DEFAULT_CONTEXT = 8192
+"""Context where the config states none; also the most that is compiled for without being asked."""
+
+
+@dataclass
+class CompileReport:
+    """What a compile made and what it took. `notes` are lines for the user."""
+
+    artifact: str
+    sha256: str
+    bytes: int
+    seconds: float
+    peak_rss_mb: float
+    quality: dict[str, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def compile(
+    model: str,
+    *,
+    target: str = "cpu",
+    scheme: str = "f32",
+    levels: Sequence[str] = ("native",),
+    output: str | Path | None = None,
+    max_ram: int | None = None,
+    max_context: int | None = None,
+    max_kl: float | None = None,
+    allow_fields: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    format: Literal["file", "dir"] = "file",
+    progress: Progress = silent,
+) -> CompileReport:
+    """Compile `model` (a directory, .gguf file, catalog name or Hub id) into an artifact.
+
+    `levels` are instruction sets of the target; `max_ram` bytes of memory the compile may use;
+    `max_kl` the largest mean KL divergence (nats) against the f32 source.
+
+    Raises:
+        LlmcError: E02xx a wrong option, E03xx the quality gate, E04xx the model can't be compiled,
+            E0602 `max_ram` doesn't suffice, E07xx disk, network, a missing extra.
+    """
+    began = time.perf_counter()
+    chosen = find_scheme(scheme)
+    backend = find_backend(target)
+    built = backend.resolve_levels(levels)
+    progress("opening the model", 0.0)
+    source = open_source(model, trust_remote_code=trust_remote_code)
+    source.digests.start()
+    context = _context(source.config, max_context)
+    path = _output_path(output, model)
+    notes = list(source.notes)
+    progress("probing the architecture", 0.05)
+    notes.append(probe(source.config, source.config_bytes))
+    progress("tracing the model", 0.15)
+    lowered_model = _lower(source, context, chosen, allow_fields)
+    notes += lowered_model.traced.notes
+    lowered = backend.lower(lowered_model.graph, _limits(context))
+    notes += _requantized_note(lowered)
+    _check_memory(max_ram)
+    measured = Measured(passes=lowered_model.passes)
+    options = {"context": context, "levels": list(built), "scheme": scheme, "target": target}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        libraries = _start_builds(pool, lowered, built, folder)
+        writer = stack.enter_context(ArtifactWriter(path, format=format))
+        weights = write_weights(writer, lowered, backend.packer, source.reader, progress)
+        progress("compiling native code", 0.9)
+        variants: list[Variant] = []
+        for level, library in libraries:
+            library.result()
+            entry = f"programs/{target}/{level}.so"
+            writer.add(entry, folder / f"{level}.so")
+            variants.append(variant_of(backend, level, entry, lowered, lowered_model.graph))
+        manifest = add_text_entries(writer, source, lowered_model.graph, variants, weights, options)
+        progress("recording answers", 0.95)
+        manifest = record_vectors(writer, manifest, source, scheme)
+        quality = check_quality(writer, manifest, source, context, max_kl)
+        if not manifest.conformance:
+            notes.append("no conformance vectors: this machine runs none of the variants")
+        measured.seconds, measured.quality = time.perf_counter() - began, quality
+        writer.add("certificate.json", certificate(measured, manifest))
+        writer.write_manifest(manifest)
+    progress("done", 1.0)
+    return _report(path, began, quality, notes, manifest)
+
+
+def _lower(
+    source: ModelSource, context: int, scheme: Scheme, allow_fields: Sequence[str]
+) -> LoweredModel:
+    lowered = lower_model(source.config, context, lambda m: bind(m, source).recipes, scheme)
+    try:
+        raw = json.loads(source.config_bytes)
+    except ValueError:
+        return lowered  # a GGUF file: its metadata became the config field by field
+    unread = unread_fields(raw, source.config, lowered.traced.fields_read)
+    unread = [name for name in unread if name not in allow_fields]
+    if unread:
+        raise LlmcError(
+            "LLMC-E0411",
+            f"config fields that the traced model never reads: {', '.join(unread)}",
+            hint=f"if they don't matter: --allow-field {' --allow-field '.join(unread)}",
+        )
+    return lowered
+
+
+def _context(config: Any, asked: int | None) -> int:
+    """The context to compile for: what was asked, else the model's own up to the default."""
+    own = getattr(config, "max_position_embeddings", None)
+    if asked is None:
+        return min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if asked < 1:
+        raise LlmcError("LLMC-E0205", f"a context of {asked} tokens is not possible")
+    return asked
+
+
+def _limits(context: int) -> Limits:
+    return Limits(
+        max_tokens=MAX_TOKENS,
+        max_sequences=MAX_SEQUENCES,
+        max_context=context,
+        max_logits_rows=MAX_SEQUENCES,
+        block_size=CACHE_BLOCK,
+    )
+
+
+def _output_path(output: str | Path | None, model: str) -> Path:
+    if output is not None:
+        return Path(output)
+    name = Path(model).name
+    return Path(f"{name.removesuffix('.gguf')}.llmc")
+
+
+def _requantized_note(lowered: Lowered) -> list[str]:
+    """Which checkpoint blocks could not be kept as they are."""
+    lost: dict[str, set[str]] = {}
+    for tensor in lowered.tensors:
+        content = getattr(tensor.recipe, "arg", None)
+        if isinstance(content, Quantize):
+            for leaf in requantized_tensors(content.arg, content.format):
+                lost.setdefault(f"{leaf.stored} as {content.format}", set()).add(leaf.name)
+    return [
+        f"{len(names)} tensors requantized, {kind} ({min(names)}, …)"
+        for kind, names in lost.items()
+    ]
+
+
+def _check_memory(max_ram: int | None) -> None:
+    """Refuse before any weight is read if the compile would need more than it may use."""
+    if max_ram is None:
+        return
+    needed = int(peak_rss_mb() * 1e6) + 400_000_000  # slices in flight, the C++ compiler beside it
+    if needed > max_ram:
+        raise LlmcError(
+            "LLMC-E0602",
+            f"the compile needs about {needed / 1e9:.1f} GB, --max-ram allows {max_ram / 1e9:.1f}",
+        )
+
+
+def _start_builds(
+    pool: ThreadPoolExecutor, lowered: Lowered, levels: Sequence[str], folder: Path
+) -> list[tuple[str, Future[None]]]:
+    return [(level, pool.submit(lowered.build, level, folder / f"{level}.so")) for level in levels]
+
+
+def _report(
+    path: Path, began: float, quality: dict[str, float] | None, notes: list[str], manifest: Manifest
+) -> CompileReport:
+    from .assemble import content_digest
+
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    return CompileReport(
+        artifact=str(path),
+        sha256=content_digest(manifest),
+        bytes=sum(f.stat().st_size for f in files),
+        seconds=round(time.perf_counter() - began, 3),
+        peak_rss_mb=round(peak_rss_mb(), 1),
+        quality=quality,
+        notes=notes,
+    )

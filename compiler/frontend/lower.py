@@ -1,0 +1,54 @@
+"""Model config and recipes → graph in phase SERVING: trace, import, passes.
+
+The one path that the compile, its probe and its quality check share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.graph import Graph
+from ...ir.recipes import CheckpointTensor, Recipe
+from ...passes.pipeline import Context, PassTime, run_pipeline
+from ...passes.quantize import Scheme
+from ...runtime.errors import LlmcError
+from .importer import import_graph
+from .trace import Traced, trace
+
+Recipes = Callable[[Any], Mapping[str, Recipe]]
+"""Model on the meta device → recipe of each of its parameters and persistent buffers."""
+
+
+@dataclass
+class LoweredModel:
+    """The serving graph, and what tracing and passes had to say."""
+
+    graph: Graph
+    traced: Traced
+    passes: list[PassTime]
+
+
+def lower_model(config: Any, max_context: int, recipes: Recipes, scheme: Scheme) -> LoweredModel:
+    """Trace the model of `config` and lower it with `scheme`.
+
+    Raises:
+        LlmcError: LLMC-E04xx, what the model does that can't be compiled.
+    """
+    traced = trace(config, max_context)
+    graph = import_graph(traced, recipes(traced.model))
+    passes = run_pipeline(graph, Context(scheme))
+    if not graph.cache_groups:
+        raise LlmcError(
+            "LLMC-E0402",
+            f"{type(traced.model).__name__} has no attention that llmc sees",
+            hint="it may keep recurrent state or compute attention by itself; neither is supported",
+        )
+    return LoweredModel(graph, traced, passes)
+
+
+def own_tensors(model: Any) -> dict[str, Recipe]:
+    """Recipes of a model whose checkpoint is its own state dict (probes and tests)."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+    return {name: CheckpointTensor(name, "f32", tuple(t.shape)) for name, t in named}

@@ -1,0 +1,88 @@
+"""A graph in phase SERVING as a `Program`: the interpreter behind the runtime's protocol.
+
+Lets the conformance schedule, which drives compiled libraries, drive a graph as well: the
+compile's probe and the tests of passes compare it with the source model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..runtime.artifact import CacheGroup, Limits
+from ..runtime.program import StepInputs, StepOutputs
+from .graph import Graph, Value
+from .interpreter import Constants, interpret
+from .ops import TORCH_DTYPE
+
+
+class InterpretedProgram:
+    """Runs `graph` with torch; constants are evaluated once."""
+
+    def __init__(
+        self, graph: Graph, limits: Limits, cache_blocks: int, constants: Constants
+    ) -> None:
+        self.limits = limits
+        self.cache_groups = tuple(manifest_groups(graph, limits.block_size))
+        self.cache_blocks = (cache_blocks,) * len(self.cache_groups)
+        (vocab,) = graph.outputs[0].type.shape[-1:]
+        assert isinstance(vocab, int)
+        self.vocab_size = vocab
+        self._graph = graph
+        self._known: dict[Value, torch.Tensor] = {}
+        self._evaluate = constants
+        self._pools = self._make_pools()
+
+    def step(self, inputs: StepInputs) -> StepOutputs:
+        """Evaluate the graph once; pools keep what it wrote."""
+        tensors = {
+            name: torch.from_numpy(getattr(inputs, name))
+            for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows")
+        }
+        for group, table in zip(self._graph.cache_groups, inputs.block_tables, strict=True):
+            tensors[f"block_table.{group.name}"] = torch.from_numpy(table)
+        with torch.no_grad():
+            (logits,) = interpret(self._graph, tensors | self._pools, self._constant)
+        values = logits.float().numpy()
+        return StepOutputs(values, values.argmax(-1).astype(np.int32))
+
+    def close(self) -> None:
+        """Nothing is held outside of Python."""
+
+    def _constant(self, value: Value) -> torch.Tensor:
+        if value not in self._known:
+            self._known[value] = self._evaluate(value)
+        return self._known[value]
+
+    def _make_pools(self) -> dict[str, torch.Tensor]:
+        """Pools full of NaN: reading what was never written shows in the logits."""
+        pools = {}
+        for group in self._graph.cache_groups:
+            for site in group.sites:
+                for name, width in (("key", group.key_dim), ("value", group.value_dim)):
+                    shape = (self.cache_blocks[0], self.limits.block_size, group.kv_heads, width)
+                    dtype = TORCH_DTYPE[group.dtype]
+                    pools[f"{name}_pool.{site}"] = torch.full(shape, float("nan"), dtype=dtype)
+        return pools
+
+
+def manifest_groups(graph: Graph, block_size: int) -> list[CacheGroup]:
+    """The graph's cache groups as the manifest states them."""
+    groups = []
+    for group in graph.cache_groups:
+        per_token = group.kv_heads * (group.key_dim + group.value_dim) * group.dtype.itemsize
+        groups.append(
+            CacheGroup(
+                name=group.name,
+                kind="sliding" if group.window else "full",
+                window=group.window,
+                layers=len(group.sites),
+                kv_heads=group.kv_heads,
+                key_dim=group.key_dim,
+                value_dim=group.value_dim,
+                dtype=group.dtype.value,  # type: ignore[arg-type]
+                block_size=block_size,
+                bytes_per_block=len(group.sites) * per_token * block_size,
+            )
+        )
+    return groups
