@@ -13,7 +13,7 @@ from ...ir.ops import (
 )
 from ...ir.ops.linear import quantized_types
 from ...ir.quantization import WeightFormat
-from ...ir.types import DType
+from ...ir.types import Dim, DType
 from .emit_movement import emit_row_lookup
 from .function import Function, call, float_literal
 from .layout import View
@@ -48,11 +48,10 @@ def emit_linear(fn: Function, node: Node) -> None:
     fn.step([line], views + added, [out], in_place=pairs)
 
 
-def _sizes(op: Linear, weight: Value) -> tuple[int, int]:
+def _sizes(op: Linear, weight: Value) -> tuple[int, Dim]:
     """(n, k) as the kernels take them: n of a gated layer counts gate and up without padding."""
     n, k = weight.type.shape[-2:]
     assert isinstance(n, int)
-    assert isinstance(k, int)
     return 2 * (op.out or n // 2) if op.gated else n, k
 
 

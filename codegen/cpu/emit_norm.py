@@ -16,7 +16,8 @@ def emit_norm(fn: Function, node: Node) -> None:
     norm, vectors = _weights(fn, op, weight, bias)
     operands = [fn.view(v) for v in (x, residual) if v is not None]
     outputs = [fn.result(v) for v in node.outputs]
-    if len(operands) == 1 and not op.quantize and _emit_heads(fn, op, operands[0], norm, outputs):
+    plain = not op.add and not op.quantize
+    if plain and _emit_heads(fn, op, operands[0], (norm, vectors), outputs[0]):
         return
     rows = [matrix(fn, v) for v in operands]
     totals = [matrix(fn, outputs[0])] if op.add else []
@@ -24,9 +25,7 @@ def emit_norm(fn: Function, node: Node) -> None:
     target = ["nullptr", 0, *(v.pointer for v in y)] if op.quantize else _place(matrix(fn, y[0]))
     name = f"{'add_' if op.add else ''}{op.fn}{'_quant' if op.quantize else ''}"
     places = [part for m in (*rows, *totals) for part in _place(m)]
-    width = operands[0].shape[-1]
-    assert isinstance(width, int)
-    line = call(name, rows[0].rows, width, *places, *norm, *target)
+    line = call(name, rows[0].rows, operands[0].shape[-1], *places, *norm, *target)
     fn.step(
         [line],
         [*(m.view for m in rows), *vectors],
@@ -48,17 +47,18 @@ def _weights(
     return [weight_pointer, bias_pointer, float_literal(op.eps)], reads + more
 
 
-def _emit_heads(fn: Function, op: Norm, x: View, norm: list[str], outputs: list[View]) -> bool:
+def _emit_heads(
+    fn: Function, op: Norm, x: View, norm: tuple[list[str], list[View]], y: View
+) -> bool:
     """Normalize heads that lie apart, such as a slice of a merged projection; False if not so."""
-    heads = None if try_matrix(x) or len(x.shape) < 3 else try_matrix(x, keep=2)
+    heads = None if try_matrix(x) or x.rank < 3 else try_matrix(x, keep=2)
     if heads is None:
         return False
-    target = matrix(fn, outputs[0], keep=2)
-    count, width = x.shape[-2:]
-    assert isinstance(count, int)
-    assert isinstance(width, int)
-    line = call(f"{op.fn}_heads", heads.rows, count, width, *_place(heads), *norm, *_place(target))
-    fn.step([line], [x], outputs)
+    weights, vectors = norm
+    sizes = (heads.rows, x.shape[-2], x.shape[-1])
+    target = matrix(fn, y, keep=2)
+    line = call(f"{op.fn}_heads", *sizes, *_place(heads), *weights, *_place(target))
+    fn.step([line], [x, *vectors], [y])
     return True
 
 

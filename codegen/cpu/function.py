@@ -214,12 +214,14 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     return f"({C_TYPE[dtype]}){int(value)}" + ("ll" if dtype == DType.I64 else "")
 
 
-def call(name: str, *arguments: str | int | float | bool) -> str:
+def call(name: str, *arguments: str | Dim | float) -> str:
     """One C++ call statement with `team` as the first argument."""
     return f"{name}({', '.join(['team', *map(_argument, arguments)])});"
 
 
-def _argument(value: str | int | float | bool) -> str:
+def _argument(value: str | Dim | float) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, Sym):
+        return size_expression(value)
     return float_literal(value) if isinstance(value, float) else str(value)

@@ -47,6 +47,10 @@ class View:
         return next((d.name for d in self.shape if isinstance(d, Sym)), "")
 
     @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
     def type(self) -> TensorType:
         return TensorType(self.dtype, self.shape)
 

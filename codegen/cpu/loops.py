@@ -115,10 +115,22 @@ def _joined(shape: Sequence[Dim], views: Sequence[View]) -> list[tuple[Dim, tupl
         size, strides = shape[i], tuple(v.strides[i] for v in views)
         if size == 1:
             continue
-        if joined and isinstance(size, int) and isinstance(joined[-1][0], int):
-            outer, outer_strides = joined[-1]
-            if all(a == size * b for a, b in zip(outer_strides, strides, strict=True)):
-                joined[-1] = (outer * size, strides)
-                continue
-        joined.append((size, strides))
+        outer = _joinable(joined, size, strides)
+        if outer is None:
+            joined.append((size, strides))
+        else:
+            joined[-1] = (outer, strides)
     return joined
+
+
+def _joinable(
+    joined: list[tuple[Dim, tuple[int, ...]]], size: Dim, strides: tuple[int, ...]
+) -> Dim | None:
+    """Size of the last dimension of `joined` together with the next one inside it."""
+    if not joined:
+        return None
+    outer, outer_strides = joined[-1]
+    if isinstance(size, Sym) or isinstance(outer, Sym):
+        return None
+    fits = all(a == size * b for a, b in zip(outer_strides, strides, strict=True))
+    return outer * size if fits else None

@@ -5,6 +5,7 @@ In: planned functions and constants. Out: one translation unit. Nothing is decid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -72,13 +73,13 @@ def _function(planned: Planned, memory: str) -> dict[str, object]:
 
 def _declarations(planned: Planned, memory: str) -> list[str]:
     fn = planned.function
-    text = "\n".join(line for lines in fn.code for line in lines)
+    used = {word for lines in fn.code for line in lines for word in re.findall(r"\w+", line)}
     lines = [
         f"const Range range_{symbol} = team_range(team, s.{symbol});"
         for symbol in ("T", "S", "R")
-        if f"range_{symbol}." in text
+        if f"range_{symbol}" in used
     ]
-    lines += fn.declarations.values()
+    lines += [line for name, line in fn.declarations.items() if name in used]
     for name, dtype in fn.stored.items():
         place = planned.plan.placements.get(name)
         if place is not None:
