@@ -1,10 +1,12 @@
 """Speed of the paged attention kernels beside what the machine can do, measured in the same run.
 
-    python benchmarks/attention.py [--threads N] [--repeat N] [--json]
+    python benchmarks/attention.py [--threads N] [--repeat N] [--cpu-time] [--json]
 
-Prefill is compared with the f32 multiply-add peak, counting the 2 * T^2 * D * H operations that a causal prompt
-of T tokens needs (half of the square, two products). Decode is compared with the read bandwidth of a large
-buffer, counting each key and value once; it cycles over enough layers that nothing stays in a cache.
+Prefill is compared with the f32 multiply-add peak, counting the 2 * T^2 * D * H operations that a
+causal prompt of T tokens needs (half of the square, two products). Decode is compared with the read
+bandwidth of a large buffer, counting each key and value once; it cycles over enough layers that
+nothing stays in a cache. On a machine that does other work at the same time, `--threads 1
+--cpu-time` counts only the time that the thread had a core.
 """
 
 import argparse
@@ -27,7 +29,7 @@ using namespace llmc;
 
 static double now() {
   timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
+  clock_gettime(CLOCK, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -94,21 +96,27 @@ struct Problem {
   float *y, *scratch;
 };
 
-template <class KV> static double seconds(int threads, int repeat, const Problem& p) {
+template <class KV> static double run(int threads, int repeat, const Problem& p) {
   const double all = best_time(threads, repeat, [&](Team& team, int) {
     for (int layer = 0; layer < p.layers; ++layer) {
       const char* k = (const char*)p.cache + 2 * layer * p.pool_bytes;
-      paged_attention<KV>(team, Batch{p.T, p.S, p.query_start, p.context_len},
-                          CacheGroup{p.block_table, p.blocks_per_seq}, p.heads, p.hkv, p.dk, p.dv, 0.125f, 0.0f,
-                          p.window, nullptr, nullptr, p.q, p.heads * p.dk, (const KV*)k,
-                          (const KV*)(k + p.pool_bytes), p.y, p.heads * p.dv, p.scratch);
+      const char* v = k + p.pool_bytes;
+      const Batch batch{p.T, p.S, p.query_start, p.context_len};
+      const CacheGroup group{p.block_table, p.blocks_per_seq};
+      paged_attention<KV>(team, batch, group, p.heads, p.hkv, p.dk, p.dv, 0.125f, 0.0f, p.window,
+                          nullptr, nullptr, p.q, p.heads * p.dk, (const KV*)k, (const KV*)v, p.y,
+                          p.heads * p.dv, p.scratch);
       team.barrier();
     }
   });
   return all / p.layers;
 }
-EXPORT double attention_f32(int threads, int repeat, Problem p) { return seconds<float>(threads, repeat, p); }
-EXPORT double attention_bf16(int threads, int repeat, Problem p) { return seconds<bf16>(threads, repeat, p); }
+EXPORT double attention_f32(int threads, int repeat, Problem p) {
+  return run<float>(threads, repeat, p);
+}
+EXPORT double attention_bf16(int threads, int repeat, Problem p) {
+  return run<bf16>(threads, repeat, p);
+}
 EXPORT int64_t scratch_floats(int threads, int max_context, int dv) {
   return attention_scratch_floats(threads, max_context, dv);
 }
@@ -122,16 +130,18 @@ DECODE_BYTES = (
 
 class Problem(ctypes.Structure):
     _fields_ = [
-        *((n, ctypes.c_int) for n in "T S blocks_per_seq heads hkv dk dv window layers".split()),
-        *((n, ctypes.c_void_p) for n in "query_start context_len block_table q cache".split()),
+        *((name, ctypes.c_int) for name in ("T", "S", "blocks_per_seq", "heads", "hkv")),
+        *((name, ctypes.c_int) for name in ("dk", "dv", "window", "layers")),
+        *((name, ctypes.c_void_p) for name in ("query_start", "context_len", "block_table")),
+        *((name, ctypes.c_void_p) for name in ("q", "cache")),
         ("pool_bytes", ctypes.c_int64),
-        *((n, ctypes.c_void_p) for n in "y scratch".split()),
+        *((name, ctypes.c_void_p) for name in ("y", "scratch")),
     ]
 
 
 @dataclass(frozen=True)
 class Case:
-    """`sequences` equal sequences of `context` tokens in the cache, the last `tokens` of them queries."""
+    """Equal sequences of `context` tokens in the cache, the last `tokens` of them queries."""
 
     name: str
     sequences: int
@@ -167,11 +177,11 @@ CASES = [
 ]
 
 
-def build(folder: Path) -> tuple[ctypes.CDLL, str]:
+def build(folder: Path, clock: str) -> tuple[ctypes.CDLL, str]:
     flags = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("flags"))
     level = best_level(platform.machine(), flags.split(":", 1)[1].split())
     path = folder / "attention.so"
-    compile_library(SOURCE, level.name, path)
+    compile_library(f"#define CLOCK {clock}\n{SOURCE}", level.name, path)
     lib = ctypes.CDLL(str(path))
     for name in ("fma_peak", "read_bandwidth", "attention_f32", "attention_bf16"):
         getattr(lib, name).restype = ctypes.c_double
@@ -221,10 +231,14 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.cpu_time and args.threads != 1:
+        parser.error("--cpu-time is the time of one thread: add --threads 1")
+    clock = "CLOCK_THREAD_CPUTIME_ID" if args.cpu_time else "CLOCK_MONOTONIC"
     with tempfile.TemporaryDirectory() as folder:
-        lib, level = build(Path(folder))
+        lib, level = build(Path(folder), clock)
         data = caches()
         peak = lib.fma_peak(args.threads, args.repeat)
         read = lib.read_bandwidth(
@@ -252,9 +266,8 @@ def main() -> None:
     if args.json:
         print(json.dumps({"machine": machine, "cases": rows}))
         return
-    print(
-        f"{level}, {args.threads} threads: {peak / 1e9:.0f} GFLOP/s peak, {read / 1e9:.1f} GB/s read"
-    )
+    print(f"{level}, {args.threads} threads", end=": ")
+    print(f"{peak / 1e9:.0f} GFLOP/s multiply-add peak, {read / 1e9:.1f} GB/s read")
     print(f"{'case':48} {'us/layer':>9} {'GFLOP/s':>8} {'of peak':>8} {'GB/s':>6} {'of read':>8}")
     for r in rows:
         print(

@@ -1,7 +1,8 @@
-"""Paged cache and attention cases for tests: builds the arrays of a step, runs the kernel, computes the reference.
+"""Attention cases for tests: builds a step's arrays, runs the kernel, computes the reference.
 
-The pools hold NaN wherever a step must not look: other blocks, slots behind the context, keys before every
-query's window. The output is poisoned and wider than the result, and scratch is exactly as long as promised.
+The pools hold NaN wherever a step must not look: other blocks, slots behind the context, keys
+before every query's window. The output is poisoned and wider than the result, and scratch is
+exactly as long as promised.
 """
 
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,7 @@ class Step:
         self.scale = self.shape.dk**-0.5
 
     def only(self, index: int, *, context: int | None = None, query: int | None = None) -> "Step":
-        """Sequence `index` alone; with `context`, cut to its first tokens and the last `query` of them."""
+        """Sequence `index` alone, its first `context` tokens with the last `query` as queries."""
         full, tokens = self.sequences[index]
         context = full if context is None else context
         query = tokens if query is None else query
@@ -92,7 +93,7 @@ def first_visible(step: Step, index: int) -> int:
 
 
 def build_cache(step: Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """K pool [blocks, hkv, dk, 32], V pool [blocks, hkv, 32, dv], block table [S, blocks per sequence]."""
+    """K pool [blocks, hkv, dk, 32], V pool [blocks, hkv, 32, dv], block table [S, ...]."""
     shape = step.shape
     needed = [-(-context // BLOCK) for context, _ in step.sequences]
     count = sum(needed) + 3
@@ -134,8 +135,10 @@ def run(step: Step, level: str, threads: int = 1) -> np.ndarray:
         level,
         f"paged_attention_{shape.kv}",
         threads,
-        [total, len(tokens), table.shape[1], shape.heads, shape.hkv, shape.dk, shape.dv]
-        + [shape.window, q.shape[1], y.shape[1]],
+        [
+            *(total, len(tokens), table.shape[1], shape.heads, shape.hkv, shape.dk, shape.dv),
+            *(shape.window, q.shape[1], y.shape[1]),
+        ],
         [step.scale, shape.softcap],
         [starts, contexts, table, step.sinks, step.slopes, q, k, v, y, scratch],
     )

@@ -1,7 +1,8 @@
 """The row kernels (norm, rotary, cache, attention, moe) behind one calling convention for tests.
 
-Every kernel is called as `call(level, name, threads, ints, floats, arrays)`: the wrappers below pick the
-arguments out of three lists, in the order of the kernel's own parameters. One library a level holds them all.
+Every kernel is called as `call(level, name, threads, ints, floats, arrays)`: the wrappers below
+pick the arguments out of three lists, in the order of the kernel's own parameters. One library a
+level holds them all.
 """
 
 import ctypes
@@ -40,23 +41,43 @@ KERNEL(layer_norm, layer_norm(team, n[0], n[1], F(0), n[2], F(1), F(2), f[0], F(
 KERNEL(add_rms_norm,
        add_rms_norm(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), f[0], F(4), n[5]))
 KERNEL(add_layer_norm,
-       add_layer_norm(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), F(4), f[0], F(5), n[5]))
+       add_layer_norm(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), F(4), f[0],
+                      F(5), n[5]))
 KERNEL(rms_norm_heads, rms_norm_heads(team, n[0], n[1], n[2], F(0), n[3], F(1), f[0], F(2), n[4]))
-KERNEL(layer_norm_heads, layer_norm_heads(team, n[0], n[1], n[2], F(0), n[3], F(1), F(2), f[0], F(3), n[4]))
-KERNEL(rotary, rotary(team, n[0], n[1], n[2], n[3], n[4], F(0), n[5], F(1), n[6], F(2), n[7], F(3), n[8], n[9]))
+KERNEL(layer_norm_heads,
+       layer_norm_heads(team, n[0], n[1], n[2], F(0), n[3], F(1), F(2), f[0], F(3), n[4]))
+KERNEL(quantize_rows,
+       quantize_rows(team, n[0], n[1], F(0), n[2], (int8_t*)p[1], F(2), F(3)))
+KERNEL(rms_norm_quant,
+       rms_norm_quant(team, n[0], n[1], F(0), n[2], F(1), f[0], F(2), n[3], (int8_t*)p[3], F(4),
+                      F(5)))
+KERNEL(layer_norm_quant,
+       layer_norm_quant(team, n[0], n[1], F(0), n[2], F(1), F(2), f[0], F(3), n[3], (int8_t*)p[4],
+                        F(5), F(6)))
+KERNEL(add_rms_norm_quant,
+       add_rms_norm_quant(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), f[0], F(4),
+                          n[5], (int8_t*)p[5], F(6), F(7)))
+KERNEL(add_layer_norm_quant,
+       add_layer_norm_quant(team, n[0], n[1], F(0), n[2], F(1), n[3], F(2), n[4], F(3), F(4), f[0],
+                            F(5), n[5], (int8_t*)p[6], F(7), F(8)))
+KERNEL(rotary,
+       rotary(team, n[0], n[1], n[2], n[3], n[4], F(0), n[5], F(1), n[6], F(2), n[7], F(3), n[8],
+              n[9]))
 
 static Batch batch(const int* n, void* const* p) { return Batch{n[0], n[1], I(0), I(1)}; }
 static CacheGroup group(const int* n, void* const* p) { return CacheGroup{I(2), n[2]}; }
 
-// ints: T, S, blocks_per_seq, hkv, dk, dv, ldk, ldv [, rotary_dim, interleaved, half_table, ldc, lds]
+// ints: T, S, blocks_per_seq, hkv, dk, dv, ldk, ldv
+//       [, rotary_dim, interleaved, half_table, ldc, lds]
 // arrays: query_start, context_len, block_table, k, v, kpool, vpool [, cos, sin]
 template <class KV> static void write(Team& team, const int* n, void* const* p) {
-  cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], F(3), n[6], F(4), n[7], (KV*)p[5], (KV*)p[6]);
+  cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], F(3), n[6], F(4), n[7], (KV*)p[5],
+              (KV*)p[6]);
 }
 template <class KV> static void rotary_write(Team& team, const int* n, void* const* p) {
   RotaryTable table{n[8], n[9] != 0, n[10] != 0, F(7), n[11], F(8), n[12]};
-  rotary_cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], table, F(3), n[6], F(4), n[7], (KV*)p[5],
-                     (KV*)p[6]);
+  rotary_cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], table, F(3), n[6], F(4),
+                     n[7], (KV*)p[5], (KV*)p[6]);
 }
 KERNEL(cache_write_f32, write<float>(team, n, p))
 KERNEL(cache_write_bf16, write<bf16>(team, n, p))
@@ -65,9 +86,10 @@ KERNEL(rotary_cache_write_bf16, rotary_write<bf16>(team, n, p))
 
 // ints: T, S, blocks_per_seq, heads, hkv, dk, dv, window, ldq, ldy; floats: scale, softcap
 // arrays: query_start, context_len, block_table, sinks, slopes, q, kpool, vpool, y, scratch
-template <class KV> static void attention(Team& team, const int* n, const float* f, void* const* p) {
-  paged_attention<KV>(team, batch(n, p), group(n, p), n[3], n[4], n[5], n[6], f[0], f[1], n[7], F(3), F(4), F(5),
-                      n[8], (const KV*)p[6], (const KV*)p[7], F(8), n[9], F(9));
+template <class KV>
+static void attention(Team& team, const int* n, const float* f, void* const* p) {
+  paged_attention<KV>(team, batch(n, p), group(n, p), n[3], n[4], n[5], n[6], f[0], f[1], n[7],
+                      F(3), F(4), F(5), n[8], (const KV*)p[6], (const KV*)p[7], F(8), n[9], F(9));
 }
 KERNEL(paged_attention_f32, attention<float>(team, n, f, p))
 KERNEL(paged_attention_bf16, attention<bf16>(team, n, f, p))

@@ -1,12 +1,12 @@
-"""Paged attention against a float64 reference, and its promise of equal bits however a query is computed."""
+"""Paged attention against float64, and its promise of equal bits however a query is computed."""
 
 import numpy as np
 import pytest
 from attention_cases import Shape, Step, make_step, reference, run
 from row_kernels import LEVELS
 
-# Scores are sums of dk products in f32 (errors near 1e-6 at these sizes) and exp is good to 2 ulp, so weights
-# and with them outputs of size 1 are off by a few 1e-6.
+# Scores are sums of dk products in f32 (errors near 1e-6 at these sizes) and exp is good to 2 ulp,
+# so weights, and with them outputs of size 1, are off by a few 1e-6.
 TOLERANCE = 1e-5
 
 DECODE = [(1, 1), (31, 1), (32, 1), (33, 1), (64, 1), (65, 1), (300, 1)]
@@ -51,7 +51,7 @@ def test_shapes_and_options(level: str, name: str):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_windows(level: str, window: int):
-    # Blocks wholly before a window have no entry in the table, the rest of the keys before it are NaN.
+    # Blocks wholly before a window have no entry in the table, other keys before it are NaN.
     shape = Shape(heads=3, hkv=1, dk=16, dv=16, window=window)
     check(make_step(shape, DECODE), level)
     check(make_step(shape, MIXED), level)
@@ -111,5 +111,5 @@ def test_large_scores_do_not_overflow(level: str):
     for q in step.q:
         q *= 100  # logits of several hundred: the softmax is nearly an argmax
     got = run(step, level)
-    # Errors of the scores grow with them (1e-6 relative of 1e3) and shift weights between close keys.
+    # Errors of scores grow with them (1e-6 of 1e3) and shift weights between close keys.
     np.testing.assert_allclose(got, reference(step), rtol=0, atol=2e-3)

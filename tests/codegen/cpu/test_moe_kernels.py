@@ -1,4 +1,4 @@
-"""Routing is a stable sort of (token, choice) pairs by expert; combining adds in the order of the choices."""
+"""Routing sorts (token, choice) pairs by expert, stably; combining adds in the choices' order."""
 
 import numpy as np
 import pytest

@@ -1,11 +1,11 @@
-"""RMSNorm and LayerNorm kernels against float64, and their fused forms against the parts, bit for bit."""
+"""RMSNorm and LayerNorm against float64; fused forms against their parts, bit for bit."""
 
 import numpy as np
 import pytest
 from row_kernels import LEVELS, call
 
-# Sums of n squares in 64 partial sums, a square root, a division and three products: the relative error is a
-# few roundings (6e-8 each), and 1e-6 of the largest element for elements near 0 after centering.
+# Sums of n squares in 64 partial sums, a square root, a division and three products: the relative
+# error is a few roundings (6e-8 each), and 1e-6 absolute for elements near 0 after centering.
 RTOL, ATOL = 1e-6, 1e-6
 POISON = np.float32(-77.25)
 SIZES = [1, 8, 15, 16, 31, 32, 33, 64, 80, 257, 576]
@@ -136,6 +136,55 @@ def test_added_residual_is_an_addition_and_a_norm(level: str, center: bool, plac
             np.testing.assert_array_equal(y.values, want.values)
             for rows in (x, r, total, y):
                 rows.check_untouched_around()
+
+
+class Codes:
+    """Poisoned q, scale and sum of quantized rows, one block longer than needed."""
+
+    def __init__(self, rows: int, n: int):
+        self.count = rows * -(-n // 32)
+        self.q = np.full(32 * (self.count + 1), 0x55, np.int8)
+        self.scale = np.full(self.count + 1, POISON, np.float32)
+        self.sum = np.full(self.count + 1, POISON, np.float32)
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        return [self.q, self.scale, self.sum]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("kind", ["none", "weight, bias"])
+@pytest.mark.parametrize("keep_y", [False, True])
+def test_quantized_is_a_norm_and_a_quantization(level: str, center: bool, kind: str, keep_y: bool):
+    rng = np.random.default_rng(6)
+    name = "layer_norm_quant" if center else "rms_norm_quant"
+    for n in SIZES:
+        for tokens in TOKENS:
+            x, r = Rows(rng, tokens, n), Rows(rng, tokens, n)
+            w, b = weights(rng, n, kind)
+            affine = [w, b] if center else [w]
+            added, total, y = (Rows(None, tokens, n) for _ in range(3))
+            added.values[:] = x.values + r.values
+            for plain in (True, False):
+                want_y = Rows(None, tokens, n)
+                norm(level, x if plain else added, w, b, center, want_y)
+                want, got = Codes(tokens, n), Codes(tokens, n)
+                ints = [tokens, n, want_y.ld]
+                call(level, "quantize_rows", 1, ints, [], [want_y.values, *want.arrays])
+                out = [y.values if keep_y else None, *got.arrays]
+                if plain:
+                    ints = [tokens, n, x.ld, y.ld]
+                    call(level, name, 2, ints, [EPS], [x.values, *affine, *out])
+                else:
+                    ints = [tokens, n, x.ld, r.ld, total.ld, y.ld]
+                    arrays = [x.values, r.values, total.values, *affine, *out]
+                    call(level, f"add_{name}", 2, ints, [EPS], arrays)
+                    np.testing.assert_array_equal(total.buffer, added.buffer)
+                for expected, actual in zip(want.arrays, got.arrays, strict=True):
+                    np.testing.assert_array_equal(actual, expected, err_msg=f"{n} {tokens}")
+                if keep_y:
+                    np.testing.assert_array_equal(y.buffer, want_y.buffer)
 
 
 @pytest.mark.parametrize("level", LEVELS)

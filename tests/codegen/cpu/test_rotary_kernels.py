@@ -1,4 +1,4 @@
-"""Rotary embedding against its definition in float64, and cache writes against exactly what they should hold."""
+"""Rotary embedding against float64, and cache writes against exactly what they should hold."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,11 @@ STYLES = [(interleaved, half) for interleaved in (False, True) for half in (Fals
 
 
 def tables(rng: np.random.Generator, tokens: int, dim: int, interleaved: bool, half: bool):
-    """cos and sin [tokens, dim/2 or dim] with a gap behind each row. Where the table is full, the two elements of
-    a pair get different angles: no model does that, but the kernel is defined for it."""
+    """cos and sin [tokens, dim/2 or dim] with a gap behind each row.
+
+    Where the table is full, the two elements of a pair get different angles: no model does that,
+    but the kernel is defined for it.
+    """
     columns = dim // 2 if half else dim
     angle = rng.uniform(-3, 3, (tokens, columns + 2))
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
