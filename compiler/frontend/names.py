@@ -47,10 +47,10 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
     """
     loaded = source.convert(model, source.tensors)
     recipes = dict(loaded.recipes)
-    _tie(model, recipes, source)
     ignored = _check_unexpected(model, loaded.unexpected)
+    _check_used(recipes, source.tensors, ignored)
+    _tie(model, recipes, source)
     _check_complete(model, recipes)
-    _check_used_once(recipes, source.tensors, ignored)
     return Binding(recipes, ignored)
 
 
@@ -190,7 +190,7 @@ def _equal(one: Recipe, other: Recipe, source: ModelSource) -> bool:
 def _check_unexpected(model: PreTrainedModel, unexpected: Mapping[str, str]) -> tuple[str, ...]:
     patterns = set(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     # Buffers that old checkpoints hold and models now compute; transformers ignores these too.
-    patterns |= {r"rotary_emb\.inv_freq", r"(^|\.)position_ids$", r"attn\.(masked_)?bias$"}
+    patterns |= {r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"}
     ignored = []
     for name, target in sorted(unexpected.items()):
         if any(re.search(p, name) or re.search(p, target) for p in patterns):
@@ -227,7 +227,7 @@ def _check_complete(model: PreTrainedModel, recipes: dict[str, Recipe]) -> None:
             raise LlmcError("LLMC-E0407", f"{name} is stored as {recipe.dtype} ({origin})")
 
 
-def _check_used_once(
+def _check_used(
     recipes: Mapping[str, Recipe], tensors: Mapping[str, CheckpointTensor], ignored: tuple[str, ...]
 ) -> None:
     """Every tensor is a leaf of some recipe (a tensor cut in parts is a leaf of several)."""

@@ -1,0 +1,158 @@
+"""Local directories: what belongs to a model is found, and what is broken is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from llmc.compiler.frontend.sources import open_source
+from llmc.runtime.errors import LlmcError
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "eos_token_id": 5,
+}  # fmt: skip
+INDEX = "model.safetensors.index.json"
+
+
+def directory(path: Path, config: object = CONFIG, weights: bool = True) -> Path:
+    path.mkdir(exist_ok=True)
+    text = config if isinstance(config, str) else json.dumps(config)
+    (path / "config.json").write_text(text)
+    if weights:
+        save_file({"a": torch.randn(4, 4)}, path / "model.safetensors")
+    return path
+
+
+def refusal(path: Path) -> LlmcError:
+    with pytest.raises(LlmcError) as caught:
+        open_source(str(path))
+    return caught.value
+
+
+def test_everything_beside_the_weights(tmp_path: Path) -> None:
+    model = directory(tmp_path / "my-model")
+    tokenizer = Tokenizer(WordLevel({"a": 0, "?": 1}, unk_token="?")).to_str()
+    (model / "tokenizer.json").write_text(tokenizer)
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    (model / "generation_config.json").write_text('{"eos_token_id": [5, 6], "temperature": 0.7}')
+    (model / "LICENSE").write_text("free")
+    source = open_source(str(model))
+    assert source.id == "my-model"
+    assert source.config.hidden_size == 32
+    assert source.text.tokenizer == tokenizer.encode()
+    assert source.text.chat_template == "{{ messages }}"
+    assert source.text.generation == {"eos_token_id": [5, 6], "temperature": 0.7}
+    assert source.text.license == "free"
+    assert list(source.tensors) == ["a"]
+    digests = source.digests.result()
+    assert list(digests) == ["model.safetensors"]
+    assert digests == open_source(str(model)).digests.result()
+
+
+def test_without_a_text_side(tmp_path: Path) -> None:
+    source = open_source(str(directory(tmp_path / "m")))
+    assert source.text.tokenizer is None
+    assert source.text.chat_template is None
+    assert source.text.generation == {"eos_token_id": 5}
+
+
+def test_the_template_file_wins_and_lists_have_a_default(tmp_path: Path) -> None:
+    model = directory(tmp_path / "m")
+    templates = [{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    (model / "tokenizer.json").write_text("{}")
+    assert open_source(str(model)).text.chat_template == "D"
+    (model / "chat_template.jinja").write_text("J")
+    assert open_source(str(model)).text.chat_template == "J"
+
+
+def test_a_lone_file_of_another_name(tmp_path: Path) -> None:
+    model = directory(tmp_path / "m")
+    (model / "model.safetensors").rename(model / "weights.safetensors")
+    assert list(open_source(str(model)).tensors) == ["a"]
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nothing").id == "LLMC-E0409"
+    assert refusal(tmp_path).id == "LLMC-E0409"
+    (tmp_path / "notes.txt").write_text("x")
+    assert refusal(tmp_path / "notes.txt").id == "LLMC-E0409"
+
+
+def test_a_config_without_weights(tmp_path: Path) -> None:
+    model = directory(tmp_path / "m", weights=False)
+    assert refusal(model).id == "LLMC-E0404"
+    (model / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "never read" in refusal(model).hint
+
+
+def test_shards(tmp_path: Path) -> None:
+    model = directory(tmp_path / "m", weights=False)
+    for name in ("one", "two"):
+        save_file({name: torch.randn(3)}, model / f"{name}.safetensors")
+    assert refusal(model).id == "LLMC-E0405"
+
+    def index(weight_map: object) -> None:
+        (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+    index({"one": "one.safetensors", "two": "two.safetensors"})
+    source = open_source(str(model))
+    assert set(source.tensors) == {"one", "two"}
+    assert list(source.digests.result()) == ["one.safetensors", "two.safetensors"]
+    index({"one": "one.safetensors", "two": "gone.safetensors"})
+    assert "gone.safetensors" in refusal(model).message
+    assert refusal(model).id == "LLMC-E0405"
+    index({"one": "one.safetensors", "three": "two.safetensors"})
+    assert refusal(model).id == "LLMC-E0406"
+    index({"one": "../m/one.safetensors"})
+    assert refusal(model).id == "LLMC-E0417"
+    index({})
+    assert refusal(model).id == "LLMC-E0417"
+    (model / INDEX).write_text("[")
+    assert refusal(model).id == "LLMC-E0417"
+
+
+def test_an_unlisted_tensor_of_a_shard(tmp_path: Path) -> None:
+    model = directory(tmp_path / "m", weights=False)
+    save_file({"one": torch.randn(3), "two": torch.randn(3)}, model / "s.safetensors")
+    (model / INDEX).write_text(json.dumps({"weight_map": {"one": "s.safetensors"}}))
+    assert refusal(model).id == "LLMC-E0410"
+
+
+@pytest.mark.parametrize(
+    ("config", "id", "named"),
+    [
+        ("{", "LLMC-E0418", "config.json"),
+        ([1], "LLMC-E0418", "not a JSON object"),
+        ({}, "LLMC-E0418", "model_type"),
+        (CONFIG | {"model_type": "nonesuch"}, "LLMC-E0402", "nonesuch"),
+        (CONFIG | {"hidden_size": "wide"}, "LLMC-E0418", "config.json"),
+        (CONFIG | {"quantization_config": {"quant_method": "gptq"}}, "LLMC-E0419", "gptq"),
+        (CONFIG | {"compression_config": {"quant_method": "awq"}}, "LLMC-E0419", "awq"),
+    ],
+)
+def test_bad_configs(tmp_path: Path, config: object, id: str, named: str) -> None:
+    error = refusal(directory(tmp_path / "m", config))
+    assert error.id == id
+    assert named in error.message
+    assert "\n" not in error.message
+
+
+def test_remote_code_is_only_run_when_allowed(tmp_path: Path) -> None:
+    config = CONFIG | {"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}
+    model = directory(tmp_path / "m", config)
+    (model / "code.py").write_text("raise SystemExit('ran')")
+    error = refusal(model)
+    assert error.id == "LLMC-E0402"
+    assert "--trust-remote-code" in error.hint
+
+
+def test_a_truncated_weights_file(tmp_path: Path) -> None:
+    model = directory(tmp_path / "m")
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    assert refusal(model).id == "LLMC-E0417"
