@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from ..ir.plan import ALIGNMENT, MemoryPlan, Placement, Schedule
 
-_SEARCH_ROUNDS = 200
-_SEARCH_WORK = 2_000_000  # comparisons; keeps the search of long unrolled schedules short
+_SEARCH_ROUNDS = 2000
+_SEARCH_WORK = 5_000_000  # comparisons; keeps the search of long unrolled schedules short
 
 
 @dataclass(slots=True)
