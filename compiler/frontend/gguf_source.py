@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _EXPERTS = re.compile(r"(?P<name>.*\.ffn_(?P<part>gate|up|down)_exps)\.weight")
+# Metadata that transformers' older mapping drops for some architectures, though their configs have
+# the field: without it a model silently gets the default of another one.
+_DROPPED = {
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
 _LARGE_ARRAY = 4096  # metadata arrays longer than this are vocabularies
 
 
@@ -81,10 +91,21 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
             raise _unmapped(file) from error
     # The file's own name, under which the source is not recorded, and what the head lacks.
     fields.pop("_model_name_or_path", None)
-    fields.setdefault("vocab_size", _vocabulary(file))
-    if fields["vocab_size"] is None:
+    if fields.get("vocab_size") is None:
         fields["vocab_size"] = _vocabulary(file)
-    return fields
+    return _dropped_fields(file, fields) | fields
+
+
+def _dropped_fields(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that the metadata states, the config class has, and transformers didn't read."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = fields.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        return {}
+    default = CONFIG_MAPPING[str(kind)]()
+    stated = {name: file.get(f"{file.architecture}.{key}") for key, name in _DROPPED.items()}
+    return {n: v for n, v in stated.items() if isinstance(v, int | float) and hasattr(default, n)}
 
 
 def _newer_support() -> Any:
