@@ -1,13 +1,15 @@
 // Integer dot products of unsigned weights with signed activations: the inner step of the int8 and
 // int4 kernels.
 //
-// A weight vector holds 16 output rows x 4 consecutive k; `x` holds the 4 activations of those k. Lane
-// r gains w[r][0] x[0] + ... + w[r][3] x[3], exactly. `NibbleDot` takes weights 0..15, `ByteDot` 0..255.
-// An accumulator takes one block of 32 k (8 calls of `add`), then `total` gives the 16 sums.
+// A weight vector holds 16 output rows x 4 consecutive k; `x` holds the 4 activations of those k.
+// Lane r gains w[r][0] x[0] + ... + w[r][3] x[3], exactly. `NibbleDot` takes weights 0..15, `ByteDot`
+// 0..255. An accumulator starts from a number, takes one block of 32 k (8 calls of `add`), then `total`
+// gives the 16 sums.
 //
 //   VNNI: one instruction.
-//   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays below
-//     it for a whole block (8 steps x 2 x 15 x 127 = 30480), 0..255 would not: its nibbles go separately.
+//   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays
+//     below it for a whole block (8 steps x 2 x 15 x 127 = 30480); 0..255 would not, so its nibbles
+//     go separately.
 //   elsewhere: even and odd bytes widened to 16 bits, then pairs of 16-bit products.
 #pragma once
 
@@ -34,7 +36,7 @@ LLMC_INLINE IVec high_nibbles(IVec v) { return (IVec)((UVec)v >> 4) & 0x0f0f0f0f
 
 struct NibbleDot {
   IVec sum;
-  static LLMC_METHOD NibbleDot zero() { return {splat_int(0)}; }
+  static LLMC_METHOD NibbleDot start(int32_t from) { return {splat_int(from)}; }
   LLMC_METHOD void add(IVec w, int32_t x) {
     sum = (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
   }
@@ -62,13 +64,18 @@ LLMC_INLINE IVec sum_neighbours(IVec v) { return ((v << 16) >> 16) + (v >> 16); 
 
 struct NibbleDot {
   IVec sum;  // 32 sums of 16 bits
-  static LLMC_METHOD NibbleDot zero() { return {splat_int(0)}; }
-  LLMC_METHOD void add(IVec w, int32_t x) { sum = add_shorts(sum, multiply_pairs(w, splat_int(x))); }
-  LLMC_METHOD IVec total() const { return sum_neighbours(sum); }
+  int32_t from;
+  static LLMC_METHOD NibbleDot start(int32_t from) { return {splat_int(0), from}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    sum = add_shorts(sum, multiply_pairs(w, splat_int(x)));
+  }
+  LLMC_METHOD IVec total() const { return sum_neighbours(sum) + from; }
 };
 struct ByteDot {
   NibbleDot low, high;
-  static LLMC_METHOD ByteDot zero() { return {NibbleDot::zero(), NibbleDot::zero()}; }
+  static LLMC_METHOD ByteDot start(int32_t from) {
+    return {NibbleDot::start(from), NibbleDot::start(0)};
+  }
   LLMC_METHOD void add(IVec w, int32_t x) {
     low.add(low_nibbles(w), x);
     high.add(high_nibbles(w), x);
@@ -98,7 +105,7 @@ LLMC_INLINE IVec multiply_halves(IVec a, IVec b) {
 
 struct NibbleDot {
   IVec sum;
-  static LLMC_METHOD NibbleDot zero() { return {splat_int(0)}; }
+  static LLMC_METHOD NibbleDot start(int32_t from) { return {splat_int(from)}; }
   LLMC_METHOD void add(IVec w, int32_t x) {
     typedef int16_t SVec __attribute__((ext_vector_type(32)));
     SVec pairs = (SVec)splat_int(x);

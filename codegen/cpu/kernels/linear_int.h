@@ -1,9 +1,12 @@
 // Linear layers with int8 and int4 weights: integer dot products per block of 32 k, scaled and summed
-// in f32. For block g with dot = sum q_w q_x (codes unsigned) and the input's scale and sum:
+// in f32. Block g adds, with dot = sum q_w q_x and the input's scale and sum:
 //
-//   i4a:       y += d * scale * dot + m * sum
-//   i4s, i8b:  the same with m = -8 d and m = -128 d (codes are stored with that offset)
-//   i8c:       y += scale * dot - 128 * sum, and y *= s at the end
+//   i8b, i4s:  d * dot * scale
+//   i4a:       d * dot * scale + m * sum
+//   i8c:       dot * scale, and the total is multiplied with the row's scale
+//
+// Stored codes are q_w + 128 or q_w + 8 (i4a: as they are). The dot product starts from what that adds,
+// -128 or -8 times sum q_x, so it comes out exact.
 #pragma once
 
 #include "int_dot.h"
@@ -12,14 +15,33 @@
 
 namespace llmc {
 
-// Rows of one chunk, by address.
+// Rows of one chunk, by address; and for each block of each row the number that its dot products
+// start from.
 struct QChunk {
   QRows x;
   const int32_t* index;  // null: rows are consecutive
   int first;
-  QChunk(const QRows& x, const int32_t* row_index, int row, int, int, char*)
-      : x(x), index(row_index), first(row) {}
+  int blocks;
+  const int32_t* starts;  // [rows, blocks]
   LLMC_METHOD int64_t source(int r) const { return index ? index[first + r] : first + r; }
+
+  // With offset 0 nothing is written, and there are no starts.
+  QChunk(const QRows& x, const int32_t* row_index, int first, int rows, char* scratch, float offset)
+      : x(x), index(row_index), first(first), blocks(ceil_div(x.k, kBlock)),
+        starts((const int32_t*)scratch) {
+    for (int r = 0; offset != 0.0f && r < rows; r++) {
+      const int64_t from = source(r) * blocks;
+      int32_t* to = (int32_t*)scratch + (int64_t)r * blocks;
+      for (int g = 0; g < blocks; g += kLanes) {
+        const int count = min_int(kLanes, blocks - g);
+        const Vec scale = load_partial(x.scale + from + g, count);
+        // sum = scale * (a whole number below 2^12), rounded once: the quotient rounds back to it.
+        const Vec total = round_even(load_partial(x.sum + from + g, count) / scale);
+        const Vec start = scale == splat(0.0f) ? splat(0.0f) : total * splat(-offset);
+        store_partial((float*)to + g, as_float(__builtin_convertvector(start, IVec)), count);
+      }
+    }
+  }
 };
 
 // Weights 0..15 in pairs: one vector holds chunk j in its low and chunk j + 4 in its high nibbles.
@@ -50,24 +72,25 @@ struct ByteData {
   }
 };
 
+LLMC_INLINE Vec load_f16(const uint8_t* p) { return f16_to_float(load_half((const uint16_t*)p)); }
+
+// A block of a panel: data, and scale and minimum of its 16 rows.
 struct Block {
   const uint8_t* data;
-  Vec d, m;  // scale and offset of 16 rows
+  Vec d, m;
 };
-
-LLMC_INLINE Vec load_f16(const uint8_t* p) { return f16_to_float(load_half((const uint16_t*)p)); }
 
 // Blocks come in pairs that share a line of scales.
 template <class Data, int Offset>
 struct PairedBlocks : Data {
-  static constexpr bool kPerRow = false;
+  static constexpr bool kRowScale = false, kMinimum = false;
+  static constexpr int kOffset = Offset;
   static int64_t panel_bytes(int k) {
     return (int64_t)ceil_div(k, 2 * kBlock) * (2 * Data::kBytes + 64);
   }
   LLMC_METHOD static Block block(const uint8_t* panel, int64_t g) {
     const uint8_t* pair = panel + (g >> 1) * (2 * Data::kBytes + 64);
-    const Vec d = load_f16(pair + (g & 1) * 32);
-    return {pair + 64 + (g & 1) * Data::kBytes, d, d * splat(-Offset)};
+    return {pair + 64 + (g & 1) * Data::kBytes, load_f16(pair + (g & 1) * 32), splat(0.0f)};
   }
 };
 
@@ -75,8 +98,8 @@ struct I4S : PairedBlocks<NibbleData, 8> {};
 struct I8B : PairedBlocks<ByteData, 128> {};
 
 struct I4A : NibbleData {
-  static constexpr bool kPerRow = false;
-  static constexpr int kStride = kBytes + 64;
+  static constexpr bool kRowScale = false, kMinimum = true;
+  static constexpr int kOffset = 0, kStride = kBytes + 64;
   static int64_t panel_bytes(int k) { return (int64_t)ceil_div(k, kBlock) * kStride; }
   LLMC_METHOD static Block block(const uint8_t* panel, int64_t g) {
     const uint8_t* at = panel + g * kStride;
@@ -85,54 +108,61 @@ struct I4A : NibbleData {
 };
 
 struct I8C : ByteData {
-  static constexpr bool kPerRow = true;
+  static constexpr bool kRowScale = true, kMinimum = false;
+  static constexpr int kOffset = 128;
   static int64_t panel_bytes(int k) { return (int64_t)ceil_div(k, kBlock) * kBytes + 64; }
   LLMC_METHOD static Block block(const uint8_t* panel, int64_t g) {
-    return {panel + 64 + g * kBytes, splat(1.0f), splat(-128.0f)};
+    return {panel + 64 + g * kBytes, splat(1.0f), splat(0.0f)};
   }
 };
 
 template <class W>
 struct IntLinear {
   using Input = QRows;
-  using Chunk = QChunk;
+  struct Chunk : QChunk {
+    Chunk(const QRows& x, const int32_t* row_index, int first, int rows, int, char* scratch)
+        : QChunk(x, row_index, first, rows, scratch, (float)W::kOffset) {}
+  };
   static int64_t panel_bytes(int k) { return W::panel_bytes(k); }
   // The chunk's input should stay in the L2 cache while panel after panel passes.
-  static int chunk_rows(int k) { return max_int(32, round_up((512 << 10) / round_up(k, 64), 32)); }
+  static int chunk_rows(int k) {
+    return max_int(32, round_up((512 << 10) / round_up(k, 64), 32));
+  }
   static QRows skip_rows(const QRows& x, int64_t rows) {
-    const int blocks = ceil_div(x.k, kBlock);
-    return {x.q + rows * blocks * kBlock, x.scale + rows * blocks, x.sum + rows * blocks, x.k};
+    const int64_t blocks = rows * ceil_div(x.k, kBlock);
+    return {x.q + blocks * kBlock, x.scale + blocks, x.sum + blocks, x.k};
   }
 
   // sums [R, 16] = rows [first, first + R) times one panel.
   template <int R>
-  static void tile(const QChunk& x, int first, int k, const uint8_t* panel, float* sums) {
-    const int64_t blocks = ceil_div(k, kBlock);
+  static void tile(const Chunk& x, int first, int, const uint8_t* panel, float* sums) {
     const int8_t* q[R];
     const float *scale[R], *sum[R];
+    const int32_t* start = x.starts + (int64_t)first * x.blocks;
     Vec acc[R];
     for (int r = 0; r < R; r++) {
-      const int64_t source = x.source(first + r) * blocks;
+      const int64_t source = x.source(first + r) * x.blocks;
       q[r] = x.x.q + source * kBlock;
       scale[r] = x.x.scale + source;
       sum[r] = x.x.sum + source;
       acc[r] = splat(0.0f);
     }
-    for (int64_t g = 0; g < blocks; g++) {
+    for (int64_t g = 0; g < x.blocks; g++) {
       const Block b = W::block(panel, g);
-      for (int i = 0; i < W::kBytes + (W::kPerRow ? 0 : 64); i += 64) prefetch_line(b.data + i);
+      for (int i = 0; i < W::kBytes + 64; i += 64) prefetch_line(b.data + i);
       typename W::Dot dots[R];
-      for (int r = 0; r < R; r++) dots[r] = W::Dot::zero();
+      for (int r = 0; r < R; r++)
+        dots[r] = W::Dot::start(W::kOffset ? start[r * (int64_t)x.blocks + g] : 0);
       W::template dot<R>(b.data, q, g * kBlock, dots);
       for (int r = 0; r < R; r++) {
         Vec dot = to_float(dots[r].total());
-        if (!W::kPerRow) dot *= b.d;
+        if (!W::kRowScale) dot *= b.d;
         acc[r] = fma(dot, splat(scale[r][g]), acc[r]);
-        acc[r] = fma(b.m, splat(sum[r][g]), acc[r]);
+        if (W::kMinimum) acc[r] = fma(b.m, splat(sum[r][g]), acc[r]);
       }
     }
-    const Vec by = W::kPerRow ? load((const float*)panel) : splat(1.0f);
-    for (int r = 0; r < R; r++) store(sums + r * kLanes, W::kPerRow ? acc[r] * by : acc[r]);
+    const Vec by = W::kRowScale ? load((const float*)panel) : splat(1.0f);
+    for (int r = 0; r < R; r++) store(sums + r * kLanes, W::kRowScale ? acc[r] * by : acc[r]);
   }
 };
 
