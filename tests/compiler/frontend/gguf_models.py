@@ -1,6 +1,6 @@
 """Small GGUF models for tests, written with the gguf package from tiny random models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -30,7 +30,7 @@ def experts_model() -> PreTrainedModel:
     return _random("Qwen3MoeConfig", LLAMA | experts)
 
 
-def _random(kind: str, fields: dict[str, object]) -> PreTrainedModel:
+def _random(kind: str, fields: Mapping[str, object]) -> PreTrainedModel:
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
     for parameter in model.parameters():
