@@ -20,11 +20,11 @@ template <class W>
 LLMC_INLINE void unpack_block(const W*, const uint8_t* panel, int lane, int g, int count, float* y) {
   const Block b = W::block(panel, g);
   const float s = W::kRowScale ? ((const float*)panel)[lane] : b.d[lane];
-  const float m = W::kMinimum ? b.m[lane] : s * (float)-W::kOffset;
   for (int i = 0; i < count; i++) {
     const uint8_t* at = b.data + lane * 4 + i % 4;
     const int code = W::kBytes == 512 ? at[i / 4 * 64] : at[i / 4 % 4 * 64] >> (i / 16 * 4) & 15;
-    y[i] = fma((float)code, s, m);  // the product is exact or rounded once, as the definition's
+    y[i] = (float)(code - W::kOffset) * s;
+    if (W::kMinimum) y[i] += b.m[lane];
   }
 }
 

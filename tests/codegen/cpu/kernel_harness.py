@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from llmc.codegen.cpu.toolchain import LEVELS, compile_library
+from llmc.runtime.machine import machine, native_features
 
 PRELUDE = """
 #include "simd.h"
@@ -37,21 +38,12 @@ PRELUDE = """
 """
 
 
-@cache
-def machine_features() -> frozenset[str]:
-    """The CPU flags of this machine; empty where /proc/cpuinfo doesn't list them."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
-
-
 def runnable_levels() -> list[str]:
     """The names of all levels that this machine can run, for `pytest.mark.parametrize`."""
     return [
         level.name
         for level in LEVELS.values()
-        if level.machine == "x86_64" and level.features <= machine_features()
+        if level.machine == machine() and level.features <= native_features()
     ]
 
 
@@ -62,7 +54,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @cache
 def build(source: str, level: str, define: str = "") -> ctypes.CDLL:
-    """Compile `source` for `level` and load it; `define` is a macro that is set before all of it."""
+    """Compile `source` for `level` and load it; `define` is a macro set before all else."""
     text = (f"#define {define}\n" if define else "") + PRELUDE + source
     digest = hashlib.sha256(f"{level}\n{text}".encode()).hexdigest()[:16]
     path = Path(_folder().name) / f"{digest}.so"

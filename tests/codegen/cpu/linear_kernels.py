@@ -1,13 +1,14 @@
 """The linear, embedding and quantization kernels behind Python functions, and their references.
 
-References compute the same quantized arithmetic in float64: the same codes, scales and sums, but no
-rounding in between. `Expected.tolerance` bounds what rounding in f32 may add: a result is a sum of
-terms, each made and added with at most three roundings of 2^-24 relative to the running total, and the
-running total never exceeds the sum of the terms' magnitudes.
+References compute the same quantized arithmetic in float64: the same codes, scales and sums, but
+no rounding in between. `Expected.tolerance` bounds what rounding in f32 may add: a result is a sum
+of terms, each made and added with at most three roundings of 2^-24 relative to the running total,
+and the running total never exceeds the sum of the terms' magnitudes.
 """
 
 import ctypes
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from kernel_harness import aligned, aligned_copy, build, pointer
@@ -47,11 +48,13 @@ static void linear_body(Team& team, void* p) {
   QRows q{a.q, a.x_scale, a.x_sum, a.k};
 #define FLOAT(i, f) \\
   if (a.format == i) return a.experts \\
-    ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, a.x, a.ldx, a.w, e, a.y, a.ldy, a.row_index) \\
+    ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, a.x, a.ldx, a.w, e, a.y, a.ldy, \\
+                         a.row_index) \\
     : linear_##f(team, a.rows, a.n, a.k, a.x, a.ldx, a.w, e, a.y, a.ldy, a.row_index);
 #define INT(i, f) \\
   if (a.format == i) return a.experts \\
-    ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, q, a.w, e, a.y, a.ldy, a.row_index) \\
+    ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, q, a.w, e, a.y, a.ldy, \\
+                         a.row_index) \\
     : linear_##f(team, a.rows, a.n, a.k, q, a.w, e, a.y, a.ldy, a.row_index);
   FLOAT(0, f32) FLOAT(1, bf16) INT(2, i8c) INT(3, i8b) INT(4, i4s) INT(5, i4a)
 }
@@ -122,7 +125,6 @@ class Call:
     offsets: np.ndarray | None = None
     threads: int = 1
     in_place: bool = False  # y is the residual
-    extra: dict[str, int] = field(default_factory=dict)
 
 
 def strided(x: np.ndarray, pad: int) -> np.ndarray:
@@ -182,20 +184,18 @@ def reference_product(level: str, w: Weights, x: np.ndarray) -> Expected:
     q, scale, total = quantize_rows(x)
     codes = w.quantized.codes.astype(np.float64).reshape(w.quantized.rows, -1, 32)
     inputs = q.astype(np.float64).reshape(len(q), -1, 32)
-    offset = {"i8c": 128.0, "i8b": 128.0, "i4s": 8.0, "i4a": 0.0}[w.format]
-    unsigned = codes if "4" in w.format else codes + offset
-    dots = np.einsum("tgk,ngk->tng", inputs, unsigned)
+    dots = np.einsum("tgk,ngk->tng", inputs, codes - (8 if w.format is WeightFormat.I4S else 0))
     d = w.quantized.scales.astype(np.float64)
-    d = d[:, None] if d.ndim == 1 else d
-    m = -offset * d if w.quantized.mins is None else w.quantized.mins.astype(np.float64)
-    scaled = d * (dots * scale[:, None, :])
-    offsets = m * total[:, None, :].astype(np.float64)
-    size = np.abs(scaled).sum(2) + np.abs(offsets).sum(2)
-    return Expected((scaled + offsets).sum(2), 3 * (dots.shape[2] + 2) * 2.0**-24 * size)
+    terms = [(d[:, None] if d.ndim == 1 else d) * (dots * scale[:, None, :])]
+    if w.quantized.mins is not None:
+        terms.append(w.quantized.mins.astype(np.float64) * total[:, None, :])
+    terms = np.stack(terms)
+    steps = 3 * (dots.shape[2] + 2)
+    return Expected(terms.sum((0, 3)), steps * 2.0**-24 * np.abs(terms).sum((0, 3)))
 
 
 def reference_act(act: str, v: np.ndarray) -> np.ndarray:
-    erf = np.vectorize(__import__("math").erf)
+    erf = np.vectorize(math.erf)
     with np.errstate(over="ignore"):
         match act:
             case "none":

@@ -1,0 +1,175 @@
+"""The toolchain: levels, reproducible libraries, clear errors, nothing left behind."""
+
+import ctypes
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernel_harness import PRELUDE, runnable_levels
+from llmc.codegen.cpu import toolchain
+from llmc.codegen.cpu.toolchain import (
+    LEVELS,
+    USER_LEVELS,
+    best_level,
+    compile_library,
+    resolve_levels,
+)
+from llmc.runtime.errors import LlmcError
+
+SMALL = """
+#include "simd.h"
+extern "C" __attribute__((visibility("default"))) float twice(float x) { return 2 * x; }
+extern "C" float hidden(float x) { return 3 * x; }
+extern "C" __attribute__((visibility("default"))) const char* file(void) { return __FILE__; }
+"""
+
+
+def macros_of(level: str, tmp_path: Path) -> set[str]:
+    """The macros among those of any level that the compiler predefines for `level`."""
+    names = sorted({name for other in LEVELS.values() for name in other.macros})
+    checks = "".join(f"#ifdef {name}\n| {1 << i}\n#endif\n" for i, name in enumerate(names))
+    source = f'extern "C" __attribute__((visibility("default"))) int flags = 0\n{checks};'
+    compile_library(source, level, tmp_path / "flags.so")
+    value = ctypes.c_int.in_dll(ctypes.CDLL(str(tmp_path / "flags.so")), "flags").value
+    return {name for i, name in enumerate(names) if value >> i & 1}
+
+
+@pytest.mark.parametrize("level", runnable_levels())
+def test_levels_set_their_macros(level: str, tmp_path: Path):
+    assert macros_of(level, tmp_path) >= set(LEVELS[level].macros)
+    if level == "x86-64-v4":
+        assert "__AVX512VNNI__" not in macros_of(level, tmp_path)
+    if level == "portable":
+        assert not macros_of(level, tmp_path)
+
+
+def test_libraries_export_only_what_is_marked(tmp_path: Path):
+    compile_library(SMALL, "portable", tmp_path / "a.so")
+    library = ctypes.CDLL(str(tmp_path / "a.so"))
+    library.twice.restype, library.twice.argtypes = ctypes.c_float, [ctypes.c_float]
+    assert library.twice(21.0) == 42
+    assert not hasattr(library, "hidden")
+
+
+def test_the_same_source_gives_the_same_bytes_everywhere(tmp_path: Path):
+    outputs = []
+    for name in ("one", "another-much-longer-name"):
+        folder = tmp_path / name
+        folder.mkdir()
+        compile_library(SMALL + PRELUDE, "x86-64-v3", folder / f"{name}.so")
+        outputs.append((folder / f"{name}.so").read_bytes())
+        assert [path.name for path in folder.iterdir()] == [f"{name}.so"]
+    assert outputs[0] == outputs[1]
+    for text in (str(tmp_path), str(toolchain.KERNELS), os.environ.get("HOME", "/nowhere")):
+        assert text.encode() not in outputs[0]
+
+
+def test_sources_may_be_files_with_their_own_headers(tmp_path: Path):
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "answer.h").write_text("#define ANSWER 42\n")
+    source = tmp_path / "program.cpp"
+    source.write_text(
+        '#include "answer.h"\n'
+        'extern "C" __attribute__((visibility("default"))) int answer() { return ANSWER; }'
+    )
+    out = tmp_path / "a.so"
+    assert compile_library(
+        source, "portable", out, extra_include=[tmp_path / "include"]
+    ) == LEVELS["portable"]  # fmt: skip
+    assert ctypes.CDLL(str(out)).answer() == 42
+
+
+def test_libraries_for_other_processors(tmp_path: Path):
+    out = tmp_path / "arm.so"
+    compile_library(PRELUDE, "portable-aarch64", out)
+    header = out.read_bytes()[:20]
+    assert header[:4] == b"\x7fELF"
+    assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
+
+
+def test_a_compiler_error_is_reported_in_one_line_and_leaves_nothing(tmp_path: Path):
+    with pytest.raises(LlmcError) as caught:
+        compile_library("int f() { return undeclared; }", "portable", tmp_path / "a.so")
+    assert caught.value.id == "LLMC-E0706"
+    assert "undeclared" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_compiler_names_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LlmcError) as caught:
+        compile_library(SMALL, "portable", tmp_path / "a.so")
+    assert caught.value.id == "LLMC-E0703"
+    assert caught.value.hint == "pip install 'llmc-compiler[compile]'"
+
+
+def test_unknown_levels_are_refused(tmp_path: Path):
+    for act in (
+        lambda: compile_library(SMALL, "x86-64-v5", tmp_path / "a.so"),
+        lambda: resolve_levels("x86-64-v5", "x86_64", ()),
+    ):
+        with pytest.raises(LlmcError) as caught:
+            act()
+        assert caught.value.id == "LLMC-E0202"
+
+
+def test_user_words_resolve_to_levels():
+    v4 = resolve_levels("x86-64-v4", "x86_64", ())
+    assert [level.name for level in v4] == ["x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16"]
+    assert {name for names in USER_LEVELS.values() for name in names} <= set(LEVELS)
+    zen2 = LEVELS["x86-64-v3"].features | {"sse4a"}
+    skylake = LEVELS["x86-64-v4"].features
+    cascade_lake = skylake | {"avx512_vnni"}
+    zen4 = cascade_lake | {"avx512_bf16"}
+    for features, expected in (
+        (set(), "portable"),
+        (zen2, "x86-64-v3"),
+        (skylake, "x86-64-v4"),
+        (cascade_lake, "x86-64-v4-vnni"),
+        (zen4, "x86-64-v4-bf16"),
+        (skylake | {"avx512_bf16"}, "x86-64-v4"),
+    ):
+        assert best_level("x86_64", features).name == expected
+        assert resolve_levels("native", "x86_64", features)[0].name == expected
+    assert best_level("aarch64", {"asimd"}).name == "portable-aarch64"
+    with pytest.raises(LlmcError) as caught:
+        best_level("riscv64", ())
+    assert caught.value.id == "LLMC-E0416"
+
+
+def test_better_levels_need_more():
+    order = [level for level in LEVELS.values() if level.machine == "x86_64"]
+    for lower, higher in itertools.pairwise(order):
+        assert lower.features < higher.features
+
+
+def test_a_fresh_cache_may_be_filled_by_several_at_once(tmp_path: Path):
+    # Two processes build the same library with an empty cache; both must succeed and agree.
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from llmc.codegen.cpu.toolchain import compile_library\n"
+        "compile_library('int answer = 42;', 'portable', Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    outs = [tmp_path / f"{i}.so" for i in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(out)], env=environment) for out in outs
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert (tmp_path / "cache" / "llmc" / "zig").is_dir()
+
+
+def test_an_unwritable_cache_falls_back_to_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert os.access(toolchain.cache_folder(), os.W_OK)
