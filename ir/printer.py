@@ -2,21 +2,33 @@
 
     graph main: SERVING
     input token_ids: i32[T]
-    const @norm.weight: f32[64] = checkpoint("norm.weight", …)
+    cache 0: window=0 heads=3 key=64 value=64 bf16 sites=[0, 1]
+    const @norm.weight: f32[64] = @norm.weight:f32
     %0: f32[T, 64] = embedding(@embed.weight, token_ids)
     %1: f32[T, 64] = rms_norm(%0, @norm.weight) {eps=1e-05}    # layers.0.norm
     output %1
 
-Results are numbered in execution order; graph inputs go by their bare name,
-constants by `@name`, scalars by their value. Bodies of rolled layers come first.
+Results are numbered in execution order; graph inputs go by their bare name, constants by
+`@name`, scalars by their value. A name with other characters than `BARE` has is quoted as
+in JSON (`@"a b"`). Bodies of rolled layers come first. Only the lines of model code that
+nodes are from (`Node.source`) are left out.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
-from .graph import Graph, Node, Value
+from .graph import CacheGroup, Graph, Node, Value
 from .scalar import Scalar
+from .types import DType
+
+BARE = re.compile(r"[A-Za-z_][\w.]*")
+"""Names of graphs, inputs and cache groups that need no quotes."""
+BARE_CONSTANT = re.compile(r"[\w.|/-]+")
+"""Names of constants that need no quotes; `|` joins the names of what was merged."""
+_LITERALS = ("true", "false", "inf", "nan")
 
 
 def print_graph(graph: Graph) -> str:
@@ -27,8 +39,9 @@ def print_graph(graph: Graph) -> str:
 
 def _print_one(graph: Graph) -> str:
     names = _names(graph)
-    lines = [f"graph {graph.name}: {graph.phase.name}"]
+    lines = [f"graph {format_name(graph.name)}: {graph.phase.name}"]
     lines += [f"input {names[v]}: {v.type}" for v in graph.inputs]
+    lines += [_print_group(group) for group in graph.cache_groups]
     for value in graph.constants():
         if not isinstance(value.recipe, Scalar):
             lines.append(f"const {names[value]}: {value.type} = {value.recipe}")
@@ -37,8 +50,21 @@ def _print_one(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _print_group(group: CacheGroup) -> str:
+    return (
+        f"cache {format_name(group.name)}: window={group.window} heads={group.kv_heads} "
+        f"key={group.key_dim} value={group.value_dim} {group.dtype} sites={group.sites}"
+    )
+
+
+def format_name(name: str, bare: re.Pattern[str] = BARE) -> str:
+    """The name, in quotes where it could be mistaken for something else."""
+    is_bare = bare.fullmatch(name) and (bare is not BARE or name not in _LITERALS)
+    return name if is_bare else json.dumps(name)
+
+
 def _names(graph: Graph) -> dict[Value, str]:
-    names = {v: v.name for v in graph.inputs}
+    names = {v: format_name(v.name) for v in graph.inputs}
     taken: set[str] = set()
     for value in graph.constants():
         if isinstance(value.recipe, Scalar):
@@ -49,7 +75,7 @@ def _names(graph: Graph) -> dict[Value, str]:
             n += 1
             name = f"{value.name}.{n}"
         taken.add(name)
-        names[value] = f"@{name}"
+        names[value] = f"@{format_name(name, BARE_CONSTANT)}"
     results = (v for node in graph.nodes for v in node.outputs)
     return names | {v: f"%{i}" for i, v in enumerate(results)}
 
@@ -66,9 +92,11 @@ def _print_node(node: Node, names: dict[Value, str]) -> str:
 
 
 def format_attribute(value: Any) -> str:
-    """Text of an attribute, such that `parser.parse_attribute` gives it back."""
+    """Text of an attribute, as `ir/parser.py` reads it."""
+    if isinstance(value, DType):
+        return str(value)
     if isinstance(value, str):
-        return f'"{value}"'
+        return json.dumps(value)
     if isinstance(value, tuple):
         inner = ", ".join(map(format_attribute, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"

@@ -43,9 +43,8 @@ def scalar(value: float | int | bool, dtype: DType | None = None) -> Value:
     if dtype is None:
         kinds = {bool: DType.BOOL, int: DType.I64, float: DType.F32}
         dtype = kinds[type(value)]
-    if dtype.is_float:
-        value = float(value)
-    recipe = Scalar(value, dtype)
+    kind = float if dtype.is_float else bool if dtype == DType.BOOL else int
+    recipe = Scalar(kind(value), dtype)
     return Value(recipe.type, name=str(recipe), recipe=recipe)
 
 

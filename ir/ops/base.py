@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -28,8 +27,8 @@ TORCH_DTYPE: dict[DType, torch.dtype] = {
     DType.BOOL: torch.bool,
 }
 
-OPS: dict[str, Callable[..., Op]] = {}
-"""Mnemonic → constructor taking the attributes by name."""
+OPS: dict[str, type[Op]] = {}
+"""Mnemonic → class; classes with several mnemonics take theirs as the attribute `fn`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +39,7 @@ class Op:
     """True if the op must stay even when nothing reads its outputs."""
 
     def __init_subclass__(cls, mnemonics: tuple[str, ...] = ()) -> None:
-        for name in mnemonics or (snake_case(cls.__name__),):
-            if mnemonics:
-                OPS[name] = lambda fn=name, **attrs: cls(fn, **attrs)  # type: ignore[call-arg]
-            else:
-                OPS[name] = cls
+        OPS.update(dict.fromkeys(mnemonics or (snake_case(cls.__name__),), cls))
 
     @property
     def mnemonic(self) -> str:
