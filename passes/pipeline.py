@@ -78,10 +78,11 @@ PIPELINE: tuple[Step, ...] = (
     _plain(fuse_residual_norm, Phase.MODEL),
     _plain(fuse_epilogues, Phase.MODEL),
     _plain(canonicalize, Phase.FUSED, "clean_fused"),
+    # Before quantization, which puts three operands where the head had one; and before
+    # lowering: rows are selected on values, not on pools.
+    _plain(select_logits, Phase.FUSED),
     Step("quantize", lambda g, c: quantize(g, c.scheme), Phase.FUSED),
     _plain(fuse_norm_quantize, Phase.QUANTIZED),
-    # Before lowering: rows are selected on values, not on pools.
-    _plain(select_logits, Phase.QUANTIZED),
     Step("lower_attention", lambda g, c: lower_attention(g, c.scheme.cache), Phase.QUANTIZED),
     # Last: layers are equal only once all of them are lowered.
     _plain(roll_layers, Phase.SERVING),
@@ -113,7 +114,8 @@ def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) ->
             break
         start = time.perf_counter()
         changed = step.run(graph, context)
-        graph.phase = max(graph.phase, step.ensures)
+        for part in (graph, *graph.bodies.values()):
+            part.phase = max(part.phase, step.ensures)
         seconds = time.perf_counter() - start
         verify(graph, after=step.name)
         times.append(PassTime(step.name, changed, seconds, len(graph.nodes)))

@@ -16,7 +16,9 @@ from ..ir.types import DType, R, Sym, TensorType
 
 
 def select_logits(graph: Graph) -> bool:
-    """Insert the selection; always changes the graph."""
+    """Insert the selection; False if there is one."""
+    if any(v.name == "logits_rows" for v in graph.inputs):
+        return False
     rows = graph.add_input("logits_rows", TensorType(DType.I32, (R,)))
     chain: list[Node] = []
     value = graph.outputs[0]
