@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from ...ir.recipes import Computed, Recipe
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...runtime.errors import LlmcError
-from .aten import ATEN, FROM_TORCH
+from .aten import ATEN
+from .aten_base import FROM_TORCH
 from .trace import Traced
 
 INPUTS = ("token_ids", "positions")
@@ -56,8 +58,7 @@ class _Importer:
             elif node.op == "call_function":
                 self.env[node] = self._call(node)
             elif node.op == "output":
-                (logits,) = node.args[0]
-                self.graph.outputs = [self.env[logits]]
+                self.graph.outputs = [self.env[value] for value in node.args[0]]
         self.graph.erase_dead()
         return self.graph
 
@@ -103,7 +104,8 @@ class _Importer:
         if name in self.buffers:
             recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
         elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
-            recipe = Computed.of(name, self.program.constants[spec.target].numpy())
+            constant: Any = self.program.constants[spec.target]
+            recipe = Computed.of(name, constant.numpy())
         else:
             recipe = self.weights[name]
         return Graph.constant(name, recipe, type)
@@ -112,21 +114,28 @@ class _Importer:
         target = node.target
         args = [self._argument(a) for a in node.args]
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
-        if target is operator.getitem:
-            return args[0][args[1]]
-        if not isinstance(target, torch._ops.OpOverload):
+        if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
             return self._symbolic(node, args)
+        handler = self._handler(node)
+        try:
+            return handler(*args, **kwargs)
+        except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
+            if any(isinstance(a, _Mask) for a in args):
+                raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
+            raise self._refused(node, str(error) or "has unexpected arguments") from error
+
+    def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
+        """The function for a call's target, less the importer."""
+        target: Any = node.target
+        if target is operator.getitem:
+            return target
         namespace, name = target._schema.name.split("::")
         if name == "sym_size":
-            return self._dim(node.meta["val"])
+            return lambda *_: self._dim(node.meta["val"])
         handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
-        try:
-            result = handler(self, *args, **kwargs)
-        except (TypeError, ValueError, AssertionError) as error:
-            raise self._refused(node, str(error) or "has unexpected arguments") from error
-        return result
+        return partial(handler, self)
 
     def _symbolic(self, node: torch.fx.Node, args: list[Any]) -> Any:
         """Arithmetic on sizes: its value is known from the trace's own shape analysis."""
@@ -158,10 +167,10 @@ class _Importer:
             raise TypeError(f"size {expr} is not a multiple of the number of tokens")
         return Sym("T", int(factor))
 
-    def _refused(self, node: torch.fx.Node, why: str) -> LlmcError:
+    def _refused(self, node: torch.fx.Node, why: str, id: str = "LLMC-E0401") -> LlmcError:
         scope, source = origin(node)
         where = f" in {scope or 'the model'}" + (f" ({source})" if source else "")
-        return LlmcError("LLMC-E0401", f"{node.target}{where}: {why}")
+        return LlmcError(id, f"{node.target}{where}: {why}")
 
 
 def origin(node: torch.fx.Node) -> tuple[str, str]:
