@@ -1,6 +1,7 @@
 """Remove what computes nothing and bring equal things into one form.
 
-x * 1, x + 0 and casts to the same type go; reshapes and permutes in a row become one;
+x * 1, x + 0 and casts to the same type go; reshapes and permutes in a row become one; a slice
+that is one part of a concatenation becomes that part;
 equal nodes are merged; dead nodes are removed. Runs between other passes.
 """
 
@@ -50,8 +51,8 @@ def _simpler(graph: Graph, node: Node) -> Value | None:
         return x
     if isinstance(op, Permute):
         return _permute(graph, node, x)
-    if isinstance(op, Slice) and (op.start, op.stop, op.step) == (0, x.type.shape[op.dim], 1):
-        return x
+    if isinstance(op, Slice):
+        return _slice(op, x)
     if isinstance(op, Concat) and len(node.inputs) == 1:
         return x
     return None
@@ -77,6 +78,24 @@ def _reshape(graph: Graph, node: Node, x: Value) -> Value | None:
     inner = x.producer
     if inner is not None and isinstance(inner.op, Reshape):
         return graph.insert_before(node, node.op, [inner.inputs[0]]).output
+    return None
+
+
+def _slice(op: Slice, x: Value) -> Value | None:
+    """The whole operand, or the part of a concatenation, that the slice is."""
+    if (op.start, op.stop, op.step) == (0, x.type.shape[op.dim], 1):
+        return x
+    inner = x.producer
+    if inner is None or not isinstance(inner.op, Concat):
+        return None
+    start, rank = 0, x.type.rank
+    for part in inner.inputs:
+        size = part.type.shape[op.dim]
+        if inner.op.dim % rank != op.dim % rank or not isinstance(size, int):
+            return None
+        if (op.start, op.stop, op.step) == (start, start + size, 1):
+            return part
+        start += size
     return None
 
 

@@ -18,7 +18,9 @@ from ..ir.types import DType, TensorType
 
 
 def drop_batch(graph: Graph) -> bool:
-    """Rebuild the graph without leading unit dimensions; always changes it."""
+    """Rebuild the graph without leading unit dimensions; False if its inputs have none."""
+    if not all(v.type.rank >= 2 and v.type.shape[0] == 1 for v in graph.inputs):
+        return False
     old_nodes, old_outputs = graph.nodes, graph.outputs
     new: dict[Value, Value] = {}
     old_inputs, graph.inputs, graph.nodes = graph.inputs, [], []

@@ -54,8 +54,8 @@ def _recipe(node: Node, operands: list[rec.Recipe], value: Value, output: int) -
         return rec.Slice(operands[0], dim, op.start, op.stop)
     if isinstance(op, Concat):
         return rec.concat(operands, op.dim % len(operands[0].shape))
-    if isinstance(op, Binary) and op.fn in ("add", "mul") and value.type.dtype.is_float:
-        if all(o.dtype.is_float for o in operands):
-            return rec.Elementwise(op.fn, tuple(operands))
+    floats = value.type.dtype.is_float and all(o.dtype.is_float for o in operands)
+    if isinstance(op, Binary) and op.fn in ("add", "mul") and floats:
+        return rec.Elementwise(op.fn, tuple(operands))
     assert isinstance(op, Full | Iota) or operands, op
     return rec.Apply(op, tuple(operands), value.type, output)

@@ -42,10 +42,10 @@ def _fuse(graph: Graph, node: Node, gate: Value, up: Value) -> Value | None:
     act = gate.producer
     if act is None or not isinstance(act.op, Unary) or act.op.fn not in ACTIVATIONS:
         return None
-    halves = [_half(act.inputs[0]), _half(up)]
-    if halves[0] is None or halves[1] is None:
+    gate_half, up_half = _half(act.inputs[0]), _half(up)
+    if gate_half is None or up_half is None:
         return None
-    (a, a_rows), (b, b_rows) = halves
+    (a, a_rows), (b, b_rows) = gate_half, up_half
     same_input = [v for v in a.inputs if not v.is_constant] == [
         v for v in b.inputs if not v.is_constant
     ]
@@ -57,8 +57,8 @@ def _fuse(graph: Graph, node: Node, gate: Value, up: Value) -> Value | None:
     assert isinstance(out, int)
     op = replace(a.op, act=act.op.fn, gated=True, out=out)
     operands = [
-        _interleaved(v, a_rows, w, b_rows, out) if v.is_constant else v
-        for v, w in zip(a.inputs, b.inputs, strict=True)
+        _interleaved(v, a_rows, w, b_rows, out, i > op.num_x) if v.is_constant else v
+        for i, (v, w) in enumerate(zip(a.inputs, b.inputs, strict=True))
     ]
     return graph.insert_before(node, op, operands, like=a).output
 
@@ -88,9 +88,10 @@ def _grouped() -> tuple[GroupedLinear, ...]:
     return tuple(GroupedLinear(bias=b, gather=g) for b in (False, True) for g in (False, True))
 
 
-def _interleaved(gate: Value, gate_rows: Rows, up: Value, up_rows: Rows, out: int) -> Value:
+def _interleaved(
+    gate: Value, gate_rows: Rows, up: Value, up_rows: Rows, out: int, is_bias: bool
+) -> Value:
     """Rows of both constants (weights or biases) in alternating panels."""
-    is_bias = gate.type.rank == 1 or (gate.type.rank == 2 and up.name.endswith("bias"))
     dim = gate.type.rank - 1 if is_bias else gate.type.rank - 2
     parts = [_take(v.recipe, dim, r) for v, r in ((gate, gate_rows), (up, up_rows))]
     assert all(p.shape[dim] == out for p in parts)

@@ -22,7 +22,7 @@ def fuse_norm_quantize(graph: Graph) -> bool:
         norm = node.inputs[0].producer
         if norm is None or not isinstance(norm.op, Norm) or len(node.inputs[0].users) != 1:
             continue
-        if node.inputs[0] is not norm.outputs[-1]:
+        if node.inputs[0] is not norm.outputs[-1] or node.inputs[0] in graph.outputs:
             continue
         fused = graph.insert_before(norm, replace(norm.op, quantize=True), norm.inputs)
         if norm.op.add:

@@ -26,6 +26,8 @@ def fuse_residual_norm(graph: Graph) -> bool:
         x, r = add.inputs
         if x.is_constant or r.is_constant or x.type != r.type:
             continue
+        if not all(v.is_constant for v in node.inputs[1:]):
+            continue  # the fused node stands where the sum was, maybe before these exist
         if not _first_reader(graph, node):
             continue
         fused = graph.insert_before(add, replace(node.op, add=True), [x, r, *node.inputs[1:]], node)

@@ -1,6 +1,7 @@
 """Lower attention to the paged cache: the program signature of the design.
 
-    attention(q, rotary(k), v)  =>  pools = cache_write(k, v, …) {rotary}; paged_attention(q, pools, …)
+    attention(q, rotary(k), v)  =>  pools = cache_write(k, v, …) {rotary}
+                                    paged_attention(q, pools, …)
 
 Adds the serving inputs: query_start, context_len, one block table per cache group and two
 pools per attention site. Sites with the same window, heads and element type are one group;

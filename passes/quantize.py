@@ -36,6 +36,7 @@ class Scheme:
 
 
 _BLOCKED = (DType.I8C, DType.I8B, DType.I4S, DType.I4A)
+_FORMATS = (*_BLOCKED, DType.BF16)
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
@@ -56,14 +57,15 @@ def find_scheme(name: str) -> Scheme:
         LlmcError: LLMC-E0202, there is none.
     """
     if name not in SCHEMES:
+        names = ", ".join(SCHEMES)
         raise LlmcError(
-            "LLMC-E0202", f"unknown quantization scheme {name!r}", hint=f"use one of {', '.join(SCHEMES)}"
-        )  # fmt: skip
+            "LLMC-E0202", f"unknown quantization scheme {name!r}", hint=f"use one of {names}"
+        )
     return SCHEMES[name]
 
 
 def quantize(graph: Graph, scheme: Scheme) -> bool:
-    """Give every weight its format and quantize the inputs of blocked ones."""
+    """Give every weight its format and quantize the inputs of blocked ones; True if any changed."""
     weights: dict[Value, Value] = {}
     rows: dict[Value, tuple[Value, ...]] = {}
     head = _head(graph)
@@ -71,7 +73,7 @@ def quantize(graph: Graph, scheme: Scheme) -> bool:
         if isinstance(node.op, Linear):
             index = node.op.num_x
             weight = node.inputs[index]
-            if not weight.is_constant or weight in weights.values():
+            if not weight.is_constant or weight.type.dtype in _FORMATS:
                 continue
             wanted = (
                 DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
@@ -81,11 +83,13 @@ def quantize(graph: Graph, scheme: Scheme) -> bool:
     for node in graph.nodes:
         if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
             table, ids = node.inputs
+            if table.type.dtype in _FORMATS:
+                continue
             if table not in weights and ids.name != "token_ids":
                 continue
             new = weights.setdefault(table, _formatted(table, scheme.head, scheme))
             graph.set_inputs(node, [new, ids])
-    return bool(weights)
+    return any(old is not new for old, new in weights.items())
 
 
 def _use(
@@ -154,5 +158,5 @@ def _is_router(node: Node) -> bool:
     return False
 
 
-_ROUTER_OPS = {"sigmoid", "add", "sub", "mul", "div", "reshape", "slice", "cast", "softplus", "sqrt",
-               "where", "top_k", "gather"}  # fmt: skip
+_ROUTER_OPS = {"sigmoid", "add", "sub", "mul", "div", "reshape", "slice", "cast", "softplus",
+               "sqrt", "where", "top_k", "gather"}  # fmt: skip

@@ -18,7 +18,7 @@ from dataclasses import replace
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Binary, Cast, Concat, Expand, Op, Permute, Reshape, Rotary, Slice, Unary
 from ..ir.types import Sym
-from .rewrite import Bindings, Rule, Var, apply_rules, op
+from .rewrite import Bindings, Pat, Pattern, Rule, Var, apply_rules, op
 
 _X, _C, _S = Var("x"), Var("cos"), Var("sin")
 
@@ -36,24 +36,21 @@ def _slice(start: bool, step: int = 1, name: str = ""):
     return op("slice", _X, name=name, check=check)
 
 
-_LAST = {"check": lambda o: isinstance(o, Concat) and o.dim == -1}
+def _cat(*parts: Pattern) -> Pat:
+    """A concatenation along the last dimension."""
+    return op("concat", *parts, check=lambda o: isinstance(o, Concat) and o.dim == -1)
+
+
 _LOW, _HIGH = _slice(True, name="low"), _slice(False, name="high")
-_ROTATED = op("concat", op("neg", _HIGH), _LOW, **_LAST)
+_ROTATED = _cat(op("neg", _HIGH), _LOW)
 _HALF = op("add", op("mul", _X, _C), op("mul", _ROTATED, _S))
-_SPLIT = op(
-    "concat",
+_SPLIT = _cat(
     op("sub", op("mul", _LOW, _C), op("mul", _HIGH, _S)),
     op("add", op("mul", _HIGH, _C), op("mul", _LOW, _S)),
-    **_LAST,
 )
 _STACKED = op(
     "reshape",
-    op(
-        "concat",
-        op("reshape", op("neg", _slice(False, 2))),
-        op("reshape", _slice(True, 2)),
-        **_LAST,
-    ),
+    _cat(op("reshape", op("neg", _slice(False, 2))), op("reshape", _slice(True, 2))),
 )
 _LANES = op("add", op("mul", _X, _C), op("mul", _STACKED, _S))
 
@@ -180,7 +177,7 @@ _RULES = (
 )
 _PARTIAL = Rule(
     "cat(rotary(x[:r]), x[r:]) => rotary {dim=r}",
-    (op("concat", op("rotary", _LOW, Var("c"), Var("s"), name="rotary"), _HIGH, **_LAST),),
+    (_cat(op("rotary", _LOW, Var("c"), Var("s"), name="rotary"), _HIGH),),
     _partial,
 )
 

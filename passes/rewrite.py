@@ -125,7 +125,7 @@ def apply_rules(graph: Graph, rules: Iterable[Rule]) -> bool:
     """Try every rule on every node until nothing changes; True if anything did."""
     rules = tuple(rules)
     changed = False
-    while any([_sweep(graph, rule) for rule in rules]):
+    while sum(_sweep(graph, rule) for rule in rules):
         changed = True
     return graph.erase_dead() or changed
 

@@ -33,8 +33,10 @@ class _Segment:
 
 
 def roll_layers(graph: Graph) -> bool:
-    """Move repeated layers into `graph.bodies`; True if there was a repetition."""
-    _hoist_tables(graph)
+    """Move repeated layers into `graph.bodies`; True if there were, or tables to hoist."""
+    if graph.bodies:
+        return False  # rolled already; calls of calls would gain nothing
+    hoisted = _hoist_tables(graph)
     runs = _runs(graph)
     segments = {i: _segment(graph, run) for i, (layer, run) in enumerate(runs) if layer}
     counts = Counter(s.key for s in segments.values())
@@ -62,7 +64,7 @@ def roll_layers(graph: Graph) -> bool:
         if name not in graph.bodies:
             graph.bodies[name] = _body(name, graph, segment)
     graph.replace_nodes(order)
-    return bool(rolled)
+    return bool(rolled) or hoisted
 
 
 def _layer_of(node: Node) -> str:
@@ -70,7 +72,7 @@ def _layer_of(node: Node) -> str:
     return found.group(0) if found else ""
 
 
-def _hoist_tables(graph: Graph) -> None:
+def _hoist_tables(graph: Graph) -> bool:
     """Move nodes that read only positions and constants to the front, in order."""
     tables: set[Value] = {v for v in graph.inputs if v.name == "positions"}
     front, rest = [], []
@@ -80,9 +82,11 @@ def _hoist_tables(graph: Graph) -> None:
             front.append(node)
         else:
             rest.append(node)
+    changed = graph.nodes != front + rest or any(node.scope for node in front)
     graph.nodes = front + rest
     for node in front:
         node.scope = ""
+    return changed
 
 
 def _runs(graph: Graph) -> list[tuple[str, list[Node]]]:
