@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from ..runtime.errors import LlmcError
 from .graph import Graph, Node, Value
-from .ops import Attention, CacheWrite, Call, LogitsRows, PagedAttention, QuantizeRows
+from .ops import Attention, CacheWrite, Call, LogitsRows, Op, PagedAttention, QuantizeRows
 from .phase import Phase
 
-FIRST_PHASE = {
+FIRST_PHASE: dict[type[Op], Phase] = {
     QuantizeRows: Phase.QUANTIZED,
     LogitsRows: Phase.QUANTIZED,
     PagedAttention: Phase.QUANTIZED,
@@ -19,7 +19,7 @@ FIRST_PHASE = {
     Call: Phase.SERVING,
 }
 """The phase whose last passes may bring an op in; one before it is still allowed to hold it."""
-LAST_PHASE = {Attention: Phase.QUANTIZED}
+LAST_PHASE: dict[type[Op], Phase] = {Attention: Phase.QUANTIZED}
 """The last phase in which an op is legal."""
 
 
@@ -40,7 +40,7 @@ def _body_problems(graph: Graph) -> list[str]:
 
 def _problems(graph: Graph, bodies: dict[str, Graph]) -> list[str]:
     defined: set[Value] = set(graph.inputs)
-    found: list[str] = []
+    found = _use_problems(graph)
     for node in graph.nodes:
         for value in node.inputs:
             if not value.is_constant and value not in defined:
@@ -53,6 +53,16 @@ def _problems(graph: Graph, bodies: dict[str, Graph]) -> list[str]:
         defined.update(node.outputs)
     found += [f"output {v} is not defined" for v in graph.outputs
               if not v.is_constant and v not in defined]  # fmt: skip
+    return found
+
+
+def _use_problems(graph: Graph) -> list[str]:
+    """Names given twice, and readers that aren't in the graph (they would keep values alive)."""
+    names = [v.name for v in graph.inputs]
+    found = [f"two inputs are called {n}" for n in sorted(set(names)) if names.count(n) > 1]
+    members = set(graph.nodes)
+    for value in [*graph.inputs, *(v for n in graph.nodes for v in n.outputs)]:
+        found += [f"{value} is read by {n}, which is gone" for n in value.users if n not in members]
     return found
 
 

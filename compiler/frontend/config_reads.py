@@ -21,7 +21,8 @@ INERT = frozenset({
     "unsloth_version", "use_cache", "use_sliding_window", "vocab_size", "is_llama_config",
     "quantization_config", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop",
     "attn_pdrop", "router_jitter_noise", "rope_interleaved", "chunk_size_feed_forward",
-    "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "task_specific_params",
+    "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder",
+    "task_specific_params",
 })  # fmt: skip
 """Fields that don't change a causal language model's logits (names, training, generation).
 
@@ -34,7 +35,7 @@ shapes and by the artifact's context limit.
 def record_reads(config: Any) -> Iterator[set[str]]:
     """Collect the names of attributes read from `config` (and its sub-configs) in the block."""
     reads: set[str] = set()
-    cls = type(config)
+    cls: Any = type(config)
     original = cls.__getattribute__
 
     def recording(self: Any, name: str) -> Any:

@@ -24,9 +24,10 @@ from ...runtime.errors import LlmcError
 NAME = "llmc"
 """The implementation name under which the functions are registered."""
 
-_NEUTRAL = {"dropout", "output_attentions", "output_router_logits", "use_cache", "position_ids", "cache_position",
-            "layer_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
-            "num_items_in_batch", "return_dict", "output_hidden_states"}  # fmt: skip
+_NEUTRAL = {"dropout", "output_attentions", "output_router_logits", "use_cache", "position_ids",
+            "cache_position", "layer_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q",
+            "max_length_k", "num_items_in_batch", "return_dict",
+            "output_hidden_states"}  # fmt: skip
 """Attention arguments that don't change the result of causal inference."""
 
 

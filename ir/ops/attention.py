@@ -76,7 +76,8 @@ class Attention(Op):
         require(q.rank == k.rank == v.rank >= 3, f"attention of {q}, {k}, {v}")
         require(q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2], f"{q}, {k}, {v}")
         heads, kv_heads = q.shape[-2], k.shape[-2]
-        assert isinstance(heads, int) and isinstance(kv_heads, int)
+        assert isinstance(heads, int)
+        assert isinstance(kv_heads, int)
         require(heads % kv_heads == 0, f"{heads} query heads for {kv_heads} key heads")
         require(len(rest) == int(self.sinks), f"{self}: {len(rest)} extra inputs")
         return (*q.shape[:-1], v.shape[-1])

@@ -9,6 +9,7 @@ A *quantized* input is the three results of `QuantizeRows` in place of x.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +144,8 @@ class RouteTokens(Op):
         (index,) = inputs
         tokens, k = index.shape
         require(isinstance(tokens, Sym) and isinstance(k, int), f"route_tokens of {index}")
-        assert isinstance(tokens, Sym) and isinstance(k, int)
+        assert isinstance(tokens, Sym)
+        assert isinstance(k, int)
         rows = TensorType(DType.I32, (Sym(tokens.name, tokens.scale * k),))
         return rows, TensorType(DType.I32, (self.experts + 1,)), index.with_dtype(DType.I32)
 
@@ -193,7 +195,7 @@ class GroupedLinear(Linear):
             value = value[row_index.long()]
         bounds = offsets.tolist()
         parts = []
-        for e, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for e, (a, b) in enumerate(pairwise(bounds)):
             y = F.linear(value[a:b], weight[e], None if bias is None else bias[e])
             parts.append(self._epilogue(y, None))
         return torch.cat(parts)

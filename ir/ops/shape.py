@@ -129,15 +129,24 @@ class Embedding(Op):
         return rows.float() if rows.is_floating_point() else rows
 
 
+def _same_but(dim: int, x: TensorType, index: TensorType) -> bool:
+    """Whether the shapes are equal but for `dim`; a shorter index would pick the first rows."""
+    pairs = zip(range(-x.rank, 0), x.shape, index.shape, strict=False)
+    return x.rank == index.rank and all(a == b for d, a, b in pairs if d != dim)
+
+
 @dataclass(frozen=True)
 class Gather(Op):
-    """`y[..i..] = x[..index[..i..]..]` along `dim` (torch.gather)."""
+    """`y[..i..] = x[..index[..i..]..]` along `dim` (torch.gather), negative.
+
+    `index` has the shape of x but along `dim`.
+    """
 
     dim: int
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, index = inputs
-        require(x.rank == index.rank, "gather takes an index of the same rank")
+        require(_same_but(self.dim, x, index), f"gather from {x} at {index}")
         return (x.with_shape(index.shape),)
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -156,6 +165,7 @@ class Scatter(Op):
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, index, src = inputs
+        require(_same_but(self.dim, x, index), f"scatter into {x} at {index}")
         require(src.rank == 0 or src.shape == index.shape, "scatter: src must match index")
         return (x,)
 
