@@ -1,0 +1,71 @@
+"""Families that nobody promised, through trace and passes, interpreted, against eager.
+
+What is expected of each is in the zoo: "compiles" within the zoo's tolerance, or "refused" with an
+error about the model (E04xx), never a wrong result and never a crash.
+"""
+
+import numpy as np
+import pytest
+import torch
+from llmc.compiler.frontend.lower import lower_model, own_tensors
+from llmc.compiler.frontend.probe import tensor_of
+from llmc.ir.interpreted_program import InterpretedProgram
+from llmc.ir.ops import CACHE_BLOCK
+from llmc.ir.quantization import Quantized
+from llmc.ir.recipe_values import RecipeValues
+from llmc.ir.recipes import CheckpointTensor
+from llmc.models.conformance import Report, run_schedule
+from llmc.models.eager import fix_rope, reference_texts
+from llmc.models.tiny import ZooModel
+from llmc.models.zoo import EXTENDED
+from llmc.passes.quantize import find_scheme
+from llmc.runtime.artifact import Limits
+from llmc.runtime.errors import LlmcError
+
+
+class StateReader:
+    """Rows of a model's own tensors, where the compiler reads a checkpoint's."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        self.state = state
+
+    def rows(self, tensor: CheckpointTensor, rows: np.ndarray) -> np.ndarray:
+        value = self.state[tensor.name].numpy()
+        return value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)[rows]
+
+    def blocks(self, tensor: CheckpointTensor, rows: np.ndarray) -> Quantized:
+        raise AssertionError(f"{tensor.name} is not stored in blocks")
+
+
+def conformance_of(model: ZooModel) -> Report:
+    """Lower the model and run its graph through the schedule."""
+    context = model.max_context
+    graph = lower_model(model.configuration(), context, own_tensors, find_scheme("f32")).graph
+    built = fix_rope(model.build(), context)
+    values = RecipeValues(StateReader(built.state_dict()))
+    limits = Limits(
+        max_tokens=512,
+        max_sequences=8,
+        max_context=context,
+        max_logits_rows=64,
+        block_size=CACHE_BLOCK,
+    )
+    blocks = 4 * -(-context // CACHE_BLOCK) + 3
+    program = InterpretedProgram(graph, limits, blocks, lambda value: tensor_of(values, value))
+    return run_schedule(program, reference_texts(built, context), max_context=context)
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in EXTENDED if m.expected == "compiles"], ids=lambda model: model.name
+)
+def test_compiles(model: ZooModel) -> None:
+    conformance_of(model).check()
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in EXTENDED if m.expected == "refused"], ids=lambda model: model.name
+)
+def test_is_refused_by_name(model: ZooModel) -> None:
+    with pytest.raises(LlmcError) as refusal:
+        conformance_of(model)
+    assert refusal.value.exit_code == 4, refusal.value
