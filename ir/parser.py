@@ -72,9 +72,9 @@ _TOKEN = re.compile(
     | (?P<word>[A-Za-z_][\w.]*)
     | (?P<mark>[@()\[\]{},:=])
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
-_CONSTANT = re.compile(r'[\w.|/-]+|"(?:[^"\\]|\\.)*"')
+_CONSTANT = re.compile(r'[\w.|/-]+|"(?:[^"\\]|\\.)*"', re.ASCII)
 _LEAF = re.compile(r"@(.+):(\w+)")
 
 
@@ -188,7 +188,7 @@ class _Lines:
         line.end()
 
     def _cache(self, line: _Scanner) -> None:
-        name = line.name()
+        name = line.take("number") if line.peek()[0] == "number" else line.name()
         line.take(":")
         numbers = []
         for key in ("window", "heads", "key", "value"):

@@ -24,9 +24,11 @@ from .graph import CacheGroup, Graph, Node, Value
 from .scalar import Scalar
 from .types import DType
 
-BARE = re.compile(r"[A-Za-z_][\w.]*")
-"""Names of graphs, inputs and cache groups that need no quotes."""
-BARE_CONSTANT = re.compile(r"[\w.|/-]+")
+BARE = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
+"""Names of graphs and inputs that need no quotes."""
+BARE_GROUP = re.compile(r"\d+|[A-Za-z_][\w.]*", re.ASCII)
+"""Names of cache groups that need no quotes."""
+BARE_CONSTANT = re.compile(r"[\w.|/-]+", re.ASCII)
 """Names of constants that need no quotes; `|` joins the names of what was merged."""
 _LITERALS = ("true", "false", "inf", "nan")
 
@@ -52,7 +54,7 @@ def _print_one(graph: Graph) -> str:
 
 def _print_group(group: CacheGroup) -> str:
     return (
-        f"cache {format_name(group.name)}: window={group.window} heads={group.kv_heads} "
+        f"cache {format_name(group.name, BARE_GROUP)}: window={group.window} heads={group.kv_heads} "
         f"key={group.key_dim} value={group.value_dim} {group.dtype} sites={group.sites}"
     )
 

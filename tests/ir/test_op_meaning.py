@@ -1,0 +1,161 @@
+"""References against independent formulas: what each composite op means, not only its shape."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from llmc.ir.ops import (
+    Attention,
+    CacheWrite,
+    CombineExperts,
+    GroupedLinear,
+    Linear,
+    Norm,
+    PagedAttention,
+    QuantizeRows,
+    Rotary,
+    RouteTokens,
+    TopK,
+)  # fmt: skip
+
+# float32, the same formula in another order of sums: a few units in the last place.
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(11)
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_attention_is_scaled_dot_product_attention(window: int) -> None:
+    q, k, v = torch.randn(7, 4, 8), torch.randn(7, 2, 8), torch.randn(7, 2, 6)
+    i, j = torch.arange(7).unsqueeze(1), torch.arange(7)
+    mask = (j <= i) & (j > i - (window or 99))
+    expected = F.scaled_dot_product_attention(
+        q.transpose(0, 1), k.repeat_interleave(2, 1).transpose(0, 1),
+        v.repeat_interleave(2, 1).transpose(0, 1), mask, scale=0.3,
+    ).transpose(0, 1)  # fmt: skip
+    torch.testing.assert_close(Attention(0.3, window).reference(q, k, v), expected, **CLOSE)
+
+
+def test_sinks_take_their_share_of_the_softmax() -> None:
+    """The first token sees itself only: its weight is 1 / (1 + exp(sink - score))."""
+    q, k, v, sinks = (
+        torch.randn(1, 2, 4),
+        torch.randn(1, 2, 4),
+        torch.randn(1, 2, 4),
+        torch.randn(2),
+    )
+    score = (q * k).sum(-1) * 0.5
+    expected = v * torch.sigmoid(score - sinks).unsqueeze(-1)
+    actual = Attention(0.5, sinks=True).reference(q, k, v, sinks)
+    torch.testing.assert_close(actual, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("rotary", [0, 4])
+def test_paged_attention_is_attention_of_each_sequence(window: int, rotary: int) -> None:
+    """Two sequences in one step, each with a past, equal the last rows of dense attention."""
+    lengths, new = (40, 3), (2, 3)
+    pools = [torch.full((4, 32, 2, 8), torch.nan) for _ in range(2)]
+    table = torch.tensor([[2, 0], [3, -1]])
+    write, paged = CacheWrite(rotary), PagedAttention(0.4, window)
+    q, k, v = ([torch.randn(n, h, 8) for n in lengths] for h in (4, 2, 2))
+    angle = [torch.randn(n, 2) for n in lengths]
+
+    def rows(parts: list[torch.Tensor], counts: tuple[int, ...], past: bool) -> torch.Tensor:
+        cut = [n - m for n, m in zip(lengths, counts, strict=True)]
+        return torch.cat([p[:c] if past else p[c:] for p, c in zip(parts, cut, strict=True)])
+
+    def step(past: bool, counts: tuple[int, int], context: tuple[int, int]):
+        meta = (torch.tensor([0, counts[0], sum(counts)]), torch.tensor(context), table)
+        a = rows(angle, new, past)
+        tables = (a.cos(), a.sin()) if rotary else ()
+        pools[:] = write.reference(rows(k, new, past), rows(v, new, past), *pools, *meta, *tables)
+        return paged.reference(rows(q, new, past), *pools, *meta)
+
+    step(True, (38, 0), (38, 0))
+    actual = step(False, new, lengths)
+    dense = []
+    for s in range(2):
+        key = k[s]
+        if rotary:
+            key = Rotary(rotary).reference(key, angle[s].cos(), angle[s].sin())
+        dense.append(Attention(0.4, window).reference(q[s], key, v[s])[-new[s] :])
+    torch.testing.assert_close(actual, torch.cat(dense), **CLOSE)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_is_a_complex_product(interleaved: bool) -> None:
+    x, angle = torch.randn(5, 2, 10), torch.randn(5, 3)
+    head = x[..., :6]
+    pairs = (head[..., 0::2], head[..., 1::2]) if interleaved else head.chunk(2, -1)
+    turned = torch.complex(*pairs) * torch.polar(torch.ones(()), angle).unsqueeze(1)
+    parts = (turned.real, turned.imag)
+    y = torch.stack(parts, -1).flatten(-2) if interleaved else torch.cat(parts, -1)
+    actual = Rotary(6, interleaved).reference(x, angle.cos(), angle.sin())
+    torch.testing.assert_close(actual, torch.cat((y, x[..., 6:]), -1), **CLOSE)
+
+
+def test_gated_linear_reads_alternating_panels() -> None:
+    x, gate, up = torch.randn(3, 8), torch.randn(20, 8), torch.randn(20, 8)
+    padded = [F.pad(w, (0, 0, 0, 12)).unflatten(0, (2, 16)) for w in (gate, up)]
+    weight = torch.stack(padded, 1).flatten(0, 2)
+    actual = Linear(gated=True, act="silu", out=20).reference(x, weight)
+    torch.testing.assert_close(actual, F.silu(x @ gate.T) * (x @ up.T), **CLOSE)
+
+
+def test_the_epilogue_runs_in_order() -> None:
+    """Activation, then residual, then soft cap."""
+    x, w, b, r = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5), torch.randn(3, 5)
+    op = Linear(bias=True, residual=True, act="gelu", softcap=2.0)
+    expected = 2 * torch.tanh((r + F.gelu(x @ w.T + b)) / 2)
+    torch.testing.assert_close(op.reference(x, w, b, r), expected, **CLOSE)
+
+
+def test_quantized_rows_are_close_and_round_to_even() -> None:
+    x = torch.randn(4, 40)
+    q, scale, total = QuantizeRows().reference(x)
+    back = (q.unflatten(-1, (2, 32)) * scale.unsqueeze(-1)).flatten(-2)
+    steps = scale.repeat_interleave(32, -1)[:, :40]
+    assert ((back[:, :40] - x).abs() <= steps / 2 * 1.0001).all()
+    assert not back[:, 40:].any()
+    torch.testing.assert_close(total, back.unflatten(-1, (2, 32)).sum(-1), **CLOSE)
+    half = torch.zeros(1, 32)
+    half[0, :4] = torch.tensor([127.0, 0.5, 1.5, -2.5])
+    assert QuantizeRows().reference(half)[0][0, :4].tolist() == [127, 0, 2, -2]
+    zeros = QuantizeRows().reference(torch.zeros(1, 32))
+    assert not any(t.any() for t in zeros)
+
+
+def test_a_norm_can_add_and_quantize() -> None:
+    x, r, w = torch.randn(4, 64), torch.randn(4, 64), torch.randn(64)
+    expected = F.rms_norm(x + r, (64,), w, 1e-5)
+    total, *rows = Norm("rms_norm", 1e-5, add=True, quantize=True).reference(x, r, w)
+    torch.testing.assert_close(total, x + r)
+    for actual, wanted in zip(rows, QuantizeRows().reference(expected), strict=True):
+        torch.testing.assert_close(actual.float(), wanted.float(), rtol=1e-5, atol=1.0 * (
+            actual.dtype == torch.int8))  # a value on the border of two codes  # fmt: skip
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_experts_routed_and_combined_equal_a_loop(gather: bool) -> None:
+    """Sorting by expert and combining gives Σ weight * expert(token) for every token."""
+    x, w, b = torch.randn(6, 8), torch.randn(3, 5, 8), torch.randn(3, 5)
+    choice = torch.stack([torch.randperm(3)[:2] for _ in range(6)])
+    share = torch.rand(6, 2)
+    row_index, offsets, slot = RouteTokens(3).reference(choice)
+    assert (row_index.diff()[choice.flatten().sort(stable=True).values.diff() == 0] >= 0).all()
+    rows = (x, w, b, row_index) if gather else (x[row_index], w, b)
+    y = GroupedLinear(bias=True, gather=gather).reference(*rows, offsets)
+    actual = CombineExperts().reference(y, slot, share)
+    expected = torch.stack([
+        sum(share[t, j] * (w[e] @ x[t] + b[e]) for j, e in enumerate(choice[t])) for t in range(6)
+    ])  # fmt: skip
+    torch.testing.assert_close(actual, expected, **CLOSE)
+
+
+def test_equal_values_come_in_the_order_of_their_index() -> None:
+    values, index = TopK(3).reference(torch.tensor([[1.0, 2.0, 1.0, 2.0]]))
+    assert values.tolist() == [[2, 2, 1]]
+    assert index.tolist() == [[1, 3, 0]]

@@ -1,0 +1,204 @@
+"""Type rules against references: for every op, `infer` says what `reference` gives."""
+
+import pytest
+import torch
+from llmc.ir.ops import (
+    BINARY,
+    OPS,
+    TORCH_DTYPE,
+    UNARY,
+    Attention,
+    Binary,
+    CacheWrite,
+    Cast,
+    CausalMask,
+    CombineExperts,
+    Concat,
+    CumSum,
+    Embedding,
+    Expand,
+    Full,
+    Gather,
+    GroupedLinear,
+    Iota,
+    Linear,
+    LogitsRows,
+    MatMul,
+    Norm,
+    Op,
+    PagedAttention,
+    Permute,
+    QuantizeRows,
+    Reduce,
+    Reshape,
+    Rotary,
+    RouteTokens,
+    Scatter,
+    Slice,
+    Softmax,
+    TopK,
+    Unary,
+    Where,
+)  # fmt: skip
+from llmc.ir.types import DType, R, S, Sym, T, TensorType, bind_dim
+
+ENV = {"T": 5, "S": 2, "R": 3, "B": 2, "P": 6, "S1": 3}
+F32, I32, I64, BOOL, BF16 = DType.F32, DType.I32, DType.I64, DType.BOOL, DType.BF16
+B, P, S1 = Sym("B"), Sym("P"), Sym("S1")
+
+
+def f(*shape, dtype: DType = F32) -> TensorType:
+    return TensorType(dtype, shape)
+
+
+def i(*shape, dtype: DType = I64) -> TensorType:
+    return TensorType(dtype, shape)
+
+
+POOL = f(P, 32, 2, 8)
+META = (i(S1, dtype=I32), i(S, dtype=I32), i(S, B, dtype=I32))
+META_VALUES = (
+    torch.tensor([0, 4, 5]), torch.tensor([35, 1]), torch.tensor([[3, 1], [5, -1]]),
+)  # fmt: skip
+LOGICAL = {"logical_and", "logical_or", "logical_xor", "logical_not"}
+INTEGER = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "shift_left", "shift_right"}
+
+CASES: list[tuple[Op, list[TensorType]]] = [
+    *((Unary(fn), [f(T, 4)]) for fn in UNARY if fn not in INTEGER),
+    *((Unary(fn), [i(T, 4)]) for fn in ("neg", "abs", "sign", "square", "exp", "cos", "sigmoid")),
+    (Unary("bitwise_not"), [i(T)]),
+    *((Binary(fn), [f(T, 4), f(4)]) for fn in BINARY if fn not in INTEGER),
+    *((Binary(fn), [i(T, 4), i(1, 4)]) for fn in sorted(INTEGER - {"bitwise_not"})),
+    *((Binary(fn), [i(T, 4), f(T, 1)]) for fn in ("add", "mul", "div", "maximum", "lt")),
+    *((Binary(fn), [i(T), i(T)]) for fn in ("add", "div", "floor_divide", "remainder", "eq")),
+    (Binary("mul"), [f(T, dtype=BF16), f()]),
+    (Binary("mul"), [i(T, dtype=I32), i()]),
+    (Binary("add"), [i(T, dtype=I32), f()]),
+    (Where(), [i(T, 1, dtype=BOOL), f(T, 4), f()]),
+    *((Cast(d), [f(T, 3)]) for d in (BF16, DType.F16, I64, I32, BOOL, F32)),
+    (Reshape((T, 2, 6)), [f(T, 12)]), (Reshape((Sym("T", 4), 3)), [f(T, 12)]),
+    (Permute((-2, -3, -1)), [f(T, 2, 6)]),
+    (Expand((T, 3, 4)), [f(T, 1, 4)]),
+    (Slice(-1, 1, 6, 2), [f(T, 7)]), (Slice(-2, 1, 2), [f(3, T)]),
+    (Slice(-1, 2, 2), [f(T, 7)]),
+    (Concat(-1), [f(T, 3), f(T, 4), f(T, 3)]),
+    (Embedding(), [f(9, 4), i(T)]), (Embedding(), [i(9, 4), i(T, 2)]),
+    (Embedding(), [f(9, 4, dtype=BF16), i(T, dtype=I32)]),
+    (Gather(-1), [f(T, 9), i(T, 2)]),
+    (Scatter(-1), [f(T, 9), i(T, 2), f(T, 2)]), (Scatter(-1, True), [f(T, 9), i(T, 2), f()]),
+    (Full((T, 3)), [f()]), (Iota(4), []), (Iota(4, I32), []),
+    *((Reduce(fn, (-1,), k), [f(T, 4)]) for fn in ("sum", "mean", "amax", "amin", "prod", "argmax")
+      for k in (False, True)),
+    *((Reduce(fn, (-1, -2)), [f(T, 2, 4)]) for fn in ("sum", "mean", "amax", "prod")),
+    *((Reduce(fn, (-1,)), [i(T, 4, dtype=I32)]) for fn in ("sum", "prod", "amax")),
+    *((Reduce(fn, (-1,)), [i(T, 4, dtype=BOOL)]) for fn in ("any", "all")),
+    (Softmax(-1), [f(T, 4)]), (Softmax(-1, log=True), [f(T, 4)]),
+    (CumSum(-1), [f(T, 4)]), (CumSum(-1), [i(T, 4, dtype=I32)]),
+    (TopK(3), [f(T, 8)]),
+    (MatMul(), [f(T, 2, 3), f(T, 3, 4)]), (MatMul(), [f(2, T, 3), f(3, 4)]),
+    (QuantizeRows(), [f(T, 40)]),
+    (Linear(), [f(T, 6), f(5, 6)]), (Linear(bias=True, act="gelu"), [f(T, 6), f(5, 6), f(5)]),
+    (Linear(residual=True, softcap=3.0), [f(T, 6), f(5, 6), f(T, 5)]),
+    (Linear(gated=True, act="silu", out=20), [f(T, 6), f(64, 6)]),
+    (Linear(quantized=True), [f(T, 64, dtype=DType.I8), f(T, 2), f(T, 2), f(5, 40)]),
+    (RouteTokens(9), [i(T, 2)]),
+    (GroupedLinear(), [f(Sym("T", 2), 6), f(2, 4, 6), i(3, dtype=I32)]),
+    (GroupedLinear(bias=True, gather=True),
+     [f(T, 6), f(2, 4, 6), f(2, 4), i(Sym("T", 2), dtype=I32), i(3, dtype=I32)]),
+    (CombineExperts(), [f(Sym("T", 2), 6), i(T, 2), f(T, 2)]),
+    *((Norm(fn, 1e-5, weight=False), [f(T, 6)]) for fn in ("rms_norm", "layer_norm")),
+    (Norm("layer_norm", bias=True), [f(T, 6), f(6), f(6)]),
+    (Norm("rms_norm", add=True), [f(T, 6), f(T, 6), f(6)]),
+    (Norm("rms_norm", quantize=True), [f(T, 40), f(40)]),
+    (Norm("rms_norm", add=True, quantize=True), [f(T, 40), f(T, 40), f(40)]),
+    (Rotary(4), [f(T, 2, 6), f(T, 2), f(T, 2)]),
+    (Rotary(6, interleaved=True), [f(1, T, 2, 6), f(T, 3), f(T, 3)]),
+    (Attention(0.5, 3, 2.0), [f(T, 4, 8), f(T, 2, 8), f(T, 2, 6)]),
+    (CausalMask((1, T, T), 3), []),
+    (Attention(0.5, sinks=True), [f(1, T, 4, 8), f(1, T, 2, 8), f(1, T, 2, 8), f(4)]),
+    (CacheWrite(), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META]),
+    (CacheWrite(4), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META, f(T, 2), f(T, 2)]),
+    (PagedAttention(0.5), [f(T, 4, 8), POOL, POOL, *META]),
+    (PagedAttention(0.5, 4, sinks=True), [f(T, 4, 8), POOL, POOL, *META, f(4)]),
+    (LogitsRows(), [f(T, 6), i(R, dtype=I32)]),
+]  # fmt: skip
+
+
+def random_tensor(type: TensorType, generator: torch.Generator) -> torch.Tensor:
+    """Values that are valid indices of any case (0 or 1) where the type is an integer."""
+    shape = [bind_dim(d, ENV) for d in type.shape]
+    if type.dtype.is_float:
+        return torch.randn(shape, generator=generator).to(TORCH_DTYPE[type.dtype])
+    return torch.randint(0, 2, shape, generator=generator).to(TORCH_DTYPE[type.dtype])
+
+
+def operands_of(op: Op, types: list[TensorType]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(8)
+    values = [random_tensor(t, generator) for t in types]
+    if isinstance(op, CacheWrite | PagedAttention):
+        at = types.index(META[0])
+        values[at : at + 3] = META_VALUES
+    if isinstance(op, GroupedLinear):
+        values[-1] = torch.tensor([0, 4, 10]).int()
+    if op == Binary("floor_divide") or op == Binary("remainder"):
+        values[1] = values[1] + 1  # integers have no division by 0
+    return values
+
+
+@pytest.mark.parametrize(("op", "types"), CASES, ids=lambda x: str(x)[:60])
+def test_infer_agrees_with_reference(op: Op, types: list[TensorType]) -> None:
+    result = op.bind(ENV).reference(*operands_of(op, types))
+    results = result if isinstance(result, tuple) else (result,)
+    inferred = op.infer(*types)
+    assert [tuple(t.shape) for t in results] == [
+        tuple(bind_dim(d, ENV) for d in t.shape) for t in inferred
+    ]
+    assert [t.dtype for t in results] == [TORCH_DTYPE[t.dtype] for t in inferred]
+
+
+def test_every_op_has_a_case() -> None:
+    """Calls are evaluated by the interpreter."""
+    assert {op.mnemonic for op, _ in CASES} | {"call"} == set(OPS)
+
+
+REFUSED: list[tuple[Op, list[TensorType]]] = [
+    (Where(), [f(T), f(T), f(T)]),
+    (Reshape((T, 5)), [f(T, 6)]), (Reshape((S, 6)), [f(T, 6)]),
+    (Permute((-1, -1)), [f(T, 6)]), (Permute((0, 1)), [f(T, 6)]),
+    (Expand((T, 4)), [f(T, 3)]), (Expand((4,)), [f(T)]),
+    (Slice(-2, 0, 1), [f(T, 6)]), (Slice(-1, 0, 7), [f(T, 6)]), (Slice(-1, 3, 2), [f(T, 6)]),
+    (Concat(-2), [f(T, 6), f(T, 6)]), (Concat(-1), [f(T, 6), f(S, 6)]),
+    (Concat(-1), [f(T, 6), i(T, 6)]),
+    (Embedding(), [f(9), i(T)]),
+    (Gather(-1), [f(T, 6), i(T)]), (Gather(-1), [f(T, 6), i(1, 6)]),
+    (Scatter(-1), [f(T, 6), i(T, 2), f(T, 3)]), (Scatter(-1), [f(T, 6), i(1, 2), f(1, 2)]),
+    (Full((T,)), [f(1)]), (Iota(3), [f()]),
+    (Reduce("sum", (-2,)), [f(T, 6)]), (CumSum(-1), [f(6, T)]),
+    (TopK(7), [f(T, 6)]), (TopK(1), [f(6, T)]),
+    (MatMul(), [f(T, 3), f(4, 3)]), (MatMul(), [f(3), f(3, 3)]),
+    (QuantizeRows(), [f(6, T)]),
+    (Linear(), [f(T, 5), f(4, 6)]), (Linear(), [f(T, 6), f(4, 6), f(4)]),
+    (Linear(bias=True), [f(T, 6), f(4, 6), f(5)]),
+    (Linear(residual=True), [f(T, 6), f(4, 6), f(T, 5)]),
+    (Linear(gated=True, act="silu", out=20), [f(T, 6), f(40, 6)]),
+    (Linear(quantized=True), [f(T, 40), f(T, 2), f(T, 2), f(4, 40)]),
+    (RouteTokens(4), [i(3, 2)]),
+    (GroupedLinear(), [f(T, 6), f(2, 4, 6), i(2)]),
+    (GroupedLinear(bias=True), [f(T, 6), f(2, 4, 6), f(4), i(3)]),
+    (CombineExperts(), [f(Sym("T", 2), 6), i(T, 2), f(T, 3)]),
+    (Norm("rms_norm"), [f(T, 6), f(5)]), (Norm("rms_norm", add=True), [f(T, 6), f(6), f(6)]),
+    (Norm("rms_norm", weight=False), [f(6, T)]), (Norm("rms_norm"), [f(T, 6), f(6), f(6)]),
+    (Rotary(4), [f(T, 2, 6), f(T, 3), f(T, 3)]), (Rotary(4), [f(2, T, 6), f(T, 2), f(T, 2)]),
+    (Attention(1.0), [f(T, 3, 8), f(T, 2, 8), f(T, 2, 8)]),
+    (Attention(1.0), [f(T, 2, 8), f(T, 2, 6), f(T, 2, 8)]),
+    (Attention(1.0, sinks=True), [f(T, 2, 8), f(T, 2, 8), f(T, 2, 8)]),
+    (CacheWrite(), [f(T, 2, 6), f(T, 2, 8), POOL, POOL, *META]),
+    (CacheWrite(4), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META]),
+    (PagedAttention(1.0), [f(T, 4, 6), POOL, POOL, *META]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "types"), REFUSED, ids=lambda x: str(x)[:60])
+def test_impossible_operands_are_refused(op: Op, types: list[TensorType]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        op.infer(*types)
