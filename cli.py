@@ -16,7 +16,7 @@ import typer
 from .runtime.errors import ERRORS, LlmcError
 from .runtime.failures import as_content, as_lines, run_guarded
 
-SCHEMES = ("f32", "bf16", "int8", "int4")
+SCHEMES = ("f32", "bf16", "int8", "int4", "int4-asym")
 LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable")
 
 app = typer.Typer(
@@ -82,7 +82,7 @@ def compile_(
         str | None, typer.Option(metavar="SIZE", help="Most memory to use, such as 2GB.")
     ] = None,
     max_context: Annotated[
-        int | None, typer.Option(help="Longest sequence (default: the model's own).")
+        int | None, typer.Option(help="Longest sequence (default: the model's own, at most 8192).")
     ] = None,
     max_kl: Annotated[
         float | None, typer.Option(help="Refuse if KL against the source exceeds this (nats).")

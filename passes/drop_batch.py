@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import Expand, Full, Op, Permute, Reshape
+from ..ir.ops import CausalMask, Expand, Full, Op, Permute, Reshape
 from ..ir.types import DType, TensorType
 
 
@@ -64,7 +64,10 @@ def _fits(actual: TensorType, wanted: TensorType) -> bool:
 
 def _drop(op: Op, node: Node) -> Op:
     """The op without its leading unit dimension, where it names one."""
-    if isinstance(op, Reshape | Expand | Full) and _dropped(node.output.type) != node.output.type:
+    if (
+        isinstance(op, Reshape | Expand | Full | CausalMask)
+        and _dropped(node.output.type) != node.output.type
+    ):
         return replace(op, shape=op.shape[1:])
     if isinstance(op, Permute) and not node.inputs[0].is_constant:
         rank = len(op.dims)

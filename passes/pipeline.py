@@ -27,6 +27,7 @@ from .merge_projections import merge_projections
 from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
 from .raise_activation import raise_activation
+from .raise_attention import raise_attention
 from .raise_norm import raise_norm
 from .raise_rotary import raise_partial_rotary, raise_rotary
 from .roll_layers import roll_layers
@@ -60,6 +61,8 @@ PIPELINE: tuple[Step, ...] = (
     _plain(canonicalize, Phase.TRACED),
     # `1 + w` must be one constant before norms are raised.
     _plain(fold_constants, Phase.TRACED),
+    # Attention that a model spells out relates tokens with tokens, and only attention may.
+    _plain(raise_attention, Phase.TRACED),
     _plain(prove_packing, Phase.TRACED),
     _plain(raise_norm, Phase.TRACED),
     _plain(raise_activation, Phase.TRACED),

@@ -10,7 +10,7 @@ check are reshapes that would cut a token's row, and products of tokens with tok
 from __future__ import annotations
 
 from ..ir.graph import Graph, Node
-from ..ir.ops import Attention, Embedding, Gather, MatMul, Reshape, Scatter
+from ..ir.ops import Attention, Embedding, Gather, MatMul, Reshape, Scatter, Softmax
 from ..ir.types import Dim, Sym
 from ..runtime.errors import LlmcError
 
@@ -41,6 +41,8 @@ def _mixes(node: Node) -> str:
         return _reshape(node)
     if isinstance(op, MatMul) and isinstance(node.inputs[1].type.shape[-2], Sym):
         return "sums over tokens"
+    if isinstance(op, Softmax) and isinstance(node.inputs[0].type.shape[op.dim], Sym):
+        return "normalizes over tokens"
     if isinstance(op, Embedding) and _symbols(node.inputs[0].type.shape):
         return "looks up other tokens"
     if isinstance(op, Gather | Scatter) and isinstance(node.inputs[0].type.shape[op.dim], Sym):

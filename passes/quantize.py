@@ -54,12 +54,12 @@ def find_scheme(name: str) -> Scheme:
     """The scheme called `name`.
 
     Raises:
-        LlmcError: LLMC-E0202, there is none.
+        LlmcError: LLMC-E0201, there is none.
     """
     if name not in SCHEMES:
         names = ", ".join(SCHEMES)
         raise LlmcError(
-            "LLMC-E0202", f"unknown quantization scheme {name!r}", hint=f"use one of {names}"
+            "LLMC-E0201", f"unknown quantization scheme {name!r}", hint=f"use one of {names}"
         )
     return SCHEMES[name]
 

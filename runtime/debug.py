@@ -4,7 +4,6 @@
 |---|---|
 | `LLMC_DEBUG=1` | say why a pattern did not apply; print tracebacks of errors |
 | `LLMC_DUMP=dir` | write `NN-pass.txt` with the graph after each pass |
-| `LLMC_THREADS=n` | threads of the CPU runtime (default: the cores this process may use) |
 """
 
 from __future__ import annotations

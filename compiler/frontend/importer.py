@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...ir import ops
@@ -104,11 +105,17 @@ class _Importer:
         if name in self.buffers:
             recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
         elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
-            constant: Any = self.program.constants[spec.target]
-            recipe = Computed.of(name, constant.numpy())
+            recipe = Computed.of(name, self._lifted(spec.target))
         else:
             recipe = self.weights[name]
         return Graph.constant(name, recipe, type)
+
+    def _lifted(self, target: str) -> np.ndarray:
+        """A tensor that the model's code made; one made with the model has no value on meta."""
+        tensor: Any = self.program.constants[target]
+        if tensor.device.type == "meta":
+            raise LlmcError("LLMC-E0431", f"the model keeps a tensor {target} outside its buffers")
+        return tensor.numpy()
 
     def _call(self, node: torch.fx.Node) -> Any:
         target = node.target
@@ -218,6 +225,9 @@ def _grouped_linear(
 OURS = {
     "attention": _attention,
     "mask": lambda b, anchor, window: _Mask(window),
+    "additive_mask": lambda b, anchor, tokens, window: b.emit(
+        ops.CausalMask((1, 1, tokens, tokens), window)
+    ),
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
     "grouped_linear": _grouped_linear,
     "combine": lambda b, x, slot, weights: b.emit(ops.CombineExperts(), x, slot, weights),

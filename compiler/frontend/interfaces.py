@@ -1,7 +1,8 @@
 """Our functions in transformers' attention, mask and experts interfaces.
 
 While a model is traced, every attention call becomes one `llmc::attention` node,
-every mask one `llmc::mask` tag, and every experts module a few `llmc::` nodes around
+every mask one `llmc::mask` tag (or, in models that spell attention out, one
+`llmc::additive_mask`), and every experts module a few `llmc::` nodes around
 the model's own gating code. Schemas are closed: an argument that is not understood
 and not neutral stops the compile, because swallowing it changes results silently.
 """
@@ -23,6 +24,8 @@ from ...runtime.errors import LlmcError
 
 NAME = "llmc"
 """The implementation name under which the functions are registered."""
+EAGER = "eager"
+"""The implementation of models that spell attention out (`passes/raise_attention.py`)."""
 
 _NEUTRAL = {"dropout", "output_attentions", "output_router_logits", "use_cache", "position_ids",
             "cache_position", "layer_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q",
@@ -59,6 +62,17 @@ def mask_op(anchor: torch.Tensor, window: int) -> torch.Tensor:
 @mask_op.register_fake
 def _(anchor, window):
     return anchor.new_empty((1, 1, 1, 1), dtype=torch.bool)
+
+
+@torch.library.custom_op("llmc::additive_mask", mutates_args=())
+def additive_mask_op(anchor: torch.Tensor, tokens: int, window: int) -> torch.Tensor:
+    """The mask [1, 1, tokens, tokens] that spelled-out attention adds; traced, never run."""
+    raise RuntimeError("llmc::additive_mask is only traced")
+
+
+@additive_mask_op.register_fake
+def _(anchor, tokens, window):
+    return anchor.new_empty((1, 1, tokens, tokens))
 
 
 @torch.library.custom_op("llmc::route", mutates_args=())
@@ -136,6 +150,13 @@ def _mask(*, mask_function: Callable = masking_utils.causal_mask_function, **kwa
     return mask_op(torch.empty(0, device="meta"), _window_of(mask_function, kwargs))
 
 
+def _additive_mask(
+    *, q_length: int, mask_function: Callable = masking_utils.causal_mask_function, **kwargs: Any
+) -> torch.Tensor:
+    window = _window_of(mask_function, kwargs)
+    return additive_mask_op(torch.empty(0, device="meta"), q_length, window)
+
+
 def _window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
     """0 for a causal mask, w for a sliding one, found by evaluating the mask function.
 
@@ -195,3 +216,14 @@ def single_sequence() -> Iterator[None]:
         yield
     finally:
         masking_utils.find_packed_sequence_indices = original
+
+
+@contextlib.contextmanager
+def spelled_out_masks() -> Iterator[None]:
+    """Tag the masks of models that compute attention themselves (`passes/raise_attention.py`)."""
+    original = ALL_MASK_ATTENTION_FUNCTIONS[EAGER]
+    ALL_MASK_ATTENTION_FUNCTIONS.register(EAGER, _additive_mask)
+    try:
+        yield
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS.register(EAGER, original)

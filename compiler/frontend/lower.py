@@ -14,6 +14,7 @@ from ...ir.recipes import CheckpointTensor, Recipe
 from ...passes.pipeline import Context, PassTime, run_pipeline
 from ...passes.quantize import Scheme
 from ...runtime.errors import LlmcError
+from . import interfaces
 from .importer import import_graph
 from .trace import Traced, trace
 
@@ -36,8 +37,15 @@ def lower_model(config: Any, max_context: int, recipes: Recipes, scheme: Scheme)
     Raises:
         LlmcError: LLMC-E04xx, what the model does that can't be compiled.
     """
-    traced = trace(config, max_context)
-    graph = import_graph(traced, recipes(traced.model))
+    try:
+        traced, graph = _import(config, max_context, recipes, interfaces.NAME)
+    except LlmcError as error:
+        if error.id not in _OWN_ATTENTION:
+            raise
+        try:
+            traced, graph = _import(config, max_context, recipes, interfaces.EAGER)
+        except LlmcError:
+            raise error from None
     passes = run_pipeline(graph, Context(scheme))
     if not graph.cache_groups:
         raise LlmcError(
@@ -46,6 +54,17 @@ def lower_model(config: Any, max_context: int, recipes: Recipes, scheme: Scheme)
             hint="it may keep recurrent state or compute attention by itself; neither is supported",
         )
     return LoweredModel(graph, traced, passes)
+
+
+_OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0430")
+"""What goes wrong with a model that ignores the attention interface and computes by itself."""
+
+
+def _import(
+    config: Any, max_context: int, recipes: Recipes, attention: str
+) -> tuple[Traced, Graph]:
+    traced = trace(config, max_context, attention)
+    return traced, import_graph(traced, recipes(traced.model))
 
 
 def own_tensors(model: Any) -> dict[str, Recipe]:

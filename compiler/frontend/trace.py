@@ -48,7 +48,7 @@ class _Step(torch.nn.Module):
         return out.logits
 
 
-def trace(config: Any, max_context: int) -> Traced:
+def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Traced:
     """Trace the causal language model of `config` for contexts up to `max_context` tokens.
 
     Raises:
@@ -56,19 +56,23 @@ def trace(config: Any, max_context: int) -> Traced:
             causal language model for this config; LLMC-E0430 it can't be exported.
     """
     with record_reads(config) as reads:
-        model = build_on_meta(config)
+        model = build_on_meta(config, attention)
         buffers, notes = compute_buffers(model, max_context)
         program = _export(model)
     return Traced(program, model, buffers, notes, frozenset(reads))
 
 
-def build_on_meta(config: Any) -> Any:
-    """The model of `config` on the meta device, in float32, with our interfaces chosen."""
+def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
+    """The model of `config` on the meta device, in float32, with our interfaces chosen.
+
+    Raises:
+        LlmcError: LLMC-E0402, transformers can't build it (with this attention).
+    """
     try:
         with torch.device("meta"), _quiet():
             model = AutoModelForCausalLM.from_config(
                 config,
-                attn_implementation=interfaces.NAME,
+                attn_implementation=attention,
                 experts_implementation=interfaces.NAME,
                 dtype=torch.float32,
             )
@@ -86,8 +90,10 @@ def _export(model: Any) -> torch.export.ExportedProgram:
     token_ids = torch.zeros(1, SAMPLE_TOKENS, dtype=torch.long, device="meta")
     positions = torch.arange(SAMPLE_TOKENS, device="meta").unsqueeze(0)
     dynamic = {1: torch.export.Dim.DYNAMIC}
+    spelled_out = model.config._attn_implementation == interfaces.EAGER
+    masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
     try:
-        with torch.no_grad(), _quiet(), interfaces.single_sequence():
+        with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks:
             program = torch.export.export(
                 _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic),
                 strict=False,

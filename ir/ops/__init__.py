@@ -4,6 +4,7 @@ from .attention import (
     CACHE_BLOCK,
     Attention,
     CacheWrite,
+    CausalMask,
     LogitsRows,
     PagedAttention,
     Rotary,
@@ -38,7 +39,7 @@ from .shape import (
 
 __all__ = [
     "BINARY", "BLOCK", "CACHE_BLOCK", "OPS", "PANEL", "TORCH_DTYPE", "UNARY", "Attention",
-    "Binary", "CacheWrite", "Call", "Cast", "CombineExperts", "Concat", "CumSum", "Embedding",
+    "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts", "Concat", "CumSum", "Embedding",
     "Expand", "Full", "Gather", "GroupedLinear", "Iota", "Linear", "LogitsRows", "MatMul", "Norm",
     "Op", "PagedAttention", "Permute", "QuantizeRows", "Reduce", "Reshape", "Rotary",
     "RouteTokens", "Scatter", "Slice", "Softmax", "TopK", "Unary", "Where", "round_up",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..types import DType, R, TensorType
+from ..types import Dim, DType, R, TensorType, bind_dim
 from .base import Op, require
 
 CACHE_BLOCK = 32
@@ -83,10 +83,32 @@ class Attention(Op):
         return (*q.shape[:-1], v.shape[-1])
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
-        q, k, v = (x.flatten(0, -4) if x.dim() > 3 else x for x in inputs[:3])
+        q, k, v = (x.reshape(x.shape[-3:]) for x in inputs[:3])  # leading dimensions are 1
         lead = inputs[0].shape[:-3]
         y = attend(self, q, k, v, 0, inputs[3] if self.sinks else None)
         return y.reshape(*lead, *y.shape)
+
+
+@dataclass(frozen=True)
+class CausalMask(Op):
+    """What spelled-out attention adds to its scores: 0 where visible, else the least f32.
+
+    `shape` is [..., T, T]; `window` as for `Attention`. Only legal until `raise_attention`.
+    """
+
+    shape: tuple[Dim, ...]
+    window: int = 0
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        require(not inputs, "causal_mask takes no inputs")
+        return (TensorType(DType.F32, self.shape),)
+
+    def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
+        shape = [bind_dim(d, {}) for d in self.shape]
+        i, j = torch.arange(shape[-2]).unsqueeze(1), torch.arange(shape[-1])
+        visible = (j <= i) & (j > i - self.window) if self.window else j <= i
+        least = torch.finfo(torch.float32).min
+        return torch.where(visible, 0.0, least).expand(shape)
 
 
 def attend(
