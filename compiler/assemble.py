@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..codegen.backend import Backend, Lowered
 from ..ir.graph import Graph, Value
@@ -171,12 +172,27 @@ def generation_defaults(source: ModelSource) -> Generation:
         for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         if isinstance(raw.get(name), int | float)
     }
-    special = {
+    special = _tokens_by_id(source) | {
         name: value
         for name, value in raw.items()
         if name.endswith("_token") and isinstance(value, str)
     }
     return Generation(eos_token_ids=eos_ids, special_tokens=special, **sampling)
+
+
+def _tokens_by_id(source: ModelSource) -> dict[str, str]:
+    """The text of `bos_token`, `eos_token`, … where only their ids are known (GGUF files)."""
+    if source.text.tokenizer is None:
+        return {}
+    tokenizer = Tokenizer.from_str(source.text.tokenizer.decode())
+    tokens = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        number = source.text.generation.get(f"{name}_id")
+        number = number[0] if isinstance(number, list) and number else number
+        text = tokenizer.id_to_token(number) if isinstance(number, int) else None
+        if text is not None:
+            tokens[name] = text
+    return tokens
 
 
 def running_model(writer: ArtifactWriter, manifest: Manifest) -> Model | None:

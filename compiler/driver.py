@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
+
+import torch
 
 from ..codegen.backend import Lowered, find_backend
 from ..ir.ops import CACHE_BLOCK
@@ -91,10 +93,11 @@ def compile(
     context = _context(source.config, max_context)
     path = _output_path(output, model)
     notes = list(source.notes)
-    progress("probing the architecture", 0.05)
-    notes.append(probe(source.config, source.config_bytes))
-    progress("tracing the model", 0.15)
-    lowered_model = _lower(source, context, chosen, allow_fields)
+    with _one_torch_thread():
+        progress("probing the architecture", 0.05)
+        notes.append(probe(source.config, source.config_bytes))
+        progress("tracing the model", 0.15)
+        lowered_model = _lower(source, context, chosen, allow_fields)
     notes += lowered_model.traced.notes
     lowered = backend.lower(lowered_model.graph, _limits(context))
     notes += _requantized_note(lowered)
@@ -125,6 +128,17 @@ def compile(
         writer.write_manifest(manifest)
     progress("done", 1.0)
     return _report(path, began, quality, notes, manifest)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Tiny tensors don't pay for threads, and waiting threads spin: tracing is faster alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _lower(

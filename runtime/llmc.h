@@ -16,6 +16,7 @@
 #define LLMC_OK 0
 #define LLMC_BAD_STRUCT_SIZE (-1)
 #define LLMC_OVER_A_LIMIT (-2)
+#define LLMC_NO_RESOURCES (-3) /* memory or threads could not be had */
 
 #ifdef __cplusplus
 extern "C" {

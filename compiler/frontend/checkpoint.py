@@ -153,6 +153,7 @@ def _text_assets(path: Path, config: dict[str, Any], trust_remote_code: bool) ->
     file = path / "generation_config.json"
     if file.is_file():
         generation |= _json_object(file, file.read_bytes())
+    generation |= _special_tokens(path)
     license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
     return TextAssets(
         tokenizer=_tokenizer(path, trust_remote_code),
@@ -160,6 +161,20 @@ def _text_assets(path: Path, config: dict[str, Any], trust_remote_code: bool) ->
         generation=generation,
         license=license_file.read_text("utf-8", errors="replace") if license_file else None,
     )
+
+
+def _special_tokens(path: Path) -> dict[str, str]:
+    """`bos_token`, `eos_token`, … as text, which chat templates name."""
+    file = path / "tokenizer_config.json"
+    if not file.is_file():
+        return {}
+    raw = _json_object(file, file.read_bytes())
+    values = {
+        name: value.get("content") if isinstance(value, dict) else value
+        for name, value in raw.items()
+        if name.endswith("_token")
+    }
+    return {name: value for name, value in values.items() if isinstance(value, str)}
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:

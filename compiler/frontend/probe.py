@@ -4,7 +4,7 @@ A model of the same config, with few layers, narrow MLPs and random weights, goe
 and passes; the resulting graph is interpreted on the conformance schedule (several sequences in
 a step, chunks, a past beyond window and rope thresholds) and compared with transformers eager.
 Packing, masks, positions and every rewrite are thereby checked for each architecture compiled.
-A pass is remembered by config and tool versions.
+A pass is remembered by config, tool versions and llmc's own code.
 """
 
 from __future__ import annotations

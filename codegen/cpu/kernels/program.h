@@ -11,8 +11,6 @@
 #include "simd.h"
 #include "team.h"
 
-#define LLMC_NO_RESOURCES (-3)  // memory or threads could not be had
-
 namespace llmc {
 
 constexpr int kMaxGroups = 16;
