@@ -39,8 +39,9 @@ from .shape import (
 
 __all__ = [
     "BINARY", "BLOCK", "CACHE_BLOCK", "OPS", "PANEL", "TORCH_DTYPE", "UNARY", "Attention",
-    "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts", "Concat", "CumSum",
-    "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "Iota", "Linear", "LogitsRows", "MatMul",
-    "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows", "Reduce", "Reshape", "Rotary",
-    "RouteTokens", "Scatter", "Slice", "Softmax", "TopK", "Unary", "Where", "round_up",
+    "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts", "Concat",
+    "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "Iota", "Linear",
+    "LogitsRows", "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows",
+    "Reduce", "Reshape", "Rotary", "RouteTokens", "Scatter", "Slice", "Softmax", "TopK",
+    "Unary", "Where", "round_up",
 ]  # fmt: skip
