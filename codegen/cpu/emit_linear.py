@@ -17,6 +17,7 @@ from ...ir.types import Dim, DType
 from .emit_movement import emit_row_lookup
 from .function import Function, call, float_literal
 from .layout import View
+from .loops import Nest, loop_nest
 from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
 
 _FORMATS = {DType(f.value) for f in WeightFormat}
@@ -46,6 +47,18 @@ def emit_linear(fn: Function, node: Node) -> None:
     )  # fmt: skip
     pairs = [(out, x) for x in added if takes_place_of(out, x)]
     fn.step([line], views + added, [out], in_place=pairs)
+    if op.softcap and op.residual:
+        _softcap(fn, out, op.softcap)
+
+
+def _softcap(fn: Function, y: View, cap: float) -> None:
+    """`y = c tanh(y / c)` where the epilogue can't do it: it caps before it adds a residual."""
+    c = float_literal(cap)
+
+    def body(nest: Nest) -> list[str]:
+        return [f"{nest.at(y)} = {c} * op::tanh({nest.at(y)} / {c});"]
+
+    fn.step(loop_nest(y.shape, [y], body), [y], [y], rowwise=True)
 
 
 def _sizes(op: Linear, weight: Value) -> tuple[int, Dim]:
@@ -82,7 +95,8 @@ def _epilogue(
     gated = "true" if op.gated else "false"
     bias_pointer, reads = vector(fn, bias)
     fields = f"Act::{_ACTS[op.act]}, {gated}, {bias_pointer}, {pointer}, {stride}"
-    text = f"Epilogue{{{fields}, {float_literal(op.softcap)}}}"
+    softcap = 0.0 if op.residual else op.softcap
+    text = f"Epilogue{{{fields}, {float_literal(softcap)}}}"
     return text, reads if added is None else [added.view, *reads]
 
 

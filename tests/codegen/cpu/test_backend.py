@@ -174,9 +174,7 @@ def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuProgram:
         vocab_size=lowered.vocab_size,
     )  # fmt: skip
     weights = pack_weights(list(lowered.tensors), lowered.weights_bytes)
-    return cpu.CpuProgram(
-        variant, library, memoryview(weights), threads=threads, cache_blocks=(24,)
-    )
+    return cpu.CpuProgram(variant, library, weights.data, threads=threads, cache_blocks=(24,))
 
 
 def session_steps() -> list[StepInputs]:

@@ -195,6 +195,13 @@ def _(g: Graph) -> None:
     g.outputs = [result(g, Gather(-2), x, result(g, Binary("remainder"), index, scalar(9)))]
 
 
+@case("gather_by_token")
+def _(g: Graph) -> None:
+    """A table read at each token's position."""
+    table, index = given(g, 9), given(g, T, dtype=DType.I64)
+    g.outputs = [result(g, Gather(-1), table, result(g, Binary("remainder"), index, scalar(9)))]
+
+
 @case("scatter")
 def _(g: Graph) -> None:
     x, index, src = given(g, T, 9), given(g, T, 4, dtype=DType.I64), given(g, T, 4)
