@@ -285,12 +285,7 @@ def _(g: Graph) -> None:
     g.outputs = [
         result(g, MatMul(), a, b),
         result(g, MatMul(), a, turned),
-        result(
-            g,
-            MatMul(),
-            result(g, Reshape((T, 1, 20)), by_token),
-            result(g, Reshape((T, 20, 1)), by_token),
-        ),
+        result(g, MatMul(), row, column),
         result(g, MatMul(), c, result(g, Permute((-1, -2)), result(g, Slice(-1, 0, 5), by_token))),
     ]
 
