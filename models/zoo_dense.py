@@ -264,7 +264,9 @@ DENSE: tuple[ZooModel, ...] = (
         ),
         ("norm skipped in the first layer", "rope base per layer type", "head with its own mlp"),
     ),
-    ZooModel("doge", "DogeConfig", decoder(keep_window_size=512), ("dynamic mask",)),
+    ZooModel(
+        "doge", "DogeConfig", decoder(keep_window_size=512), ("dynamic mask",), expected="refused"
+    ),
     ZooModel(
         "minicpm3",
         "MiniCPM3Config",

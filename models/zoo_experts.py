@@ -90,6 +90,7 @@ EXPERTS: tuple[ZooModel, ...] = (
             **_MOE,
         ),
         ("latent attention", "experts", "dense first layer"),
+        expected="refused",
     ),
     ZooModel(
         "deepseek-v3",
@@ -171,6 +172,7 @@ EXPERTS: tuple[ZooModel, ...] = (
             lm_head_bias=True,
         ),
         ("experts", "sparse mixer routing", "layer norm", "head bias"),
+        expected="refused",
     ),
     ZooModel(
         "dbrx",
@@ -185,6 +187,7 @@ EXPERTS: tuple[ZooModel, ...] = (
             "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
         },
         ("experts", "clamped qkv", "layer norm without bias"),
+        expected="refused",
     ),
     ZooModel(
         "afmoe",
@@ -242,6 +245,7 @@ EXPERTS: tuple[ZooModel, ...] = (
             "num_attention_heads",
         ),
         ("experts in attention",),
+        expected="refused",
     ),
     ZooModel(
         "llama4",
@@ -257,6 +261,7 @@ EXPERTS: tuple[ZooModel, ...] = (
             floor_scale=16,
         ),
         ("chunked attention", "queries scaled by position", "experts"),
+        expected="refused",
     ),
     ZooModel(
         "granite-moe-window",
@@ -321,5 +326,6 @@ EXPERTS: tuple[ZooModel, ...] = (
             **_MOE,
         ),
         ("latent attention", "keys chosen by an index"),
+        expected="refused",
     ),
 )
