@@ -2,7 +2,8 @@
 
     x * rsqrt(mean(x²) + eps)            =>  rms_norm(x)
     rms_norm(x - mean(x))                =>  layer_norm(x)
-    norm(x) * w [+ b], w and b [N]       =>  norm(x, w, b)
+    norm(x) * w, w [N]                   =>  norm(x, w)
+    layer_norm(x, w) + b, b [N]          =>  layer_norm(x, w, b)
 
 Needs constants folded (`1 + w` is one constant by then) and leading units dropped.
 """
@@ -17,9 +18,7 @@ from .rewrite import Bindings, Const, Num, Rule, Var, apply_rules, number, op
 
 
 def _over_last(node_op: Op) -> bool:
-    return node_op.attributes() in (
-        {"fn": "mean", "dims": (-1,), "keepdim": True},
-    )  # fmt: skip
+    return node_op.attributes() == {"fn": "mean", "dims": (-1,), "keepdim": True}
 
 
 _X = Var("x")
@@ -84,11 +83,8 @@ _RULES = (
         _with_weight,
     ),
     Rule(
-        "norm(x, w) + b => norm(x, w, b)",
-        tuple(
-            op("add", op(fn, _X, Const("w"), name="norm", check=_weighted), Const("b"))
-            for fn in ("rms_norm", "layer_norm")
-        ),
+        "layer_norm(x, w) + b => layer_norm(x, w, b)",
+        (op("add", op("layer_norm", _X, Const("w"), name="norm", check=_weighted), Const("b")),),
         _with_bias,
     ),
 )

@@ -196,7 +196,7 @@ class GroupedLinear(Linear):
         bounds = offsets.tolist()
         parts = []
         for e, (a, b) in enumerate(pairwise(bounds)):
-            y = F.linear(value[a:b], weight[e], None if bias is None else bias[e])
+            y = F.linear(value[a:b], weight[e].to(value.dtype), None if bias is None else bias[e])
             parts.append(self._epilogue(y, None))
         return torch.cat(parts)
 
