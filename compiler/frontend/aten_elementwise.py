@@ -18,7 +18,8 @@ _UNARY = {"abs", "bitwise_not", "ceil", "cos", "erf", "exp", "expm1", "floor", "
           "mish", "neg", "reciprocal", "relu", "round", "rsqrt", "selu", "sigmoid", "sign",
           "silu", "sin", "sqrt", "square", "tan", "tanh", "trunc"}  # fmt: skip
 _BINARY = {"atan2": "atan2", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or",
-           "bitwise_xor": "bitwise_xor", "eq": "eq", "floor_divide": "floor_divide",
+           "bitwise_xor": "bitwise_xor", "__and__": "bitwise_and", "__or__": "bitwise_or",
+           "__xor__": "bitwise_xor", "eq": "eq", "floor_divide": "floor_divide",
            "fmod": "fmod", "ge": "ge", "gt": "gt", "le": "le", "logical_and": "logical_and",
            "logical_or": "logical_or", "logical_xor": "logical_xor", "lt": "lt",
            "maximum": "maximum", "minimum": "minimum", "mul": "mul", "ne": "ne",
@@ -97,6 +98,7 @@ def _clamp(b: Builder, x: Value, min: Any = None, max: Any = None) -> Value:
 
 
 HANDLERS["clamp_max"] = lambda b, x, max: _clamp(b, x, None, max)
+HANDLERS["relu6"] = lambda b, x: _clamp(b, x, 0, 6)
 HANDLERS["hardtanh"] = lambda b, x, min=-1, max=1: _clamp(b, x, min, max)
 
 
