@@ -53,8 +53,9 @@ def _print_one(graph: Graph) -> str:
 
 
 def _print_group(group: CacheGroup) -> str:
+    name = format_name(group.name, BARE_GROUP)
     return (
-        f"cache {format_name(group.name, BARE_GROUP)}: window={group.window} heads={group.kv_heads} "
+        f"cache {name}: window={group.window} heads={group.kv_heads} "
         f"key={group.key_dim} value={group.value_dim} {group.dtype} sites={group.sites}"
     )
 

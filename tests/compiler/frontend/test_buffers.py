@@ -1,0 +1,54 @@
+"""Computed constants are those of the real model."""
+
+import pytest
+import torch
+from llmc.compiler.frontend.buffers import compute_buffers
+from llmc.compiler.frontend.trace import build_on_meta
+from llmc.models.zoo import find
+from llmc.runtime.errors import LlmcError
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "llama-yarn"])
+def test_buffers_equal_those_of_the_real_model(name: str) -> None:
+    """Bit for bit: the model's own initialisation runs, on the CPU, in float32."""
+    model = find(name)
+    meta = build_on_meta(model.configuration())
+    buffers, notes = compute_buffers(meta, model.max_context)
+    real = model.build()
+    saved = real.state_dict()
+    wanted = {k: v for k, v in real.named_buffers() if k not in saved}
+    assert set(buffers) == set(wanted)
+    assert buffers
+    for key, value in wanted.items():
+        assert torch.equal(buffers[key], value), key
+    assert notes == []
+    assert all(b.device.type == "meta" for b in meta.buffers())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("phi3", "longrope"), ("phi3-short", "longrope"),
+                                            ("llama-dynamic", "dynamic")])  # fmt: skip
+def test_tables_that_depend_on_the_length_are_frozen(name: str, kind: str) -> None:
+    """For the longest context compiled for, and the report says so."""
+    model = find(name)
+    meta = build_on_meta(model.configuration())
+    buffers, notes = compute_buffers(meta, model.max_context)
+    (key,) = (k for k in buffers if k.endswith("rotary_emb.inv_freq"))
+    rotary = meta.get_submodule(key.removesuffix(".inv_freq"))
+    expected, scaling = ROPE_INIT_FUNCTIONS[kind](
+        rotary.config, torch.device("cpu"), seq_len=model.max_context
+    )
+    assert torch.equal(buffers[key], expected)
+    assert rotary.attention_scaling == scaling
+    assert rotary.rope_type == "frozen"
+    assert len(notes) == 1
+    assert f"{kind} rotary table fixed for a context of {model.max_context} tokens" in notes[0]
+
+
+def test_a_buffer_that_nobody_sets_is_refused() -> None:
+    meta = build_on_meta(find("llama").configuration())
+    with torch.device("meta"):
+        meta.model.register_buffer("mystery", torch.empty(3), persistent=False)
+    with pytest.raises(LlmcError, match=r"model\.mystery") as caught:
+        compute_buffers(meta, 64)
+    assert caught.value.id == "LLMC-E0431"

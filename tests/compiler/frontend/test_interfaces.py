@@ -1,0 +1,80 @@
+"""The functions that models call: a closed schema, and windows read from masks."""
+
+import pytest
+import torch
+from llmc.compiler.frontend import interfaces
+from llmc.runtime.errors import LlmcError
+from transformers import masking_utils
+
+
+class Module(torch.nn.Module):
+    is_causal = True
+
+
+MASK = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device="meta")
+
+
+def attend(module: torch.nn.Module | None = None, mask: torch.Tensor | None = MASK, **kwargs):
+    q, k = (torch.empty(1, h, 5, 8, device="meta") for h in (4, 2))
+    return interfaces._attention(module or Module(), q, k, k, mask, **kwargs)
+
+
+def test_the_result_is_token_first() -> None:
+    y, weights = attend(scaling=0.5, softcap=None, dropout=0.0, position_ids=torch.arange(5))
+    assert y.shape == (1, 5, 4, 8)
+    assert weights is None
+
+
+def test_an_unknown_argument_is_refused() -> None:
+    """Swallowing a position bias would change results silently; None says that there is none."""
+    attend(position_bias=None)
+    with pytest.raises(LlmcError, match=r"passes attention arguments \['position_bias'\]") as e:
+        attend(position_bias=torch.zeros(1))
+    assert e.value.id == "LLMC-E0413"
+
+
+@pytest.mark.parametrize(("mask", "causal"), [(None, True), (MASK, False)])
+def test_attention_without_a_causal_mask_is_refused(mask, causal: bool) -> None:
+    with pytest.raises(LlmcError, match="without a causal mask") as caught:
+        attend(mask=mask, is_causal=causal)
+    assert caught.value.id == "LLMC-E0414"
+
+
+def test_a_module_that_is_not_causal_is_refused() -> None:
+    module = Module()
+    module.is_causal = False
+    with pytest.raises(LlmcError, match="without a causal mask"):
+        attend(module)
+
+
+@pytest.mark.parametrize("window", [1, 8, 4096])
+def test_the_window_is_read_from_the_mask(window: int) -> None:
+    """By evaluating it, so that off-by-one conventions do not matter."""
+    mask = masking_utils.sliding_window_causal_mask_function(window)
+    assert interfaces._window_of(mask, {"local_size": window}) == window
+
+
+def test_a_causal_mask_has_no_window() -> None:
+    assert interfaces._window_of(masking_utils.causal_mask_function, {}) == 0
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masking_utils.bidirectional_mask_function,
+        masking_utils.chunked_causal_mask_function(8, torch.zeros(1, dtype=torch.long)),
+        lambda batch, head, i, j: (j <= i) | (j < 3),
+    ],
+    ids=["bidirectional", "chunked", "prefix"],
+)
+def test_other_masks_are_refused(mask) -> None:
+    with pytest.raises(LlmcError, match="neither causal nor a sliding window") as caught:
+        interfaces._window_of(mask, {"local_size": 8})
+    assert caught.value.id == "LLMC-E0414"
+
+
+def test_packing_is_not_read_out_of_positions() -> None:
+    original = masking_utils.find_packed_sequence_indices
+    with interfaces.single_sequence():
+        assert masking_utils.find_packed_sequence_indices(torch.tensor([[0, 1, 0]])) is None
+    assert masking_utils.find_packed_sequence_indices is original
