@@ -196,7 +196,8 @@ class _Lines:
                 raise ValueError(f"expected {key}=")
             line.take("=")
             numbers.append(int(line.take("number")))
-        group = CacheGroup(name, *numbers, DType(line.take("word")), [])
+        window, heads, key_dim, value_dim = numbers
+        group = CacheGroup(name, window, heads, key_dim, value_dim, DType(line.take("word")), [])
         if line.take("word") != "sites":
             raise ValueError("expected sites=")
         line.take("=")
