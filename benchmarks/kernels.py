@@ -1,14 +1,15 @@
 """Speed of the linear kernels, next to this machine's limits, measured in the same run.
 
-    python benchmarks/kernels.py [--threads 2] [--level x86-64-v3] [--formats i4a,i8c] [--rows 1,512]
+    python benchmarks/kernels.py [--threads 2] [--level x86-64-v3] [--formats i4a] [--rows 1,512]
 
 Decode (1 to 8 rows): bytes of packed weights per second, as a fraction of the read bandwidth of the
-same threads on a 1 GiB array. The matrices of a shape are repeated until they exceed the caches, and
-every call takes the next one. Prefill: multiply-adds (2 ops) per second, as a fraction of the peak of
-the instruction that does the work (int8 dot, bf16 dot or FMA) on the same threads.
+same threads on a 1 GiB array. The matrices of a shape are repeated until they exceed the caches,
+and every call takes the next one. Prefill: multiply-adds (2 ops) per second, as a fraction of the
+peak of the instruction that does the work (int8 dot, bf16 dot or FMA) on the same threads.
 
 The peaks are taken before and after each case and the larger one counts; each case is the best of
-several repeats. On a shared machine read the fractions, not the absolutes.
+several repeats. On a shared machine read the fractions, not the absolutes, or take the CPU time of
+one thread (`--threads 1 --cpu-time`), which doesn't count when others run.
 """
 
 import argparse
@@ -50,7 +51,7 @@ class Peak:
 class Kernels:
     """The compiled kernels and a thread team that stays alive."""
 
-    def __init__(self, level: str, threads: int) -> None:
+    def __init__(self, level: str, threads: int, cpu_time: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "kernels.so"
         start = time.perf_counter()
@@ -61,6 +62,8 @@ class Kernels:
         for name in ("read_bandwidth", "int8_peak", "bf16_peak", "fma_peak"):
             getattr(self._lib, name).restype = ctypes.c_double
         self._lib.run.restype = ctypes.c_double
+        if cpu_time:
+            self._lib.use_cpu_time()
         self._pool = ctypes.c_void_p(self._lib.create(threads))
 
     def peak(self) -> Peak:
@@ -134,9 +137,12 @@ def main() -> None:
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rows", default="1,2,4,8,64,512")
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread, not wall time")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     options = parser.parse_args()
-    kernels = Kernels(options.level, options.threads)
+    if options.cpu_time and options.threads != 1:
+        parser.error("--cpu-time measures one thread: add --threads 1")
+    kernels = Kernels(options.level, options.threads, options.cpu_time)
     print(f"{options.level}, compiled in {kernels.compile_seconds:.1f} s", file=sys.stderr)
     for model, format, rows in itertools.product(
         options.models.split(","), options.formats.split(","), options.rows.split(",")

@@ -46,11 +46,15 @@ from ...ir.quantization import (
     to_bf16,
     zero_rows,
 )
+from ...runtime.errors import LlmcError
 
 Array = np.ndarray
 
 PANEL = 16
 """Rows of a panel."""
+
+MAX_K = 1 << 18
+"""Columns of the widest matrix that the kernels take (their scratch memory per row is bounded)."""
 
 _LINE = 64
 _BYTES_8, _BYTES_4 = 512, 256  # data of a block
@@ -60,8 +64,15 @@ _ROWS = 64
 
 
 def panel_bytes(format: WeightFormat | str, k: int) -> int:
-    """Bytes of one panel of a matrix with `k` columns."""
+    """Bytes of one panel of a matrix with `k` columns.
+
+    Raises LLMC-E0416 for more than `MAX_K` columns.
+    """
     format = WeightFormat(format)
+    if k > MAX_K:
+        raise LlmcError(
+            "LLMC-E0416", f"a linear layer has {k} inputs, the cpu target takes {MAX_K}"
+        )
     blocks = -(-k // BLOCK)
     if format is WeightFormat.F32:
         return k * _LINE

@@ -1,5 +1,5 @@
-// Embedding lookups out of packed panels (layout: packing.py), so that a tied head and its embedding
-// share their bytes: y[t] = scale * W[ids[t]], one function per weight format.
+// Embedding lookups out of packed panels (layout: packing.py), so that a tied head and its
+// embedding share their bytes: y[t] = scale * W[ids[t]], one function per weight format.
 //
 //   embedding_<f>(team, T, ids, n, k, w, scale, y, ldy)
 //
@@ -17,7 +17,8 @@ namespace llmc {
 // 32 elements from k = 32 g on of the row in one lane of a panel; `count` of them exist.
 
 template <class W>
-LLMC_INLINE void unpack_block(const W*, const uint8_t* panel, int lane, int g, int count, float* y) {
+LLMC_INLINE void unpack_block(const W*, const uint8_t* panel, int lane, int g, int count,
+                              float* y) {
   const Block b = W::block(panel, g);
   const float s = W::kRowScale ? ((const float*)panel)[lane] : b.d[lane];
   for (int i = 0; i < count; i++) {
@@ -28,12 +29,14 @@ LLMC_INLINE void unpack_block(const W*, const uint8_t* panel, int lane, int g, i
   }
 }
 
-LLMC_INLINE void unpack_block(const F32*, const uint8_t* panel, int lane, int g, int count, float* y) {
+LLMC_INLINE void unpack_block(const F32*, const uint8_t* panel, int lane, int g, int count,
+                              float* y) {
   const float* from = (const float*)panel + (int64_t)g * kBlock * kLanes + lane;
   for (int i = 0; i < count; i++) y[i] = from[i * kLanes];
 }
 
-LLMC_INLINE void unpack_block(const Bf16*, const uint8_t* panel, int lane, int g, int count, float* y) {
+LLMC_INLINE void unpack_block(const Bf16*, const uint8_t* panel, int lane, int g, int count,
+                              float* y) {
   const uint16_t* from = (const uint16_t*)panel + (int64_t)g * kBlock * kLanes + lane * 2;
   for (int i = 0; i < count; i++) y[i] = bf16_to_float(from[i / 2 * 2 * kLanes + i % 2]);
 }
@@ -53,10 +56,10 @@ inline void embedding(Team& team, int T, const int32_t* ids, int k, const uint8_
   }
 }
 
-#define LLMC_EMBEDDING(name, F)                                                                      \
-  inline void embedding_##name(Team& team, int T, const int32_t* ids, int, int k, const uint8_t* w,  \
-                               float scale, float* y, int ldy) {                                     \
-    embedding<F>(team, T, ids, k, w, scale, y, ldy);                                                 \
+#define LLMC_EMBEDDING(name, F)                                                      \
+  inline void embedding_##name(Team& team, int T, const int32_t* ids, int, int k,    \
+                               const uint8_t* w, float scale, float* y, int ldy) {   \
+    embedding<F>(team, T, ids, k, w, scale, y, ldy);                                 \
   }
 LLMC_EMBEDDING(f32, F32)
 LLMC_EMBEDDING(bf16, Bf16)

@@ -3,8 +3,8 @@
 //
 // A weight vector holds 16 output rows x 4 consecutive k; `x` holds the 4 activations of those k.
 // Lane r gains w[r][0] x[0] + ... + w[r][3] x[3], exactly. `NibbleDot` takes weights 0..15, `ByteDot`
-// 0..255. An accumulator starts from a number, takes one block of 32 k (8 calls of `add`), then `total`
-// gives the 16 sums.
+// 0..255. An accumulator starts from a number, takes one block of 32 k (8 calls of `add`), then
+// `total` gives the 16 sums.
 //
 //   VNNI: one instruction.
 //   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays

@@ -3,9 +3,9 @@
 //   linear_<f>(team, rows, n, k, x, w, epilogue, y, ldy, row_index)          y [rows, n]
 //   grouped_linear_<f>(team, experts, offsets, n, k, x, w, epilogue, y, ldy, row_index)
 //
-// with f = f32, bf16 (x as address and row stride) or i8c, i8b, i4s, i4a (x as QRows). The arguments are
-// explained at `Epilogue`, `linear` and `grouped_linear` in linear_driver.h. All threads of the team call;
-// there is no barrier inside, and y may not overlap x (it may be the residual).
+// with f = f32, bf16 (x as address and row stride) or i8c, i8b, i4s, i4a (x as QRows). The arguments
+// are explained at `Epilogue`, `linear` and `grouped_linear` in linear_driver.h. All threads of the
+// team call; there is no barrier inside, and y may not overlap x (it may be the residual).
 #pragma once
 
 #include "linear_driver.h"
@@ -14,28 +14,28 @@
 
 namespace llmc {
 
-#define LLMC_FLOAT_LINEAR(name, F)                                                                    \
-  inline void linear_##name(Team& team, int rows, int n, int k, const float* x, int ldx,              \
-                            const uint8_t* w, const Epilogue& e, float* y, int ldy,                   \
-                            const int32_t* row_index = nullptr) {                                     \
-    linear<F>(team, rows, n, k, FloatRows{x, ldx}, w, e, y, ldy, row_index);                          \
-  }                                                                                                   \
-  inline void grouped_linear_##name(Team& team, int experts, const int32_t* offsets, int n, int k,    \
-                                    const float* x, int ldx, const uint8_t* w, const Epilogue& e,     \
-                                    float* y, int ldy, const int32_t* row_index = nullptr) {          \
-    grouped_linear<F>(team, experts, offsets, n, k, FloatRows{x, ldx}, w, e, y, ldy, row_index);      \
+#define LLMC_FLOAT_LINEAR(name, F)                                                                 \
+  inline void linear_##name(Team& team, int rows, int n, int k, const float* x, int ldx,           \
+                            const uint8_t* w, const Epilogue& e, float* y, int ldy,                \
+                            const int32_t* row_index = nullptr) {                                  \
+    linear<F>(team, rows, n, k, FloatRows{x, ldx}, w, e, y, ldy, row_index);                       \
+  }                                                                                                \
+  inline void grouped_linear_##name(Team& team, int experts, const int32_t* offsets, int n, int k, \
+                                    const float* x, int ldx, const uint8_t* w, const Epilogue& e,  \
+                                    float* y, int ldy, const int32_t* row_index = nullptr) {       \
+    grouped_linear<F>(team, experts, offsets, n, k, FloatRows{x, ldx}, w, e, y, ldy, row_index);   \
   }
 
-#define LLMC_INT_LINEAR(name, W)                                                                      \
-  inline void linear_##name(Team& team, int rows, int n, int k, QRows x, const uint8_t* w,            \
-                            const Epilogue& e, float* y, int ldy,                                     \
-                            const int32_t* row_index = nullptr) {                                     \
-    linear<IntLinear<W>>(team, rows, n, k, x, w, e, y, ldy, row_index);                               \
-  }                                                                                                   \
-  inline void grouped_linear_##name(Team& team, int experts, const int32_t* offsets, int n, int k,    \
-                                    QRows x, const uint8_t* w, const Epilogue& e, float* y, int ldy,  \
-                                    const int32_t* row_index = nullptr) {                             \
-    grouped_linear<IntLinear<W>>(team, experts, offsets, n, k, x, w, e, y, ldy, row_index);           \
+#define LLMC_INT_LINEAR(name, W)                                                                   \
+  inline void linear_##name(Team& team, int rows, int n, int k, QRows x, const uint8_t* w,         \
+                            const Epilogue& e, float* y, int ldy,                                  \
+                            const int32_t* row_index = nullptr) {                                  \
+    linear<IntLinear<W>>(team, rows, n, k, x, w, e, y, ldy, row_index);                            \
+  }                                                                                                \
+  inline void grouped_linear_##name(Team& team, int experts, const int32_t* offsets, int n, int k, \
+                                    QRows x, const uint8_t* w, const Epilogue& e, float* y,        \
+                                    int ldy, const int32_t* row_index = nullptr) {                 \
+    grouped_linear<IntLinear<W>>(team, experts, offsets, n, k, x, w, e, y, ldy, row_index);        \
   }
 
 LLMC_FLOAT_LINEAR(f32, F32)

@@ -1,13 +1,13 @@
 // What all linear kernels share: who computes which part, and what happens to a finished tile.
 //
-// Weights come in panels of 16 output rows (layout: packing.py). The work is a list of units, each one
-// panel (or a gate panel and its up panel) for one chunk of input rows; every thread takes a contiguous
-// piece of the list. For few rows that means "each thread has its own panels", so each weight is read
-// once; for many rows threads get different chunks. A unit goes through its rows in tiles of a fixed
-// set of sizes; the weights of a panel stay in cache between tiles.
+// Weights come in panels of 16 output rows (layout: packing.py). The work is a list of units, each
+// one panel (or a gate panel and its up panel) for one chunk of input rows; every thread takes a
+// contiguous piece of the list. For few rows that means "each thread has its own panels", so each
+// weight is read once; for many rows threads get different chunks. A unit goes through its rows in
+// tiles of a fixed set of sizes; the weights of a panel stay in cache between tiles.
 //
-// Each output element is summed over k in one order, in one piece, whatever the tile: a row's result is
-// bit for bit the same alone or in any batch, on any number of threads.
+// Each output element is summed over k in one order, in one piece, whatever the tile: a row's result
+// is bit for bit the same alone or in any batch, on any number of threads.
 #pragma once
 
 #include <stdint.h>
@@ -18,8 +18,9 @@
 namespace llmc {
 
 // y = [residual +] softcap(act(x W^T + bias)), softcap(v) = c tanh(v / c), 0 = off.
-// Gated: W holds gate and up rows in turns of 16, each padded to 16, n counts both, y has n/2 columns and
-// v = act(gate) * up. `bias` has one entry per packed row, so with `gated` the same order and padding.
+// Gated: W holds gate and up rows in turns of 16, each padded to 16; n counts both, y has n/2 columns
+// and v = act(gate) * up. `bias` has one entry per packed row, with `gated` in the same order and
+// with the same padding.
 struct Epilogue {
   Act act = Act::none;
   bool gated = false;
@@ -29,20 +30,17 @@ struct Epilogue {
   float softcap = 0.0f;
 };
 
-// Sizes of row tiles, largest first: as many accumulators as there are registers for.
+// Rows of the largest tile: as many accumulators as there are registers for.
 #if defined(__AVX512F__)
-#define LLMC_ROW_TILES(tile) tile(8) tile(4) tile(3) tile(2) tile(1)
-constexpr int kMaxTileRows = 8;
+constexpr int kFloatTileRows = 8, kIntTileRows = 8;
 #elif defined(__AVX2__) || defined(__aarch64__)
-#define LLMC_ROW_TILES(tile) tile(2) tile(1)
-constexpr int kMaxTileRows = 2;
+constexpr int kFloatTileRows = 4, kIntTileRows = 2;
 #else
-#define LLMC_ROW_TILES(tile) tile(1)
-constexpr int kMaxTileRows = 1;
+constexpr int kFloatTileRows = 2, kIntTileRows = 1;
 #endif
 
-// How far ahead weights are fetched from memory, in bytes: the hardware's own prefetch stops at pages.
-constexpr int kPrefetch = 2048;
+// How far ahead weights are fetched, in bytes: the hardware's own prefetch stops at every page.
+constexpr int kPrefetch = 4096;
 LLMC_INLINE void prefetch_line(const uint8_t* p) { __builtin_prefetch(p + kPrefetch); }
 
 struct Output {
@@ -52,8 +50,8 @@ struct Output {
 };
 
 // Columns [16 unit, 16 unit + 16) of `rows` rows from `row` on: sums [panels][rows][16] to y.
-__attribute__((noinline)) static void finish_tile(const Epilogue& e, const Output& out, int unit, int row,
-                                                  int rows, const float* sums) {
+__attribute__((noinline)) static void finish_tile(const Epilogue& e, const Output& out, int unit,
+                                                  int row, int rows, const float* sums) {
   const int column = unit * kLanes, count = min_int(kLanes, out.columns - column);
   for (int r = 0; r < rows; r++) {
     Vec v = load(sums + r * kLanes);
@@ -72,24 +70,25 @@ __attribute__((noinline)) static void finish_tile(const Epilogue& e, const Outpu
   }
 }
 
-// One unit: rows [0, rows) of the chunk that `x` describes, `row` being the output row of the first.
+// One unit: rows [0, rows) of the chunk that `x` describes; `row` is the output row of the first.
 template <class F>
 inline void linear_unit(const typename F::Chunk& x, int row, int rows, int k, const uint8_t* panels,
                         const Epilogue& e, const Output& out, int unit) {
   const int per_unit = e.gated ? 2 : 1;
   const int64_t bytes = F::panel_bytes(k);
   const uint8_t* panel = panels + unit * per_unit * bytes;
-  alignas(64) float sums[2 * kMaxTileRows * kLanes];
+  alignas(64) float sums[2 * F::kTileRows * kLanes];
   for (int r = 0; r < rows;) {
     const int left = rows - r;
     int size = 0;
-#define LLMC_TILE(R)                                                                          \
-  if (size == 0 && left >= R) {                                                               \
-    size = R;                                                                                 \
-    for (int p = 0; p < per_unit; p++)                                                        \
-      F::template tile<R>(x, r, k, panel + p * bytes, sums + p * R * kLanes);                 \
-  }
-    LLMC_ROW_TILES(LLMC_TILE)
+#define LLMC_TILE(R)                                                              \
+  if constexpr (R <= F::kTileRows)                                                \
+    if (size == 0 && left >= R) {                                                 \
+      size = R;                                                                   \
+      for (int p = 0; p < per_unit; p++)                                          \
+        F::template tile<R>(x, r, k, panel + p * bytes, sums + p * R * kLanes);   \
+    }
+    LLMC_TILE(8) LLMC_TILE(4) LLMC_TILE(3) LLMC_TILE(2) LLMC_TILE(1)
 #undef LLMC_TILE
     finish_tile(e, out, unit, row + r, size, sums);
     r += size;
@@ -117,20 +116,20 @@ inline void linear_part(int id, int size, char* scratch, int rows, int n, int k,
   }
 }
 
-// y [rows, n] = epilogue(x W^T); input row i is x[row_index[i]] where row_index is given. No barrier.
+// y [rows, n] = epilogue(x W^T); input row i is x[row_index[i]] where that is given. No barrier.
 template <class F>
 inline void linear(Team& team, int rows, int n, int k, const typename F::Input& x, const uint8_t* w,
                    const Epilogue& e, float* y, int ldy, const int32_t* row_index) {
   linear_part<F>(team.id, team.size, team.scratch, rows, n, k, x, w, e, y, ldy, row_index);
 }
 
-// Expert i's packed weights (behind one another) take rows offsets[i] .. offsets[i+1] of y; their inputs
-// are x[row_index[row]] (or x[row]). `e.bias` has one row per expert. Every expert's panels are spread
-// over all threads; who gets the odd one rotates.
+// Expert i's packed weights (behind one another) take rows offsets[i] .. offsets[i+1] of y; their
+// inputs are x[row_index[row]] (or x[row]). `e.bias` has one row per expert. Every expert's panels
+// are spread over all threads; who gets the odd one rotates.
 template <class F>
 inline void grouped_linear(Team& team, int experts, const int32_t* offsets, int n, int k,
-                           const typename F::Input& x, const uint8_t* w, const Epilogue& e, float* y,
-                           int ldy, const int32_t* row_index) {
+                           const typename F::Input& x, const uint8_t* w, const Epilogue& e,
+                           float* y, int ldy, const int32_t* row_index) {
   const int padded = e.gated ? 2 * round_up(n / 2, kLanes) : round_up(n, kLanes);
   const int64_t bytes = F::panel_bytes(k) * (padded / kLanes);
   for (int i = 0; i < experts; i++) {
@@ -140,8 +139,8 @@ inline void grouped_linear(Team& team, int experts, const int32_t* offsets, int 
     if (e.bias) mine.bias = e.bias + (int64_t)i * (e.gated ? padded : n);
     if (e.residual) mine.residual = e.residual + (int64_t)row * e.ld_residual;
     linear_part<F>((team.id + i) % team.size, team.size, team.scratch, rows, n, k,
-                   F::skip_rows(x, row_index ? 0 : row), w + i * bytes, mine, y + (int64_t)row * ldy,
-                   ldy, row_index ? row_index + row : nullptr);
+                   F::skip_rows(x, row_index ? 0 : row), w + i * bytes, mine,
+                   y + (int64_t)row * ldy, ldy, row_index ? row_index + row : nullptr);
   }
 }
 

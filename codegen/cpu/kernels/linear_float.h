@@ -1,8 +1,8 @@
 // Linear layers with f32 and bf16 weights.
 //
-// f32 panels hold 16 rows per k. bf16 panels hold 16 rows x 2 consecutive k, the shape of the BF16 dot
-// instruction; where that is compiled in, inputs are rounded to bf16, elsewhere weights are widened and
-// multiplied with f32 inputs. Either way it is one arithmetic for all numbers of rows.
+// f32 panels hold 16 rows per k. bf16 panels hold 16 rows x 2 consecutive k, the shape of the BF16
+// dot instruction; where that is compiled in, inputs are rounded to bf16, elsewhere weights are
+// widened and multiplied with f32 inputs. Either way it is one arithmetic for all numbers of rows.
 #pragma once
 
 #include "linear_driver.h"
@@ -27,6 +27,7 @@ struct FloatChunk {
 };
 
 struct FloatLinear {
+  static constexpr int kTileRows = kFloatTileRows;
   using Input = FloatRows;
   static FloatRows skip_rows(const FloatRows& x, int64_t rows) { return {x.x + rows * x.ld, x.ld}; }
   static int chunk_rows(int k) { return max_int(32, round_up((128 << 10) / round_up(k, 64), 32)); }
@@ -86,8 +87,10 @@ struct Bf16 : FloatLinear {
     for (int64_t i = 0; i < x.ld; i++) {
       prefetch_line(panel + i * 64);
       const __m512bh w = (__m512bh)_mm512_loadu_si512(panel + i * 64);
-      for (int r = 0; r < R; r++)
-        acc[r] = (Vec)_mm512_dpbf16_ps((__m512)acc[r], w, (__m512bh)_mm512_set1_epi32((int)in[r][i]));
+      for (int r = 0; r < R; r++) {
+        const __m512bh pair = (__m512bh)_mm512_set1_epi32((int)in[r][i]);
+        acc[r] = (Vec)_mm512_dpbf16_ps((__m512)acc[r], w, pair);
+      }
     }
     for (int r = 0; r < R; r++) store(sums + r * kLanes, acc[r]);
   }

@@ -1,12 +1,12 @@
-// Linear layers with int8 and int4 weights: integer dot products per block of 32 k, scaled and summed
-// in f32. Block g adds, with dot = sum q_w q_x and the input's scale and sum:
+// Linear layers with int8 and int4 weights: integer dot products per block of 32 k, scaled and
+// summed in f32. Block g adds, with dot = sum q_w q_x and the input's scale and sum:
 //
 //   i8b, i4s:  d * dot * scale
 //   i4a:       d * dot * scale + m * sum
 //   i8c:       dot * scale, and the total is multiplied with the row's scale
 //
-// Stored codes are q_w + 128 or q_w + 8 (i4a: as they are). The dot product starts from what that adds,
-// -128 or -8 times sum q_x, so it comes out exact.
+// Stored codes are q_w + 128 or q_w + 8 (i4a: as they are). The dot product starts from what takes
+// that out, -128 or -8 times sum q_x, so it comes out exact.
 #pragma once
 
 #include "int_dot.h"
@@ -118,13 +118,15 @@ struct I8C : ByteData {
 
 template <class W>
 struct IntLinear {
+  static constexpr int kTileRows = kIntTileRows;
   using Input = QRows;
   struct Chunk : QChunk {
     Chunk(const QRows& x, const int32_t* row_index, int first, int rows, int, char* scratch)
         : QChunk(x, row_index, first, rows, scratch, (float)W::kOffset) {}
   };
   static int64_t panel_bytes(int k) { return W::panel_bytes(k); }
-  // The chunk's input should stay in the L2 cache while panel after panel passes.
+  // The chunk's input should stay in the L2 cache while panel after panel passes. k is at most 2^18
+  // (packing.py), so that the starts of 32 rows fit the scratch memory.
   static int chunk_rows(int k) {
     return max_int(32, round_up((512 << 10) / round_up(k, 64), 32));
   }

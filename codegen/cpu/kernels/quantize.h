@@ -1,8 +1,8 @@
 // Dynamic quantization of activations: f32 rows to int8 blocks of 32 along K.
 //
 // Per block: scale = max|x| / 127, q = round-half-even(x / scale), sum = scale * sum(q). A block of
-// zeros (or one so small that 1 / scale overflows) gets q = 0. Blocks are independent, so threads split
-// them freely and results depend on nothing else.
+// zeros (or one so small that 1 / scale overflows) gets q = 0. Blocks are independent, so threads
+// split them freely and results depend on nothing else.
 #pragma once
 
 #include <stdint.h>
@@ -37,8 +37,8 @@ LLMC_INLINE void quantize_block(Vec low, Vec high, int8_t* q, float* scale, floa
 }
 
 // x [T, k] with row stride ldx.
-inline void quantize_rows(Team& team, int T, int k, const float* x, int ldx, int8_t* q, float* scale,
-                          float* sum) {
+inline void quantize_rows(Team& team, int T, int k, const float* x, int ldx, int8_t* q,
+                          float* scale, float* sum) {
   const int blocks = ceil_div(k, kBlock);
   Range range = team_range(team, T * blocks);
   for (int i = range.begin; i < range.end; i++) {

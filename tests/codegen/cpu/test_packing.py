@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.codegen.cpu.packing import PANEL, pack, packed_bytes, panel_bytes, unpack
 from llmc.ir.quantization import Quantized, WeightFormat, from_bf16, padded_k, quantize, to_bf16
+from llmc.runtime.errors import LlmcError
 
 QUANTIZED = [f for f in WeightFormat if f.is_quantized]
 FLOATS = [WeightFormat.F32, WeightFormat.BF16]
@@ -142,3 +143,10 @@ def test_rows_of_another_format_are_refused():
         pack("i4a", quantize(rows, "i4s"))
     with pytest.raises(ValueError, match="must be quantized"):
         pack("i8c", rows)
+
+
+def test_matrices_wider_than_the_kernels_take_are_refused():
+    with pytest.raises(LlmcError) as caught:
+        packed_bytes("i4a", 16, (1 << 18) + 1)
+    assert caught.value.id == "LLMC-E0416"
+    assert packed_bytes("i4a", 16, 1 << 18) == (1 << 13) * 320
