@@ -103,7 +103,13 @@ def compile(
     notes += _requantized_note(lowered)
     _check_memory(max_ram)
     measured = Measured(passes=lowered_model.passes)
-    options = {"context": context, "levels": list(built), "scheme": scheme, "target": target}
+    options = {
+        "allow_fields": sorted(allow_fields),
+        "context": context,
+        "levels": list(built),
+        "scheme": scheme,
+        "target": target,
+    }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))

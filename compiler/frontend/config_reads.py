@@ -1,12 +1,17 @@
-"""Which config fields a model reads while it is built and traced.
+"""Config fields that nothing would honour.
 
-A field of `config.json` that matters and that nothing read would be ignored silently;
-`unread_fields` finds such fields, so that the compile can refuse them by name.
+A field of `config.json` that the config class doesn't declare, that nothing reads while the model
+is built and traced, and that isn't known to be inert, would be ignored silently: a checkpoint of
+a changed architecture under an old name. `unread_fields` finds such fields, so that the compile
+can refuse them by name. What the class declares is the model code's own business, and that code is
+what is traced; that our parts of the trace honour it, the probe checks against eager.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,19 +55,29 @@ def record_reads(config: Any) -> Iterator[set[str]]:
 
 
 def unread_fields(raw: dict[str, Any], config: Any, reads: frozenset[str]) -> list[str]:
-    """Fields of the raw `config.json` that were neither read nor are known to be inert.
+    """Fields of the raw `config.json` that are neither declared, read, nor known to be inert.
 
-    A field under an old name counts as read if the config's attribute map leads to a
-    name that was, and `rope_*` fields if the standardized `rope_parameters` were.
+    `rope_*` fields count as read if the standardized `rope_parameters` were. Fields that are off
+    (null, false) can't matter.
     """
-    aliases = getattr(type(config), "attribute_map", {})
-    rope_read = bool({"rope_parameters", "rope_scaling"} & reads)
-    result = []
-    for name, value in raw.items():
-        known = name in INERT or name in reads or aliases.get(name, name) in reads
-        if known or name.startswith("_") or name.endswith("_token_id") or value in (None, False):
-            continue
-        if rope_read and name.startswith(("rope_", "partial_rotary")):
-            continue
-        result.append(name)
-    return sorted(result)
+    known = INERT | reads | _declared(type(config))
+    if {"rope_parameters", "rope_scaling"} & reads:
+        known |= {name for name in raw if name.startswith(("rope_", "partial_rotary"))}
+    return sorted(
+        name
+        for name, value in raw.items()
+        if name not in known
+        and not name.startswith("_")
+        and not name.endswith("_token_id")
+        and value not in (None, False)
+    )
+
+
+def _declared(cls: Any) -> set[str]:
+    """Names that a config class takes, under every name it has for them."""
+    names = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            names |= set(inspect.signature(base.__init__).parameters)
+    aliases = getattr(cls, "attribute_map", {})
+    return names | set(aliases) | set(aliases.values())

@@ -1,0 +1,80 @@
+"""Proof that an artifact is what its source compiles to: compile it again and compare.
+
+In: an artifact and where its source is now. Out: one `Check` per entry. Two compiles of the same
+model have every entry in common but the certificate, which holds measurements.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..models.catalog import catalog
+from ..runtime.artifact import Manifest
+from ..runtime.conformance import Check
+from ..runtime.errors import LlmcError
+from ..runtime.progress import Progress, silent
+from ..runtime.reader import ArtifactReader
+from .driver import compile
+
+
+def rebuild(
+    path: str | Path, source: str | None = None, progress: Progress = silent
+) -> list[Check]:
+    """Compile the source of the artifact at `path` again, with its options, and compare.
+
+    `source` says where the model is; without it, the catalog or Hub name in the manifest.
+
+    Raises:
+        LlmcError: E0205, the manifest names no place and `source` is None; whatever opening the
+            artifact and compiling raise.
+    """
+    manifest = ArtifactReader(path).manifest
+    options = manifest.options
+    with TemporaryDirectory(prefix="llmc-") as folder:
+        again = Path(folder) / "again.llmc"
+        compile(
+            source or _source_of(manifest),
+            target=options["target"],
+            scheme=options["scheme"],
+            levels=options["levels"],
+            max_context=options["context"],
+            allow_fields=options["allow_fields"],
+            output=again,
+            progress=progress,
+        )
+        return compare(manifest, ArtifactReader(again).manifest)
+
+
+def compare(first: Manifest, second: Manifest) -> list[Check]:
+    """One check per source file and per entry that either has."""
+    checks = []
+    for kind, one, other in (
+        ("source", first.source.digests, second.source.digests),
+        (
+            "rebuilt",
+            {name: entry.sha256 for name, entry in first.entries.items()},
+            {name: entry.sha256 for name, entry in second.entries.items()},
+        ),
+    ):
+        for name in sorted(one.keys() | other.keys()):
+            same = one.get(name) == other.get(name)
+            detail = "identical" if same else "missing" if name not in other else "differs"
+            checks.append(Check(f"{kind} {name}", same, detail))
+    return checks
+
+
+def _source_of(manifest: Manifest) -> str:
+    """The catalog or Hub name that the manifest's source id stands for."""
+    found = manifest.source.id
+    for name, entry in catalog().items():
+        wheel = entry.wheel
+        if found == entry.hub or (wheel and found == f"{wheel.requirement}:{wheel.member}"):
+            return name
+    if "/" in found:
+        return found
+    raise LlmcError(
+        "LLMC-E0205",
+        f"the artifact was made from {found}, which is no catalog or Hub name",
+        hint="say where that model is now: --rebuild --source PATH",
+    )
