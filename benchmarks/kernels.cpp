@@ -102,20 +102,25 @@ EXPORT double bf16_peak(void* pool) { return chain_rate(pool, bf16_chain, 64); }
 EXPORT double bf16_peak(void*) { return 0; }
 #endif
 
+// One register of floats.
 #if defined(__AVX512F__)
-static void fma_chain(Team& team, void*) {
-  const Vec w = splat(0.5f);
-  chains(team, splat(1.0f), [=](Vec v) { return fma(v, w, w); });
-}
-EXPORT double fma_peak(void* pool) { return chain_rate(pool, fma_chain, 32); }
+typedef float Register __attribute__((ext_vector_type(16)));
+#elif defined(__AVX__)
+typedef float Register __attribute__((ext_vector_type(8)));
 #else
-typedef float Eight __attribute__((ext_vector_type(8)));
-static void fma_chain(Team& team, void*) {
-  const Eight w = (Eight)(0.5f);
-  chains(team, (Eight)(1.0f), [=](Eight v) { return __builtin_elementwise_fma(v, w, w); });
-}
-EXPORT double fma_peak(void* pool) { return chain_rate(pool, fma_chain, 16); }
+typedef float Register __attribute__((ext_vector_type(4)));
 #endif
+static void fma_chain(Team& team, void*) {
+  const Register w = (Register)(0.5f);
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+  chains(team, (Register)(1.0f), [=](Register v) { return __builtin_elementwise_fma(v, w, w); });
+#else
+  chains(team, (Register)(1.0f), [=](Register v) { return v * w + w; });
+#endif
+}
+EXPORT double fma_peak(void* pool) {
+  return chain_rate(pool, fma_chain, 2.0 * sizeof(Register) / sizeof(float));
+}
 
 // ---- linear layers ----------------------------------------------------------------------------
 
