@@ -280,7 +280,7 @@ def verify(
     lines = [f"{'ok    ' if one.ok else 'FAILED'}  {one.name}: {one.detail}" for one in checks]
     if not failed:
         return _print(as_json, content, "\n".join(lines))
-    kinds = {"digest": "LLMC-E0504", "rebuild": "LLMC-E0511"}
+    kinds = {"digest": "LLMC-E0504", "source": "LLMC-E0511", "rebuilt": "LLMC-E0511"}
     identifier = kinds.get(failed[0].name.split()[0], "LLMC-E0510")
     error = LlmcError(identifier, f"{failed[0].name}: {failed[0].detail}")
     _print(as_json, {**content, **as_content(error)}, "\n".join([*lines, *as_lines(error)]))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from llmc import cli
 from llmc.cli import parse_size
+from llmc.runtime.conformance import Check
 from llmc.runtime.errors import ERRORS, LlmcError
 from llmc.runtime.failures import BROKEN_PIPE_EXIT, as_llmc_error, run_guarded
 
@@ -199,6 +200,34 @@ def test_verify(invoke: Invoke, toy_artifact: Path, tmp_path: Path) -> None:
     assert "FAILED  digest weights/main.safetensors" in out
     code, out, _ = invoke("run", damaged, "hello", "--verify-weights", "--json")
     assert (code, error_of(out)["id"]) == (5, "LLMC-E0504")
+
+
+@pytest.mark.parametrize("name", ["source config.json", "rebuilt graph.txt"])
+def test_a_rebuild_that_differs(
+    invoke: Invoke, toy_artifact: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rebuilding = pytest.importorskip("llmc.compiler.rebuild")
+    asked = []
+
+    def fake(path: Path, source: str | None, progress: object) -> list[Check]:
+        asked.append((path, source))
+        return [Check(name, False, "differs")]
+
+    monkeypatch.setattr(rebuilding, "rebuild", fake)
+    arguments = ("verify", toy_artifact, "--rebuild", "--source", "./there", "--json")
+    code, out, _ = invoke(*arguments)
+    content = json.loads(out)
+    assert (code, content["ok"], content["error"]["id"]) == (5, False, "LLMC-E0511")
+    assert name in content["error"]["message"]
+    assert asked == [(toy_artifact, "./there")]
+
+
+def test_the_command_knows_every_scheme_and_level() -> None:
+    """Its own lists save it from importing the compiler to print its help."""
+    quantize = pytest.importorskip("llmc.passes.quantize")
+    toolchain = pytest.importorskip("llmc.codegen.cpu.toolchain")
+    assert set(cli.SCHEMES) == set(quantize.SCHEMES)
+    assert set(cli.LEVELS) == {"native", *toolchain.USER_LEVELS}
 
 
 def test_explain(invoke: Invoke) -> None:
