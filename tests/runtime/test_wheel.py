@@ -11,6 +11,9 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from llmc.compiler import driver
+from llmc.models.zoo import find
+from llmc.runtime.generate import load
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -78,6 +81,17 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled zoo model, with the tokenizer and chat template of its checkpoint."""
+    folder = tmp_path_factory.mktemp("compiled")
+    checkpoint = find("llama").save(folder / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "probe", lambda *_: "probe: left out")
+        driver.compile(str(checkpoint), output=folder / "llama.llmc", scheme="int4")
+    return folder / "llama.llmc"
+
+
 def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
     for path in ("runtime/llmc.h", "py.typed", "codegen/cpu/kernels/attention.h"):
@@ -100,19 +114,20 @@ def test_nothing_of_the_compiler_is_there(environment: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_an_artifact_runs(environment: Path, toy_artifact: Path, tmp_path: Path) -> None:
-    command = (environment / "bin" / "llmc", "run", toy_artifact, "hello", "--max-tokens", 4)
-    done = run(*command, "--json", cwd=tmp_path)
+def test_an_artifact_runs(environment: Path, artifact: Path, tmp_path: Path) -> None:
+    """By the command and as a library, with the same result as where it was compiled."""
+    with load(artifact) as model:
+        expected = [i for chunk in model.generate("hello", max_tokens=8) for i in chunk.token_ids]
+    command = (environment / "bin" / "llmc", "run", artifact, "hello", "--max-tokens", 8, "--json")
+    done = run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["token_ids"]) == 4
+    assert json.loads(done.stdout)["token_ids"] == expected
     code = "import llmc, sys\n"
-    code += "model = llmc.load(sys.argv[1])\n"
-    code += (
-        "print(*(token for c in model.generate('hello', max_tokens=4) for token in c.token_ids))"
-    )
-    library = run(environment / "bin" / "python", "-c", code, toy_artifact, cwd=tmp_path)
+    code += "chunks = llmc.load(sys.argv[1]).generate('hello', max_tokens=8)\n"
+    code += "print(*(token for chunk in chunks for token in chunk.token_ids))"
+    library = run(environment / "bin" / "python", "-c", code, artifact, cwd=tmp_path)
     assert library.returncode == 0, library.stderr
-    assert [int(t) for t in library.stdout.split()] == json.loads(done.stdout)["token_ids"]
+    assert [int(token) for token in library.stdout.split()] == expected
 
 
 def test_compiling_names_what_to_install(environment: Path, tmp_path: Path) -> None:
