@@ -175,7 +175,10 @@ def test_activation_rows_of_zeros() -> None:
 def test_bf16_rounds_half_to_even_like_torch() -> None:
     torch = pytest.importorskip("torch")
     values = np.concatenate(
-        [weights(10).ravel(), np.array([1.00390625, 1.01171875, -1.00390625, 3.3e38, 0, 1e-40], np.float32)]
+        [
+            weights(10).ravel(),
+            np.array([1.00390625, 1.01171875, -1.00390625, 3.3e38, 0, 1e-40], np.float32),
+        ]
     )
     expected = torch.from_numpy(values).bfloat16()
     assert (to_bf16(values) == expected.view(torch.uint16).numpy()).all()
