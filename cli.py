@@ -4,6 +4,7 @@ Every verb prints one JSON object on stdout with `--json`; how a command ends wh
 errors included, is `runtime/failures.py`. Logs and progress go to stderr.
 """
 
+import io
 import json
 import re
 import sys
@@ -16,7 +17,7 @@ import typer
 from .runtime.errors import ERRORS, LlmcError
 from .runtime.failures import as_content, as_lines, run_guarded
 
-SCHEMES = ("f32", "bf16", "int8", "int4", "int4-asym")
+SCHEMES = ("f32", "bf16", "int8", "int4", "int4-sym")
 LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable")
 
 app = typer.Typer(
@@ -342,7 +343,10 @@ def _prompt(prompt: str | None) -> str:
         return prompt
     if sys.stdin is None or sys.stdin.isatty():
         raise LlmcError("LLMC-E0200", "there is no PROMPT, and nothing on standard input")
-    return sys.stdin.read()
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LlmcError("LLMC-E0205", "the prompt on standard input is not UTF-8") from error
 
 
 def _print(as_json: bool, content: dict[str, Any], text: str) -> None:
@@ -362,4 +366,7 @@ def _invoke(arguments: list[str]) -> int:
 
 def main() -> NoReturn:
     """Run the command line that the process was started with."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of the text
+            stream.reconfigure(errors="replace")
     sys.exit(run_guarded(_invoke, sys.argv[1:]))

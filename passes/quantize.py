@@ -43,8 +43,8 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
         Scheme("int8", DType.I8C, DType.I8C, DType.BF16),
-        Scheme("int4", DType.I4S, DType.I8B, DType.BF16, keeps_blocks=True),
-        Scheme("int4-asym", DType.I4A, DType.I8B, DType.BF16, keeps_blocks=True),
+        Scheme("int4", DType.I4A, DType.I8B, DType.BF16, keeps_blocks=True),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.BF16, keeps_blocks=True),
     )
 }
 """The schemes that a user can name."""

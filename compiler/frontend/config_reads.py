@@ -75,8 +75,9 @@ def unread_fields(raw: dict[str, Any], config: Any, reads: frozenset[str]) -> li
 
 def _declared(cls: Any) -> set[str]:
     """Names that a config class takes, under every name it has for them."""
+    bases = cls.__mro__
     names = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-    for base in cls.__mro__:
+    for base in bases:
         if "__init__" in vars(base):
             names |= set(inspect.signature(base.__init__).parameters)
     aliases = getattr(cls, "attribute_map", {})

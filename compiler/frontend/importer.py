@@ -54,14 +54,21 @@ class _Importer:
     def run(self) -> Graph:
         for node in self.program.graph.nodes:
             self.node = node
-            if node.op == "placeholder":
-                self.env[node] = self._placeholder(node)
-            elif node.op == "call_function":
-                self.env[node] = self._call(node)
-            elif node.op == "output":
-                self.graph.outputs = [self.env[value] for value in node.args[0]]
+            try:
+                self._import(node)
+            except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
+                raise self._refused(node, str(error) or "has unexpected arguments") from error
         self.graph.erase_dead()
         return self.graph
+
+    def _import(self, node: torch.fx.Node) -> None:
+        if node.op == "placeholder":
+            self.env[node] = self._placeholder(node)
+        elif node.op == "call_function":
+            self.env[node] = self._call(node)
+        elif node.op == "output":
+            values: Any = node.args[0]
+            self.graph.outputs = [self.env[value] for value in values]
 
     # ── what handlers in aten.py use ───────────────────────────────────────────────
 
@@ -129,7 +136,7 @@ class _Importer:
         except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
             if any(isinstance(a, _Mask) for a in args):
                 raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
-            raise self._refused(node, str(error) or "has unexpected arguments") from error
+            raise
 
     def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""

@@ -56,7 +56,7 @@ def lower_model(config: Any, max_context: int, recipes: Recipes, scheme: Scheme)
     return LoweredModel(graph, traced, passes)
 
 
-_OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0430")
+_OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0418", "LLMC-E0430")
 """What goes wrong with a model that ignores the attention interface and computes by itself."""
 
 

@@ -57,6 +57,7 @@ def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Tr
     """
     with record_reads(config) as reads:
         model = build_on_meta(config, attention)
+        _refuse_stateful(model)
         buffers, notes = compute_buffers(model, max_context)
         program = _export(model)
     return Traced(program, model, buffers, notes, frozenset(reads))
@@ -66,7 +67,8 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
     """The model of `config` on the meta device, in float32, with our interfaces chosen.
 
     Raises:
-        LlmcError: LLMC-E0402, transformers can't build it (with this attention).
+        LlmcError: LLMC-E0402, transformers can't build it (with this attention); LLMC-E0418, its
+            numbers describe no model.
     """
     try:
         with torch.device("meta"), _quiet():
@@ -76,14 +78,36 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
                 experts_implementation=interfaces.NAME,
                 dtype=torch.float32,
             )
-    except (ValueError, KeyError, ImportError) as error:
+    except (ValueError, ImportError) as error:
         raise LlmcError(
             "LLMC-E0402",
             f"transformers has no causal language model for {config.model_type!r}: "
             f"{_first_line(error)}",
             hint="llmc compiles models that AutoModelForCausalLM can build",
         ) from error
+    except Exception as error:  # what a model's own code makes of numbers that make no sense
+        raise LlmcError(
+            "LLMC-E0418",
+            f"no {config.model_type} model can be built from the config: "
+            f"{type(error).__name__}: {_first_line(error)}",
+            hint="check the numbers in config.json",
+        ) from error
     return model.eval().requires_grad_(False)
+
+
+def _refuse_stateful(model: Any) -> None:
+    """Refuse convolutions along the tokens before the (then long) export.
+
+    Raises:
+        LlmcError: LLMC-E0412, naming the module.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
+            raise LlmcError(
+                "LLMC-E0412",
+                f"{path} is a convolution over {module.kernel_size[0]} tokens",
+                hint="models that keep a state beside the attention cache are not supported",
+            )
 
 
 def _export(model: Any) -> torch.export.ExportedProgram:

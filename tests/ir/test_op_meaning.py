@@ -1,5 +1,7 @@
 """References against independent formulas: what each composite op means, not only its shape."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from llmc.ir.ops import (
 )  # fmt: skip
 
 # float32, the same formula in another order of sums: a few units in the last place.
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ def test_attention_is_scaled_dot_product_attention(window: int) -> None:
         q.transpose(0, 1), k.repeat_interleave(2, 1).transpose(0, 1),
         v.repeat_interleave(2, 1).transpose(0, 1), mask, scale=0.3,
     ).transpose(0, 1)  # fmt: skip
-    torch.testing.assert_close(Attention(0.3, window).reference(q, k, v), expected, **CLOSE)
+    close(Attention(0.3, window).reference(q, k, v), expected)
 
 
 def test_sinks_take_their_share_of_the_softmax() -> None:
@@ -49,7 +51,7 @@ def test_sinks_take_their_share_of_the_softmax() -> None:
     score = (q * k).sum(-1) * 0.5
     expected = v * torch.sigmoid(score - sinks).unsqueeze(-1)
     actual = Attention(0.5, sinks=True).reference(q, k, v, sinks)
-    torch.testing.assert_close(actual, expected, **CLOSE)
+    close(actual, expected)
 
 
 @pytest.mark.parametrize("window", [0, 5])
@@ -82,7 +84,7 @@ def test_paged_attention_is_attention_of_each_sequence(window: int, rotary: int)
         if rotary:
             key = Rotary(rotary).reference(key, angle[s].cos(), angle[s].sin())
         dense.append(Attention(0.4, window).reference(q[s], key, v[s])[-new[s] :])
-    torch.testing.assert_close(actual, torch.cat(dense), **CLOSE)
+    close(actual, torch.cat(dense))
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -94,7 +96,7 @@ def test_rotary_is_a_complex_product(interleaved: bool) -> None:
     parts = (turned.real, turned.imag)
     y = torch.stack(parts, -1).flatten(-2) if interleaved else torch.cat(parts, -1)
     actual = Rotary(6, interleaved).reference(x, angle.cos(), angle.sin())
-    torch.testing.assert_close(actual, torch.cat((y, x[..., 6:]), -1), **CLOSE)
+    close(actual, torch.cat((y, x[..., 6:]), -1))
 
 
 def test_gated_linear_reads_alternating_panels() -> None:
@@ -102,7 +104,7 @@ def test_gated_linear_reads_alternating_panels() -> None:
     padded = [F.pad(w, (0, 0, 0, 12)).unflatten(0, (2, 16)) for w in (gate, up)]
     weight = torch.stack(padded, 1).flatten(0, 2)
     actual = Linear(gated=True, act="silu", out=20).reference(x, weight)
-    torch.testing.assert_close(actual, F.silu(x @ gate.T) * (x @ up.T), **CLOSE)
+    close(actual, F.silu(x @ gate.T) * (x @ up.T))
 
 
 def test_the_epilogue_runs_in_order() -> None:
@@ -110,7 +112,7 @@ def test_the_epilogue_runs_in_order() -> None:
     x, w, b, r = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5), torch.randn(3, 5)
     op = Linear(bias=True, residual=True, act="gelu", softcap=2.0)
     expected = 2 * torch.tanh((r + F.gelu(x @ w.T + b)) / 2)
-    torch.testing.assert_close(op.reference(x, w, b, r), expected, **CLOSE)
+    close(op.reference(x, w, b, r), expected)
 
 
 def test_quantized_rows_are_close_and_round_to_even() -> None:
@@ -120,7 +122,7 @@ def test_quantized_rows_are_close_and_round_to_even() -> None:
     steps = scale.repeat_interleave(32, -1)[:, :40]
     assert ((back[:, :40] - x).abs() <= steps / 2 * 1.0001).all()
     assert not back[:, 40:].any()
-    torch.testing.assert_close(total, back.unflatten(-1, (2, 32)).sum(-1), **CLOSE)
+    close(total, back.unflatten(-1, (2, 32)).sum(-1))
     half = torch.zeros(1, 32)
     half[0, :4] = torch.tensor([127.0, 0.5, 1.5, -2.5])
     assert QuantizeRows().reference(half)[0][0, :4].tolist() == [127, 0, 2, -2]
@@ -150,9 +152,10 @@ def test_experts_routed_and_combined_equal_a_loop(gather: bool) -> None:
     y = GroupedLinear(bias=True, gather=gather).reference(*rows, offsets)
     actual = CombineExperts().reference(y, slot, share)
     expected = torch.stack([
-        sum(share[t, j] * (w[e] @ x[t] + b[e]) for j, e in enumerate(choice[t])) for t in range(6)
+        torch.stack([share[t, j] * (w[e] @ x[t] + b[e]) for j, e in enumerate(choice[t])]).sum(0)
+        for t in range(6)
     ])  # fmt: skip
-    torch.testing.assert_close(actual, expected, **CLOSE)
+    close(actual, expected)
 
 
 def test_equal_values_come_in_the_order_of_their_index() -> None:

@@ -86,7 +86,7 @@ def equal_names(graph: Graph) -> None:
     graph.add_input("x", ROWS)
 
 
-BREAKS = {
+BREAKS: dict[Callable[..., None], str] = {
     swap_order: "before it is defined",
     forget_a_reader: "does not know its reader",
     drop_a_node: "which is gone",

@@ -50,8 +50,8 @@ def run(name: str):
 
 @pytest.mark.parametrize(
     ("scheme", "weight", "head", "error"),
-    [("bf16", "bf16", "bf16", 2**-7), ("int8", "i8c", "i8c", 0.02), ("int4", "i4s", "i8b", 0.2),
-     ("int4-asym", "i4a", "i8b", 0.2)],
+    [("bf16", "bf16", "bf16", 2**-7), ("int8", "i8c", "i8c", 0.02), ("int4", "i4a", "i8b", 0.2),
+     ("int4-sym", "i4s", "i8b", 0.2)],
 )  # fmt: skip
 def test_formats_and_error_of_each_scheme(
     scheme: str, weight: str, head: str, error: float
@@ -103,7 +103,7 @@ def test_routers_stay_exact() -> None:
     """What only reaches the others through a top-k choice is no place to save bytes."""
     graph = parse(ROUTED)
     assert run("int4")(graph)
-    assert formats(graph) == {"router": "f32", "experts": "i4s", "head": "i8b"}
+    assert formats(graph) == {"router": "f32", "experts": "i4a", "head": "i8b"}
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_unknown_schemes_are_refused_with_the_known_ones() -> None:
     with pytest.raises(LlmcError, match="'int3'") as caught:
         find_scheme("int3")
     assert caught.value.id == "LLMC-E0201"
-    assert "int4-asym" in (caught.value.hint or "")
+    assert "int4-sym" in (caught.value.hint or "")

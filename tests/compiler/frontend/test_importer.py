@@ -50,7 +50,7 @@ class Probe(torch.nn.Module):
         super().__init__()
         self.layers = torch.nn.ModuleList([Inner(body)])
 
-    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (self.layers[0](positions.float()),)
 
 
