@@ -6,6 +6,7 @@ errors included, is `runtime/failures.py`. Logs and progress go to stderr.
 
 import io
 import json
+import os
 import re
 import sys
 from dataclasses import asdict
@@ -121,6 +122,12 @@ def compile_(
         "trust_remote_code": trust_remote_code,
         "format": format,
     }
+    from .compiler.destination import check_output, output_path
+
+    _require_path(model)
+    Path.cwd()  # where there is none any more, importing torch would end the process
+    check_output(output_path(output, model), options["format"], model)
+
     from .compiler.driver import compile
     from .runtime.progress import reporter
 
@@ -321,6 +328,11 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
 
 
+def _require_path(model: str) -> None:
+    if "\0" in model:
+        raise LlmcError("LLMC-E0409", f"{model!r} names nothing")
+
+
 def _scheme(int8: bool, int4: bool, quant: str | None) -> str:
     chosen = ["int8"] * int8 + ["int4"] * int4 + ([quant] if quant else [])
     if len(chosen) > 1:
@@ -339,14 +351,14 @@ def _require(
 
 
 def _prompt(prompt: str | None) -> str:
-    if prompt is not None:
-        return prompt
-    if sys.stdin is None or sys.stdin.isatty():
+    if prompt is None and (sys.stdin is None or sys.stdin.isatty()):
         raise LlmcError("LLMC-E0200", "there is no PROMPT, and nothing on standard input")
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise LlmcError("LLMC-E0205", "the prompt on standard input is not UTF-8") from error
+        # Whatever the locale, a prompt is UTF-8: its bytes as they were typed or piped.
+        data = sys.stdin.buffer.read() if prompt is None else os.fsencode(prompt)
+        return data.decode("utf-8")
+    except UnicodeError as error:
+        raise LlmcError("LLMC-E0205", "the prompt is not UTF-8 text") from error
 
 
 def _print(as_json: bool, content: dict[str, Any], text: str) -> None:

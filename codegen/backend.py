@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,8 +57,11 @@ class Lowered(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def build(self, level: str, out: Path) -> None:
-        """Make the native code of one level at `out` (complete or not at all)."""
+    def build(self, level: str, out: Path, stop: Event | None = None) -> None:
+        """Make the native code of one level at `out` (complete or not at all).
+
+        May run in a thread. Another one sets `stop` to end it soon, with an error.
+        """
         ...
 
 
@@ -91,6 +95,14 @@ class Backend(Protocol):
 
         Raises:
             LlmcError: LLMC-E0202, an unknown word.
+        """
+        ...
+
+    def require_tools(self) -> None:
+        """Check that what `build` runs is installed, before any work is done.
+
+        Raises:
+            LlmcError: LLMC-E0703, naming what to install.
         """
         ...
 

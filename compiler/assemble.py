@@ -35,6 +35,7 @@ from ..runtime.artifact import (
 )
 from ..runtime.conformance import record
 from ..runtime.container import ArtifactWriter
+from ..runtime.errors import LlmcError
 from ..runtime.generate import Model
 from ..runtime.loading import open_program
 from ..runtime.progress import Progress
@@ -228,6 +229,12 @@ def record_vectors(
 
 
 def _vector(model: Model, prompt: list[int], scheme: str) -> ConformanceVector:
+    if not np.isfinite(model.logits(prompt)).all():
+        raise LlmcError(
+            "LLMC-E0408",
+            "the compiled model answers with NaN or infinity",
+            hint=f"a weight may be too large for {scheme}: try --quant f32",
+        )
     return record(model, prompt, tolerance=TOLERANCE.get(scheme, 0.1))
 
 

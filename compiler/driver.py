@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ import torch
 from ..codegen.backend import Lowered, find_backend
 from ..ir.ops import CACHE_BLOCK
 from ..ir.recipe_values import requantized_tensors
-from ..ir.recipes import Quantize
+from ..ir.recipes import Quantize, Recipe
 from ..passes.quantize import Scheme, find_scheme
 from ..runtime.artifact import Limits, Manifest, Variant
 from ..runtime.container import ArtifactWriter
@@ -32,18 +33,23 @@ from ..runtime.errors import LlmcError
 from ..runtime.progress import Progress, silent
 from .assemble import add_text_entries, record_vectors, variant_of, write_weights
 from .certificate import Measured, certificate, peak_rss_mb
+from .destination import check_output, output_path
 from .frontend.config_reads import unread_fields
+from .frontend.interfaces import EAGER
 from .frontend.lower import LoweredModel, lower_model
 from .frontend.model_source import ModelSource
 from .frontend.names import bind
 from .frontend.probe import probe
 from .frontend.sources import open_source
+from .frontend.trace import build_on_meta
 from .quality import check_quality
 
 MAX_TOKENS, MAX_SEQUENCES = 512, 64
 """Query tokens and sequences of one step."""
 DEFAULT_CONTEXT = 8192
 """Context where the config states none; also the most that is compiled for without being asked."""
+MOST_CONTEXT = 1 << 24
+"""Positions are i32, and rotary tables are built in float32, which counts exactly up to here."""
 
 
 @dataclass
@@ -87,17 +93,22 @@ def compile(
     chosen = find_scheme(scheme)
     backend = find_backend(target)
     built = backend.resolve_levels(levels)
+    backend.require_tools()
+    path = output_path(output, model)
+    check_output(path, format, model)
+    _check_numbers(max_context, max_kl)
+    _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, trust_remote_code=trust_remote_code)
     source.digests.start()
     context = _context(source.config, max_context)
-    path = _output_path(output, model)
     notes = list(source.notes)
     with _one_torch_thread():
+        recipes = bind(build_on_meta(source.config, EAGER), source).recipes
         progress("probing the architecture", 0.05)
         notes.append(probe(source.config, source.config_bytes))
         progress("tracing the model", 0.15)
-        lowered_model = _lower(source, context, chosen, allow_fields)
+        lowered_model = _lower(source, recipes, context, chosen, allow_fields)
     notes += lowered_model.traced.notes
     lowered = backend.lower(lowered_model.graph, _limits(context))
     notes += _requantized_note(lowered)
@@ -112,8 +123,7 @@ def compile(
     }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
-        pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-        libraries = _start_builds(pool, lowered, built, folder)
+        libraries = stack.enter_context(_builds(lowered, built, folder))
         writer = stack.enter_context(ArtifactWriter(path, format=format))
         weights = write_weights(writer, lowered, backend.packer, source.reader, progress)
         progress("compiling native code", 0.9)
@@ -148,9 +158,13 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def _lower(
-    source: ModelSource, context: int, scheme: Scheme, allow_fields: Sequence[str]
+    source: ModelSource,
+    recipes: Mapping[str, Recipe],
+    context: int,
+    scheme: Scheme,
+    allow_fields: Sequence[str],
 ) -> LoweredModel:
-    lowered = lower_model(source.config, context, lambda m: bind(m, source).recipes, scheme)
+    lowered = lower_model(source.config, context, lambda _: recipes, scheme)
     try:
         raw = json.loads(source.config_bytes)
     except ValueError:
@@ -169,11 +183,22 @@ def _lower(
 def _context(config: Any, asked: int | None) -> int:
     """The context to compile for: what was asked, else the model's own up to the default."""
     own = getattr(config, "max_position_embeddings", None)
-    if asked is None:
-        return min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    if asked < 1:
-        raise LlmcError("LLMC-E0205", f"a context of {asked} tokens is not possible")
-    return asked
+    if asked is not None:
+        return asked
+    if own is not None and (not isinstance(own, int) or own < 1):
+        raise LlmcError(
+            "LLMC-E0418",
+            f"the config claims max_position_embeddings {own}",
+            hint="say how long sequences are with --max-context",
+        )
+    return min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+
+def _check_numbers(max_context: int | None, max_kl: float | None) -> None:
+    if max_context is not None and not 1 <= max_context <= MOST_CONTEXT:
+        raise LlmcError("LLMC-E0205", f"a context of {max_context} tokens is not possible")
+    if max_kl is not None and not max_kl >= 0:
+        raise LlmcError("LLMC-E0205", f"a KL divergence is never below 0, max_kl is {max_kl}")
 
 
 def _limits(context: int) -> Limits:
@@ -184,13 +209,6 @@ def _limits(context: int) -> Limits:
         max_logits_rows=MAX_SEQUENCES,
         block_size=CACHE_BLOCK,
     )
-
-
-def _output_path(output: str | Path | None, model: str) -> Path:
-    if output is not None:
-        return Path(output)
-    name = Path(model).name
-    return Path(f"{name.removesuffix('.gguf')}.llmc")
 
 
 def _requantized_note(lowered: Lowered) -> list[str]:
@@ -219,10 +237,20 @@ def _check_memory(max_ram: int | None) -> None:
         )
 
 
-def _start_builds(
-    pool: ThreadPoolExecutor, lowered: Lowered, levels: Sequence[str], folder: Path
-) -> list[tuple[str, Future[None]]]:
-    return [(level, pool.submit(lowered.build, level, folder / f"{level}.so")) for level in levels]
+@contextmanager
+def _builds(
+    lowered: Lowered, levels: Sequence[str], folder: Path
+) -> Iterator[list[tuple[str, Future[None]]]]:
+    """Libraries being compiled, one after another; leaving early ends the compiler at once."""
+    stop, pool = Event(), ThreadPoolExecutor(max_workers=1)
+    try:
+        yield [
+            (level, pool.submit(lowered.build, level, folder / f"{level}.so", stop))
+            for level in levels
+        ]
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _report(

@@ -104,6 +104,8 @@ def bench(
     progress: Progress = silent,
 ) -> Result:
     """Measure an artifact. Errors: those of `load`, E0204 if the sequences exceed the context."""
+    if price_per_hour is not None and not 0 <= price_per_hour < float("inf"):
+        raise LlmcError("LLMC-E0205", f"price_per_hour cannot be {price_per_hour}")
     progress("loading", 0.0)
     began = perf_counter()
     with load(path, threads=shape.threads) as model:

@@ -184,7 +184,7 @@ class ArtifactWriter:
         self._signals.__enter__()
         try:
             with _translated(self.path):
-                _check_target(self.path, self._format)
+                check_target(self.path, self._format)
                 sink = _ZipSink if self._format == "file" else _DirectorySink
                 self._sink: _Sink = sink(_temporary_name(self.path))
         except BaseException:
@@ -314,8 +314,21 @@ def terminate_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _check_target(path: Path, format: str) -> None:
-    """Refuses targets that a rename would destroy or fail on, before any work is done."""
+def check_target(path: Path, format: str) -> None:
+    """Refuses targets that can't be written, or that a rename would destroy or fail on.
+
+    For before any work is done; errors: E0701, E0702, E0707.
+    """
+    with _translated(path):
+        if not path.name:
+            raise LlmcError("LLMC-E0702", f"cannot write {str(path)!r}: it names no file")
+        _check_kind(path, format)
+        probe = _temporary_name(path)
+        probe.mkdir()
+        probe.rmdir()
+
+
+def _check_kind(path: Path, format: str) -> None:
     if format == "file" and path.exists() and not path.is_file():
         raise LlmcError("LLMC-E0702", f"cannot write {path}: it is not a regular file")
     if format == "dir" and path.exists():

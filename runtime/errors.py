@@ -233,8 +233,8 @@ ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0418": ErrorInfo(
         "the config can't be read",
-        "config.json isn't valid JSON, or lacks what is needed to build the model.",
-        "download config.json again",
+        "A config file isn't valid JSON, or its values describe no model that can be built.",
+        "download the file that the message names again",
     ),
     "LLMC-E0419": ErrorInfo(
         "the checkpoint's quantization isn't known",

@@ -10,9 +10,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any
 
 from .debug import debugging
 from .errors import LlmcError
@@ -26,38 +28,65 @@ _INSTALL = "pip install 'llmc-compiler[compile]'"
 
 def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run `command(arguments)` and return the exit code, whatever happens in it."""
-    signal.signal(signal.SIGTERM, _terminate)
+    as_json = "--json" in arguments[: [*arguments, "--"].index("--")]
+    stops = _Stops()
     try:
         code = command(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as with `>&-`
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         # Nothing may be flushed to the closed pipe when the interpreter exits.
+        assert sys.stdout is not None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_EXIT
     except BaseException as raised:
-        error = as_llmc_error(raised)
+        error = as_llmc_error(stops.asked or raised)
         if debugging():
             traceback.print_exc()
-        if "--json" in arguments:
-            print(json.dumps(as_content(error)), flush=True)
-        else:
-            print("\n".join(as_lines(error)), file=sys.stderr)
+        _report(error, as_json)
         return error.exit_code
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + signum)
+class _Stops:
+    """Turns SIGINT and SIGTERM into an exception, once, and remembers it as `asked`.
+
+    Libraries may make another exception of it on its way up, and cleaning up may be under way when
+    an impatient user asks again. Only the main thread can do this; elsewhere nothing happens.
+    """
+
+    def __init__(self) -> None:
+        self.asked: BaseException | None = None
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as `nohup` may have it
+                signal.signal(signal.SIGINT, self._stop)
+            signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, signum: int, frame: object) -> None:
+        if self.asked is None:
+            interrupt = signum == signal.SIGINT
+            self.asked = KeyboardInterrupt() if interrupt else SystemExit(128 + signum)
+            raise self.asked
+
+
+def _report(error: LlmcError, as_json: bool) -> None:
+    """Print the error; whoever should read it may be gone."""
+    with suppress(OSError):
+        if as_json:
+            print(json.dumps(as_content(error)), flush=True)
+        else:
+            print("\n".join(as_lines(error)), file=sys.stderr, flush=True)
 
 
 def as_content(error: LlmcError) -> dict[str, Any]:
     """Return what `--json` prints about an error."""
-    return {"error": {"id": error.id, "message": error.message, "hint": error.hint}}
+    message, hint = _one_line(error.message), _one_line(error.hint)
+    return {"error": {"id": error.id, "message": message, "hint": hint}}
 
 
 def as_lines(error: LlmcError) -> list[str]:
     """Return what a person reads about an error."""
-    return [f"llmc: {error.id}: {error.message}", f"hint: {error.hint}"]
+    return [f"llmc: {error.id}: {_one_line(error.message)}", f"hint: {_one_line(error.hint)}"]
 
 
 def as_llmc_error(error: BaseException) -> LlmcError:
@@ -76,7 +105,7 @@ def as_llmc_error(error: BaseException) -> LlmcError:
         return _usage_error(error)
     if isinstance(error, ModuleNotFoundError) and _package(error) in _COMPILER:
         return missing_extra(_package(error))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return LlmcError("LLMC-E0600", "an allocation failed")
     if isinstance(error, OSError):
         return _os_error(error)
@@ -106,4 +135,6 @@ def _os_error(error: OSError) -> LlmcError:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """`text` with single spaces; names out of files can't write control characters to terminals."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

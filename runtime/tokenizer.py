@@ -31,7 +31,14 @@ class Tokenizer:
             raise LlmcError("LLMC-E0512", f"tokenizer.json can't be read: {error}") from error
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text; special tokens that stand in the text are recognized."""
+        """Token ids of a text; special tokens that stand in the text are recognized.
+
+        Errors: E0205 if the text has halves of characters, as bytes that are not UTF-8 become.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise LlmcError("LLMC-E0205", "the prompt is not UTF-8 text") from error
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int]) -> str:

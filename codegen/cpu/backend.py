@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from ... import runtime
 from ...ir.graph import Graph
@@ -20,7 +21,7 @@ from . import packing
 from .emit_linear import supports_linear
 from .emitters import EMITTERS
 from .program import Program, generate
-from .toolchain import LEVELS, compile_library, resolve_levels
+from .toolchain import LEVELS, compile_library, require_compiler, resolve_levels
 from .weight_table import WeightTensor
 
 _INTERFACE = Path(runtime.__file__).parent  # llmc.h
@@ -66,14 +67,14 @@ class CpuProgram:
         ]
         return MemoryPlan(arena_bytes=plan.arena_bytes, buffers=buffers)
 
-    def build(self, level: str, out: Path) -> None:
-        """Compile the library of `level`.
+    def build(self, level: str, out: Path, stop: Event | None = None) -> None:
+        """Compile the library of `level`; setting `stop` ends the compiler.
 
         Raises:
             LlmcError: LLMC-E0703 no compiler, LLMC-E0706 it refused, LLMC-E0202 unknown level.
         """
         source = f'#define LLMC_LEVEL "{level}"\n{self.source}'
-        compile_library(source, level, out, extra_include=(_INTERFACE,))
+        compile_library(source, level, out, extra_include=(_INTERFACE,), stop=stop)
 
 
 class CpuBackend:
@@ -87,6 +88,10 @@ class CpuBackend:
         here = machine.machine(), machine.native_features()
         levels = [level.name for word in words for level in resolve_levels(word, *here)]
         return tuple(dict.fromkeys(levels))
+
+    def require_tools(self) -> None:
+        """Building needs ziglang."""
+        require_compiler()
 
     def requirements(self, level: str) -> Requirements:
         """System, processor family and CPU features of a level."""

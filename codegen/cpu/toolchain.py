@@ -23,9 +23,11 @@ The loader takes the last level, in the order of `LEVELS`, whose features the ma
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from ...runtime.errors import LlmcError
 
 KERNELS = Path(__file__).parent / "kernels"
 
+_DISK_FULL = ("No space left on device", "NoSpaceLeft", "Disk quota exceeded", "DiskQuota")
 # glibc 2.28 is the oldest that supported distributions have (RHEL 8, Debian 10).
 _X86 = "x86_64-linux-gnu.2.28"
 _ARM = "aarch64-linux-gnu.2.28"
@@ -123,31 +126,48 @@ def resolve_levels(word: str, machine: str, features: Collection[str]) -> tuple[
 
 
 def compile_library(
-    source: str | Path, level: str, out: Path, *, extra_include: Sequence[Path] = ()
+    source: str | Path,
+    level: str,
+    out: Path,
+    *,
+    extra_include: Sequence[Path] = (),
+    stop: threading.Event | None = None,
 ) -> Level:
     """Compile C++ `source` (text, or the path of a file) into the shared library `out`.
 
     `level` is a key of `LEVELS`. Headers are found in `kernels/` and in `extra_include`. `out`
-    appears complete or not at all. Raises LLMC-E0703 when ziglang isn't installed, LLMC-E0706 when
-    the compiler refuses the source, LLMC-E0202 for an unknown level.
+    appears complete or not at all; setting `stop` ends the compiler. Raises
+    LLMC-E0703 when ziglang isn't installed, LLMC-E0706 when the compiler refuses the source,
+    LLMC-E0202 for an unknown level.
     """
     if level not in LEVELS:
         raise LlmcError("LLMC-E0202", f"unknown instruction-set level {level!r}")
+    require_compiler()
+    text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
+    # The library is built beside its destination, so that moving it there is atomic.
+    with tempfile.TemporaryDirectory(prefix=".llmc-build-", dir=out.parent) as folder:
+        built = _run_compiler(text, LEVELS[level], Path(folder), extra_include, stop)
+        built.replace(out)
+    return LEVELS[level]
+
+
+def require_compiler() -> None:
+    """Raise LLMC-E0703 unless ziglang is installed."""
     if importlib.util.find_spec("ziglang") is None:
         raise LlmcError(
             "LLMC-E0703",
             "ziglang, the C++ compiler for the cpu target, isn't installed",
             hint="pip install 'llmc-compiler[compile]'",
         )
-    text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
-    # The library is built beside its destination, so that moving it there is atomic.
-    with tempfile.TemporaryDirectory(prefix=".llmc-build-", dir=out.parent) as folder:
-        built = _run_compiler(text, LEVELS[level], Path(folder), extra_include)
-        built.replace(out)
-    return LEVELS[level]
 
 
-def _run_compiler(text: str, level: Level, folder: Path, extra_include: Sequence[Path]) -> Path:
+def _run_compiler(
+    text: str,
+    level: Level,
+    folder: Path,
+    extra_include: Sequence[Path],
+    stop: threading.Event | None,
+) -> Path:
     # The compiler runs inside the folder and sees relative names only: absolute ones could get
     # into the output.
     (folder / "program.cpp").write_text(text, encoding="utf-8")
@@ -155,14 +175,44 @@ def _run_compiler(text: str, level: Level, folder: Path, extra_include: Sequence
     command += [f"-I{path}" for path in (KERNELS, *(path.resolve() for path in extra_include))]
     command += ["program.cpp", "-o", "program.so", "-lpthread", "-lm"]
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a group of its own, to be ended with all its children
         )
     except OSError as error:
         raise LlmcError("LLMC-E0706", f"the C++ compiler couldn't be run: {error}") from error
-    if done.returncode != 0:
-        raise LlmcError("LLMC-E0706", f"the C++ compiler failed: {_first_error(done.stderr)}")
+    stderr = _wait(process, stop)
+    if process.returncode != 0:
+        if any(sign in stderr for sign in _DISK_FULL):
+            raise LlmcError(
+                "LLMC-E0701",
+                f"no space left for the C++ compiler, which uses {cache_folder()} and {folder}",
+                hint="free space there, or set XDG_CACHE_HOME and TMPDIR to other places",
+            )
+        raise LlmcError("LLMC-E0706", f"the C++ compiler failed: {_first_error(stderr)}")
     return folder / "program.so"
+
+
+def _wait(process: subprocess.Popen[str], stop: threading.Event | None) -> str:
+    """What the compiler wrote to stderr, once it has ended by itself or because of `stop`."""
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.communicate(timeout=0.1)[1]
+            if stop is not None and stop.is_set():
+                raise LlmcError("LLMC-E0706", "the C++ compiler was stopped")
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
 
 
 def _flags(level: Level) -> list[str]:

@@ -8,6 +8,7 @@ the weights are read. Nothing is unpickled and no code from the directory is run
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -40,8 +43,9 @@ def open_checkpoint(
     config_bytes = config_path.read_bytes()
     raw = _json_object(config_path, config_bytes)
     _refuse_quantized(raw)
-    config = load_config(path, raw, trust_remote_code)
     files = _tensor_files(path)
+    require_plausible_layers(raw, len(files))
+    config = load_config(path, raw, trust_remote_code)
     unique = {file.file.path.name: file.file for file in files.values()}
     return ModelSource(
         id=id,
@@ -82,10 +86,25 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # config classes check their fields in many ways
-        reason = str(error).strip().splitlines()
-        raise LlmcError(
-            "LLMC-E0418", f"{path / 'config.json'}: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise LlmcError("LLMC-E0418", f"{path / 'config.json'}: {reason}") from error
+
+
+def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:
+    """Refuse a number of layers that `tensors` tensors can't be the weights of.
+
+    Before anything is built: transformers would try to, for hours and until memory ends.
+
+    Raises:
+        LlmcError: E0418.
+    """
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for name, count in ((n, part.get(n)) for part in parts for n in _LAYER_COUNTS):
+        if isinstance(count, int) and count > max(tensors, _MOST_SHARED_LAYERS):
+            raise LlmcError(
+                "LLMC-E0418",
+                f"the config claims {name} {count}, the checkpoint has {tensors} tensors",
+            )
 
 
 def _refuse_quantized(raw: dict[str, Any]) -> None:
@@ -181,7 +200,7 @@ def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
     """`tokenizer.json`; made from the older files where there is none; None without any."""
     fast = path / "tokenizer.json"
     if fast.is_file():
-        return fast.read_bytes()
+        return _checked_tokenizer(fast)
     slow = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
     if not any((path / name).is_file() for name in slow):
         return None
@@ -194,17 +213,32 @@ def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # many kinds of broken or unsupported tokenizer files
         raise LlmcError(
-            "LLMC-E0417", f"the tokenizer files in {path} can't be read: {error}",
+            "LLMC-E0417",
+            f"the tokenizer files in {path} can't be read: {' '.join(str(error).split())[:200]}",
             "save the tokenizer with `save_pretrained`, which writes tokenizer.json",
         ) from error  # fmt: skip
     return backend.to_str().encode()
+
+
+def _checked_tokenizer(path: Path) -> bytes:
+    from tokenizers import Tokenizer
+
+    data = path.read_bytes()
+    try:
+        Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises plain exceptions
+        raise LlmcError("LLMC-E0417", f"{path} is not a tokenizer: {error}") from error
+    return data
 
 
 def _chat_template(path: Path) -> str | None:
     """The chat template: its own file, or the (default) one in tokenizer_config.json."""
     own = path / "chat_template.jinja"
     if own.is_file():
-        return own.read_text("utf-8")
+        try:
+            return own.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise LlmcError("LLMC-E0417", f"{own} is not UTF-8") from error
     for name in ("tokenizer_config.json", "chat_template.json"):
         file = path / name
         if not file.is_file():
@@ -225,7 +259,7 @@ def _json_object(path: Path, data: bytes) -> dict[str, Any]:
         LlmcError: E0418 for a config file, E0417 for any other.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode("utf-8"))  # bytes would be guessed to be UTF-16, too
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.recipes import CheckpointTensor, Recipe, concat
 from ...runtime.errors import LlmcError
+from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
 from .gguf_tokenizer import gguf_text_assets
 from .model_source import Loaded, ModelSource, WeightDigests
@@ -73,6 +74,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     Raises:
         LlmcError: E0403 for an architecture or a rope scaling that it doesn't map.
     """
+    if "general.architecture" not in file.entries:
+        raise LlmcError("LLMC-E0417", f"{file.file.path.name} names no architecture")
     newer = _newer_support()
     if newer is not None and file.architecture in newer.GGUF_CONFIG_ARCHS:
         metadata, names = newer.read_gguf_metadata(str(file.file.path))
@@ -89,6 +92,12 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
             fields = load_gguf_checkpoint(str(head), return_tensors=False)["config"]
         except ValueError as error:
             raise _unmapped(file) from error
+        except Exception as error:  # metadata of another kind than it expects
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise LlmcError(
+                "LLMC-E0418",
+                f"{file.file.path.name}: transformers can't read its metadata: {reason}",
+            ) from error
     # The file's own name, under which the source is not recorded, and what the head lacks.
     fields.pop("_model_name_or_path", None)
     if fields.get("vocab_size") is None:
@@ -161,6 +170,7 @@ def _build_config(file: GgufFile, fields: dict[str, Any]) -> PreTrainedConfig:
     kind = str(fields.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise _unmapped(file)
+    require_plausible_layers(fields, len(file.tensors))
     try:
         return CONFIG_MAPPING[kind].from_dict(dict(fields))
     except Exception as error:  # config classes check their fields in many ways

@@ -216,6 +216,8 @@ def _check_complete(model: PreTrainedModel, recipes: dict[str, Recipe]) -> None:
         recipe = recipes.get(name)
         if recipe is None:
             continue
+        if not parameter.numel():
+            raise LlmcError("LLMC-E0406", f"{name} is {list(parameter.shape)}: it has no elements")
         origin = next((str(t) for t in leaves(recipe)), name)
         if recipe.shape != tuple(parameter.shape):
             raise LlmcError(

@@ -9,6 +9,7 @@ A pass is remembered by config, tool versions and llmc's own code.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -56,8 +57,9 @@ def probe(config: Any, config_bytes: bytes) -> str:
     worst, where = compare(small)
     if worst > 1e-4:
         raise LlmcError("LLMC-E0415", f"logits differ by {worst:.1e} of their range: {where}")
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.touch()
+    with contextlib.suppress(OSError):  # where nothing can be remembered it runs every time
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
     return f"probe: a model of this config matches eager to {worst:.1e} of the logits' range"
 
 
@@ -98,7 +100,14 @@ def _texts(model: Any, vocab: int) -> list[Text]:
     texts = []
     for length in text_lengths(CONTEXT):
         ids = random.integers(0, vocab, length).astype(np.int32)
-        texts.append(Text(ids, eager_logits(model, ids.tolist())))
+        logits = eager_logits(model, ids.tolist())
+        if not np.isfinite(logits).all() or not np.ptp(logits):
+            raise LlmcError(
+                "LLMC-E0415",
+                "with random weights the source model itself gives NaN, infinity or one constant",
+                hint="check the numbers in config.json",
+            )
+        texts.append(Text(ids, logits))
     return texts
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,18 @@ class RowFile:
         """Open `path`.
 
         Raises:
-            LlmcError: E0707, it can't be opened.
+            LlmcError: E0417, it isn't a regular file; E0707, it can't be opened.
         """
-        self.path = path
+        self.path, self._fd = path, -1
         try:
-            self._fd = os.open(path, os.O_RDONLY)
+            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
         except OSError as error:
             raise LlmcError("LLMC-E0707", f"{path}: {error.strerror}") from error
-        self.size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise LlmcError("LLMC-E0417", f"{path} is not a regular file")
+        self.size = status.st_size
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -44,6 +44,8 @@ def open_source(
     """
     if prefer is not None and prefer not in FROM:
         raise LlmcError("LLMC-E0205", f"a source is one of {', '.join(FROM)}, not {prefer!r}")
+    if "\0" in spec:
+        raise LlmcError("LLMC-E0409", f"{spec!r} is no path")
     path = Path(spec).expanduser()
     entry = catalog().get(spec)
     if path.is_file() or path.suffix == ".gguf":

@@ -24,6 +24,7 @@ from ..program import StepInputs, StepOutputs, check_inputs
 _I32 = ctypes.c_int32
 _PTR = ctypes.c_void_p
 _DEFAULT_SPIN = -1
+_NO_RESOURCES = -3
 
 
 class _Config(ctypes.Structure):
@@ -119,6 +120,8 @@ class CpuProgram:
         )
         handle = _PTR()
         code = self._library.llmc_create(ctypes.byref(config), ctypes.byref(handle))
+        if code == _NO_RESOURCES:
+            raise LlmcError("LLMC-E0600", f"no memory or threads for {threads} threads")
         if code != 0 or not handle.value:
             raise LlmcError("LLMC-E0509", f"the program refused to start (code {code})")
         self._handle = handle.value
