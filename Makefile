@@ -41,7 +41,7 @@ bench: $(INSTALLED)  ## Measure the compiled SmolLM2 on this machine
 lint: $(INSTALLED)  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED)  ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
