@@ -14,7 +14,13 @@ from llmc import cli
 from llmc.cli import parse_size
 from llmc.runtime.conformance import Check
 from llmc.runtime.errors import ERRORS, LlmcError
-from llmc.runtime.failures import BROKEN_PIPE_EXIT, as_llmc_error, run_guarded
+from llmc.runtime.failures import (
+    BROKEN_PIPE_EXIT,
+    as_content,
+    as_lines,
+    as_llmc_error,
+    run_guarded,
+)
 
 COMMAND = [sys.executable, "-c", "from llmc.cli import main; main()"]
 
@@ -24,7 +30,7 @@ Invoke = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def invoke(capsys: pytest.CaptureFixture[str]) -> Iterator[Invoke]:
     """Run a command line in this process: exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = run_guarded(cli._invoke, [str(argument) for argument in arguments])
@@ -32,7 +38,8 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Iterator[Invoke]:
         return code, out, err
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def error_of(out: str) -> dict[str, str]:
@@ -59,6 +66,10 @@ def error_of(out: str) -> dict[str, str]:
         (["compile", "x", "--target", "abacus"], "LLMC-E0203"),
         (["compile", "x", "--max-ram", "lots"], "LLMC-E0205"),
         (["bench", "x.llmc", "--batch", "0"], "LLMC-E0205"),
+        (["bench", "x.llmc", "--price-per-hour", "nan"], "LLMC-E0205"),
+        (["compile", "x\0y"], "LLMC-E0409"),
+        (["run", "x.llmc", "\ud800"], "LLMC-E0205"),
+        (["--nonsense"], "LLMC-E0200"),
         (["explain", "LLMC-E9999"], "LLMC-E0207"),
         (["run", "no-such-file.llmc", "hi"], "LLMC-E0501"),
         (["inspect", "no-such-file.llmc"], "LLMC-E0501"),
@@ -126,6 +137,32 @@ def test_run_reads_the_prompt_from_stdin(toy_artifact: Path) -> None:
     keys = ("token_ids", "prompt_token_ids")
     first, second = json.loads(done.stdout), json.loads(same.stdout)
     assert [first[key] for key in keys] == [second[key] for key in keys]
+
+
+def test_a_prompt_that_is_not_utf8(toy_artifact: Path) -> None:
+    command = [*COMMAND, "run", str(toy_artifact), "--json"]
+    done = subprocess.run(command, input=b"h\xffi", capture_output=True, check=False)
+    assert (done.returncode, error_of(done.stdout.decode())["id"]) == (2, "LLMC-E0205")
+
+
+def test_prompts_are_utf8_in_any_locale(toy_artifact: Path) -> None:
+    command = [*COMMAND, "run", str(toy_artifact), "wörld 🙂", "--max-tokens", "3"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = [
+        subprocess.run([*command, *more], env={**os.environ, **locale}, capture_output=True)
+        for locale in (plain, {"LC_ALL": "C.UTF-8"})
+        for more in (["--json"], [])
+    ]
+    assert [done.returncode for done in found] == [0] * 4, found
+    ids = [json.loads(found[i].stdout)["prompt_token_ids"] for i in (0, 2)]
+    assert ids[0] == ids[1]
+
+
+def test_messages_have_no_control_characters() -> None:
+    """What files hold can't move a terminal's cursor, nor make two lines of one."""
+    error = LlmcError("LLMC-E0410", "tensor a\n\x1b[31mb \x00", "look\nthere")
+    assert as_lines(error) == ["llmc: LLMC-E0410: tensor a \\x1b[31mb \\x00", "hint: look there"]
+    assert as_content(error)["error"]["message"] == "tensor a \\x1b[31mb \\x00"
 
 
 def test_a_prompt_longer_than_the_context(invoke: Invoke, toy_artifact: Path) -> None:
@@ -311,7 +348,12 @@ def test_signals(toy_artifact: Path, number: signal.Signals, code: int, identifi
     command = [*COMMAND, "bench", str(toy_artifact), "--repeat", "1000000", "--json"]
     command += ["--prompt-tokens", "20"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore SIGINT, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -330,3 +372,28 @@ def test_a_closed_pipe_ends_quietly(toy_artifact: Path) -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (BROKEN_PIPE_EXIT, "")
+
+
+def test_a_signal_wins_over_what_libraries_make_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", lambda number, act: handlers.update({number: act}))
+
+    def swallow(arguments: list[str]) -> int:
+        try:
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+        except BaseException as error:
+            raise RuntimeError("import failed") from error
+        return 0
+
+    assert run_guarded(swallow, []) == 143
+    assert capsys.readouterr().err.startswith("llmc: LLMC-E0799")
+
+
+def test_without_standard_output(toy_artifact: Path) -> None:
+    command = [*COMMAND, "inspect", str(toy_artifact)]
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=lambda: os.close(1)
+    )
+    assert (done.returncode, done.stderr) == (0, "")

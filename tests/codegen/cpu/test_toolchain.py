@@ -6,6 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,26 @@ def test_an_unwritable_cache_falls_back_to_a_temporary_one(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert os.access(toolchain.cache_folder(), os.W_OK)
+
+
+def test_a_build_is_stopped_with_all_its_processes(tmp_path: Path):
+    headers, stop = tmp_path / "headers", threading.Event()
+    headers.mkdir()
+    os.mkfifo(headers / "waits.h")  # the compiler reads it until somebody writes: never
+    threading.Timer(1, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(LlmcError, match=r"E0706.*stopped"):
+        compile_library(
+            f'#include "waits.h" // {tmp_path}\n',
+            "portable",
+            tmp_path / "x.so",
+            extra_include=(headers,),
+            stop=stop,
+        )
+    assert 1 <= time.monotonic() - began < 20
+    assert list(tmp_path.iterdir()) == [headers]
+
+
+def test_a_full_disk_is_not_the_toolchains_fault(tmp_path: Path):
+    with pytest.raises(LlmcError, match="E0701"):
+        compile_library("#error No space left on device\n", "portable", tmp_path / "x.so")
