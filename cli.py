@@ -124,8 +124,7 @@ def compile_(
     }
     from .compiler.destination import check_output, output_path
 
-    _require_path(model)
-    Path.cwd()  # where there is none any more, importing torch would end the process
+    _require_places(model)
     check_output(output_path(output, model), options["format"], model)
 
     from .compiler.driver import compile
@@ -328,9 +327,13 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
 
 
-def _require_path(model: str) -> None:
+def _require_places(model: str) -> None:
     if "\0" in model:
         raise LlmcError("LLMC-E0409", f"{model!r} names nothing")
+    try:
+        Path.cwd()  # without one, importing torch would end the process
+    except FileNotFoundError as error:
+        raise LlmcError("LLMC-E0707", "the current folder no longer exists", "cd to one") from error
 
 
 def _scheme(int8: bool, int4: bool, quant: str | None) -> str:

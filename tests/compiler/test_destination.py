@@ -67,3 +67,13 @@ def test_the_command_says_so_before_it_imports_torch(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr.startswith("llmc: LLMC-E0702")
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = "import os; os.rmdir(os.getcwd()); from llmc.cli import main; main()"
+    command = [sys.executable, "-c", code, "compile", "some/model"]
+    done = subprocess.run(command, cwd=gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr.startswith("llmc: LLMC-E0707: the current folder no longer exists")
