@@ -22,8 +22,9 @@ import numpy as np
 
 from ..ir.quantization import Quantized, WeightFormat, to_bf16
 from ..ir.recipe_values import RecipeValues, TensorReader, matrix_shape
-from ..ir.recipes import PANEL, Pack, Quantize, Recipe
+from ..ir.recipes import PANEL, Pack, Quantize, Recipe, leaves
 from ..ir.types import DType
+from ..runtime.errors import LlmcError
 
 Array = np.ndarray
 Job = Callable[[], Array]
@@ -135,7 +136,13 @@ def _jobs(recipe: Recipe, values: RecipeValues, packer: Packer) -> Iterator[Job]
 def _pack_job(recipe: Pack, values: RecipeValues, packer: Packer, start: int, stop: int) -> Job:
     def job() -> Array:
         if recipe.format.is_quantized:
-            rows = values.quantized_rows(recipe.content, recipe.format, start, stop)
+            try:
+                rows = values.quantized_rows(recipe.content, recipe.format, start, stop)
+            except OverflowError as error:
+                names = ", ".join(
+                    sorted({getattr(leaf, "name", str(leaf)) for leaf in leaves(recipe)})
+                )
+                raise LlmcError("LLMC-E0408", f"{names} in {recipe.format}: {error}") from error
         else:
             rows = values.rows(recipe.content, start, stop)
         return np.ascontiguousarray(packer.pack(recipe.format, rows)).reshape(-1)

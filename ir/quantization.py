@@ -235,7 +235,10 @@ def _block_columns(rows: Array) -> Array:
 
 
 def _half(values: Array) -> Array:
-    return values.clip(-_F16_MAX, _F16_MAX).astype(np.float16)
+    """Scales or minima as float16; OverflowError where they don't fit, never a clipped scale."""
+    if values.size and not np.abs(values).max() <= _F16_MAX:
+        raise OverflowError("a block's scale is beyond float16")
+    return values.astype(np.float16)
 
 
 def _quantize_channels(weights: Array) -> Quantized:

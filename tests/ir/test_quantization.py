@@ -106,11 +106,21 @@ def test_a_row_of_zeros_stays_zero(format: WeightFormat) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_extreme_values_stay_finite(format: WeightFormat) -> None:
+    """The largest that the format's scales hold (f32 a row, float16 a block), and denormals."""
     w = weights(4, 4, 64)
-    w[0, 0], w[1] = 3e38, 1e-40
+    w[0, 0], w[1] = 3e38 if format is WeightFormat.I8C else 4e5, 1e-40
     q = quantize(w, format)
     assert q.is_finite()
     assert np.isfinite(dequantize(q)).all()
+
+
+@pytest.mark.parametrize("format", [f for f in FORMATS if f is not WeightFormat.I8C])
+def test_a_scale_beyond_float16_is_an_error(format: WeightFormat) -> None:
+    """A clipped scale would change the weights silently."""
+    w = weights(4, 4, 64)
+    w[2, 40] = 3e38
+    with pytest.raises(OverflowError, match="beyond float16"):
+        quantize(w, format)
 
 
 def test_constant_blocks_are_exact_in_i4a() -> None:
