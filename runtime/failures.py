@@ -22,6 +22,9 @@ from .errors import LlmcError
 BROKEN_PIPE_EXIT = 128 + signal.SIGPIPE
 """Whoever read our output had enough of it (`llmc … | head`): no error, but not done either."""
 
+_AGAIN = 0.02
+"""Seconds after which a dropped signal is raised again; the finalizer is over by then."""
+
 _COMPILER = {"torch", "transformers", "safetensors", "gguf", "networkx", "ziglang"}
 _INSTALL = "pip install 'llmc-compiler[compile]'"
 
@@ -57,6 +60,8 @@ class _Stops:
 
     def __init__(self) -> None:
         self.asked: BaseException | None = None
+        self._report_unraisable = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
         if threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as `nohup` may have it
                 signal.signal(signal.SIGINT, self._stop)
@@ -67,6 +72,18 @@ class _Stops:
             interrupt = signum == signal.SIGINT
             self.asked = KeyboardInterrupt() if interrupt else SystemExit(128 + signum)
             raise self.asked
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """A signal that arrives in a finalizer is dropped with its exception: raise it again."""
+        if self.asked is None or unraisable.exc_value is not self.asked:
+            self._report_unraisable(unraisable)
+            return
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+    def _again(self, signum: int, frame: object) -> None:
+        assert self.asked is not None
+        raise self.asked
 
 
 def _report(error: LlmcError, as_json: bool) -> None:
