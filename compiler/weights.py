@@ -20,7 +20,8 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from ..ir.quantization import Quantized, WeightFormat, to_bf16
+from ..codegen.backend import Packer
+from ..ir.quantization import to_bf16
 from ..ir.recipe_values import RecipeValues, TensorReader, matrix_shape
 from ..ir.recipes import PANEL, Pack, Quantize, Recipe, leaves
 from ..ir.types import DType
@@ -50,14 +51,6 @@ class WeightEntry(Protocol):
     def offset(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
-
-
-class Packer(Protocol):
-    """A backend's weight layout, panels of 16 output rows."""
-
-    def pack(self, format: WeightFormat, rows: Quantized | Array) -> Array:
-        """Bytes (u8) of consecutive rows; a number that isn't a multiple of 16 is padded."""
-        ...
 
 
 class WeightStream:

@@ -27,8 +27,8 @@ from ...ir.interpreted_program import InterpretedProgram
 from ...ir.ops import CACHE_BLOCK, TORCH_DTYPE
 from ...ir.recipe_values import RecipeValues
 from ...ir.recipes import CheckpointTensor
-from ...models.conformance import Text, blocks_needed, run_schedule, text_lengths
-from ...models.eager import eager_logits, fix_rope
+from ...models.conformance import blocks_needed, run_schedule
+from ...models.eager import fix_rope, reference_texts
 from ...models.random_weights import randomize
 from ...passes.quantize import SCHEMES
 from ...runtime.artifact import Limits
@@ -74,7 +74,7 @@ def compare(config: Any) -> tuple[float, str]:
     blocks = 4 * -(-CONTEXT // CACHE_BLOCK) + 3
     program = InterpretedProgram(graph, limits, blocks, lambda v: tensor_of(values, v))
     assert blocks >= blocks_needed(program, CONTEXT)
-    report = run_schedule(program, _texts(model, program.vocab_size), max_context=CONTEXT)
+    report = run_schedule(program, reference_texts(model, CONTEXT, SEED), max_context=CONTEXT)
     return report.worst, report.where
 
 
@@ -93,22 +93,6 @@ def _eager_model(config: Any) -> Any:
     )
     randomize(model, SEED)
     return fix_rope(model.eval(), CONTEXT)
-
-
-def _texts(model: Any, vocab: int) -> list[Text]:
-    random = np.random.default_rng(SEED)
-    texts = []
-    for length in text_lengths(CONTEXT):
-        ids = random.integers(0, vocab, length).astype(np.int32)
-        logits = eager_logits(model, ids.tolist())
-        if not np.isfinite(logits).all() or not np.ptp(logits):
-            raise LlmcError(
-                "LLMC-E0415",
-                "with random weights the source model itself gives NaN, infinity or one constant",
-                hint="check the numbers in config.json",
-            )
-        texts.append(Text(ids, logits))
-    return texts
 
 
 class _StateReader:
