@@ -27,7 +27,7 @@ from ...ir.interpreted_program import InterpretedProgram
 from ...ir.ops import CACHE_BLOCK, TORCH_DTYPE
 from ...ir.recipe_values import RecipeValues
 from ...ir.recipes import CheckpointTensor
-from ...models.conformance import blocks_needed, run_schedule
+from ...models.conformance import Text, blocks_needed, run_schedule
 from ...models.eager import fix_rope, reference_texts
 from ...models.random_weights import randomize
 from ...passes.quantize import SCHEMES
@@ -46,7 +46,7 @@ def probe(config: Any, config_bytes: bytes) -> str:
     """Check the architecture of `config`; returns a note for the compile's report.
 
     Raises:
-        LlmcError: LLMC-E0415 the logits differ; LLMC-E04xx as the compile itself would.
+        LlmcError: LLMC-E0415 the logits differ or say nothing; LLMC-E04xx as the compile itself would.
     """
     stamp = _stamp(config_bytes)
     if stamp.exists():
@@ -74,8 +74,22 @@ def compare(config: Any) -> tuple[float, str]:
     blocks = 4 * -(-CONTEXT // CACHE_BLOCK) + 3
     program = InterpretedProgram(graph, limits, blocks, lambda v: tensor_of(values, v))
     assert blocks >= blocks_needed(program, CONTEXT)
-    report = run_schedule(program, reference_texts(model, CONTEXT, SEED), max_context=CONTEXT)
+    texts = reference_texts(model, CONTEXT, SEED)
+    _refuse_empty_answers(texts)
+    report = run_schedule(program, texts, max_context=CONTEXT)
     return report.worst, report.where
+
+
+def _refuse_empty_answers(texts: list[Text]) -> None:
+    """A config can make eager itself answer NaN, or the same logit for every token.
+
+    Which of the two depends on the machine: `rsqrt(inf)` is 0 in some vector libraries and NaN in
+    others. There is nothing to compare then, and nothing to run either.
+    """
+    for text in texts:
+        if not np.isfinite(text.logits).all() or (np.ptp(text.logits, axis=-1) == 0).any():
+            message = "the source model itself answers NaN, or one logit for all tokens"
+            raise LlmcError("LLMC-E0415", f"{message}: check the numbers in its config.json")
 
 
 def tensor_of(values: RecipeValues, value: Value) -> torch.Tensor:
