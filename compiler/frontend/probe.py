@@ -46,7 +46,7 @@ def probe(config: Any, config_bytes: bytes) -> str:
     """Check the architecture of `config`; returns a note for the compile's report.
 
     Raises:
-        LlmcError: LLMC-E0415 the logits differ or say nothing; LLMC-E04xx as the compile itself would.
+        LlmcError: LLMC-E0415 the logits differ or say nothing; others as the compile itself would.
     """
     stamp = _stamp(config_bytes)
     if stamp.exists():
