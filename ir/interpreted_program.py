@@ -6,11 +6,12 @@ compile's probe and the tests of passes compare it with the source model.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
 
 from ..runtime.artifact import CacheGroup, Limits
-from ..runtime.program import StepInputs, StepOutputs
+from ..runtime.program import BlockRow, StepInputs, StepOutputs
 from .graph import Graph, Value
 from .interpreter import Constants, interpret
 from .ops import TORCH_DTYPE
@@ -36,15 +37,15 @@ class InterpretedProgram:
     def step(self, inputs: StepInputs) -> StepOutputs:
         """Evaluate the graph once; pools keep what it wrote."""
         tensors = {
-            name: torch.from_numpy(getattr(inputs, name))
+            name: torch.tensor(getattr(inputs, name), dtype=torch.int32)
             for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows")
         }
         for group, table in zip(self._graph.cache_groups, inputs.block_tables, strict=True):
-            tensors[f"block_table.{group.name}"] = torch.from_numpy(table)
+            tensors[f"block_table.{group.name}"] = _padded(table)
         with torch.no_grad():
             (logits,) = interpret(self._graph, tensors | self._pools, self._constant)
         values = logits.float().numpy()
-        return StepOutputs(values, values.argmax(-1).astype(np.int32))
+        return StepOutputs(values, values.argmax(-1).tolist(), self.vocab_size)
 
     def close(self) -> None:
         """Nothing is held outside of Python."""
@@ -64,6 +65,12 @@ class InterpretedProgram:
                     dtype = TORCH_DTYPE[group.dtype]
                     pools[f"{name}_pool.{site}"] = torch.full(shape, float("nan"), dtype=dtype)
         return pools
+
+
+def _padded(table: Sequence[BlockRow]) -> torch.Tensor:
+    """A block table as i32 [S, B]."""
+    longest = max(map(len, table))
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in table], dtype=torch.int32)
 
 
 def manifest_groups(graph: Graph, block_size: int) -> list[CacheGroup]:

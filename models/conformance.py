@@ -163,7 +163,7 @@ class Driver:
         for row, logits, argmax in zip(rows, outputs.logits, outputs.argmax, strict=True):
             index, position = owners[row]
             where = f"sequence {index}, position {position}, step of {list(plan.values())} tokens"
-            _compare(logits, int(argmax), texts[index].logits[position], where, report)
+            _compare(logits, argmax, texts[index].logits[position], where, report)
         for index, count in plan.items():
             self.context[index] += count
 
@@ -181,16 +181,16 @@ class Driver:
         for index, ids in tokens.items():
             self._extend(index, len(ids))
         tables = tuple(
-            np.stack([self.tables[index][group] for index in tokens])
+            [self.tables[index][group].tolist() for index in tokens]
             for group in range(len(self.free))
         )
         ends = [self.context[index] + len(ids) for index, ids in tokens.items()]
         return StepInputs(
-            token_ids=np.concatenate(list(tokens.values())),
-            positions=np.concatenate(positions).astype(np.int32),
-            query_start=starts.astype(np.int32),
-            context_len=np.array(ends, np.int32),
-            logits_rows=rows,
+            token_ids=np.concatenate(list(tokens.values())).tolist(),
+            positions=np.concatenate(positions).tolist(),
+            query_start=starts.tolist(),
+            context_len=ends,
+            logits_rows=rows.tolist(),
             block_tables=tables,
         )
 

@@ -1,6 +1,4 @@
-"""A plan turned into the arrays that a program reads."""
-
-import numpy as np
+"""A plan turned into the inputs that a program reads."""
 
 from .blocks import CacheHold, CacheManager
 from .program import StepInputs
@@ -24,10 +22,10 @@ def step_inputs(plan: StepPlan, cache: CacheManager) -> StepInputs:
         assert item.sequence.hold is not None
         holds.append(item.sequence.hold)
     return StepInputs(
-        token_ids=np.array(tokens, np.int32),
-        positions=np.array(positions, np.int32),
-        query_start=np.array(query_start, np.int32),
-        context_len=np.array(context_len, np.int32),
-        logits_rows=np.array(logits_rows, np.int32),
+        token_ids=tokens,
+        positions=positions,
+        query_start=query_start,
+        context_len=context_len,
+        logits_rows=logits_rows,
         block_tables=cache.tables(holds),
     )

@@ -9,10 +9,7 @@ come to hold at once are still unpromised, so that a running sequence never wait
 import heapq
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from .artifact import CacheGroup
-from .program import Int32Array
 
 FREED = -1
 
@@ -119,16 +116,9 @@ class CacheManager:
         self._unpromised = [u + n for u, n in zip(self._unpromised, hold.promised, strict=True)]
         hold.promised, hold.tables = tuple(0 for _ in self.groups), ()
 
-    def tables(self, holds: list[CacheHold]) -> tuple[Int32Array, ...]:
-        """Per group the block tables [S, B] of these sequences; B is the longest one's."""
-        result = []
-        for g in range(len(self.groups)):
-            rows = [hold.tables[g].blocks for hold in holds]
-            table = np.full((len(rows), max(map(len, rows))), FREED, np.int32)
-            for s, row in enumerate(rows):
-                table[s, : len(row)] = row
-            result.append(table)
-        return tuple(result)
+    def tables(self, holds: list[CacheHold]) -> list[list[list[int]]]:
+        """Per group the block tables of these sequences."""
+        return [[hold.tables[g].blocks.copy() for hold in holds] for g in range(len(self.groups))]
 
 
 def blocks_needed(group: CacheGroup, length: int, max_query: int) -> int:

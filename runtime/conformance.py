@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .arrays import Float32Array
 from .artifact import ConformanceVector
 from .errors import LlmcError
 from .generate import Model, model_of
-from .program import Float32Array
 from .reader import ArtifactReader
 
 

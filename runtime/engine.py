@@ -6,14 +6,17 @@ appear in each request's `output`. Text is not the engine's business: it knows t
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .batch import step_inputs
 from .blocks import CacheManager
 from .errors import LlmcError
 from .program import Program, StepOutputs
-from .sampling import Sampler, SamplingParams
+from .sampling import SamplingParams
 from .scheduler import Scheduler, Sequence, StepPlan
+
+if TYPE_CHECKING:
+    from .sampler import Sampler
 
 FinishReason = Literal["stop", "length", "aborted"]
 
@@ -35,11 +38,11 @@ class Request:
 
 @dataclass(slots=True)
 class _Running:
-    """What the engine keeps of a request that isn't finished."""
+    """What the engine keeps of a request that isn't finished. No sampler: the argmax it is."""
 
     request: Request
     sequence: Sequence
-    sampler: Sampler
+    sampler: "Sampler | None"
 
 
 class Engine:
@@ -69,8 +72,7 @@ class Engine:
                 "LLMC-E0603", f"{max_length} tokens need more cache than all of the pool"
             )
         sequence = Sequence(list(request.prompt), max_length)
-        sampler = Sampler(request.params, request.prompt)
-        self._by_sequence[id(sequence)] = _Running(request, sequence, sampler)
+        self._by_sequence[id(sequence)] = _Running(request, sequence, _sampler_for(request))
         self.scheduler.add(sequence)
 
     def _check(self, request: Request) -> None:
@@ -100,7 +102,9 @@ class Engine:
             if item.wants_logits:
                 assert outputs is not None
                 running = self._by_sequence[id(item.sequence)]
-                token = running.sampler.sample(outputs.logits[row], int(outputs.argmax[row]))
+                token = outputs.argmax[row]
+                if running.sampler is not None:
+                    token = running.sampler.sample(outputs.logits[row], token)
                 self._append(running, token)
                 row += 1
 
@@ -128,6 +132,14 @@ class Engine:
         """Ends every unfinished request."""
         for running in list(self._by_sequence.values()):
             self._finish(running, "aborted")
+
+
+def _sampler_for(request: Request) -> "Sampler | None":
+    if request.params.is_argmax:
+        return None
+    from .sampler import Sampler
+
+    return Sampler(request.params, request.prompt)
 
 
 def check_prompt(prompt: SequenceOf[int], vocab_size: int) -> None:

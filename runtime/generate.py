@@ -16,18 +16,18 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from . import scoring
 from .artifact import Generation, Manifest, Variant, decode_generation
 from .engine import Engine, FinishReason, Request
 from .errors import LlmcError
 from .loading import open_artifact_program
-from .program import Float32Array, Program
+from .program import Program
 from .reader import ArtifactReader
 from .sampling import SamplingParams
 from .stream import Chunk, Stats, Stream
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from .arrays import Float32Array
     from .chat import ChatTemplate
 
 __all__ = ["Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
@@ -131,14 +131,18 @@ class Model:
             self.engine.add(request)
         return stream
 
-    def logits(self, token_ids: Sequence[int]) -> Float32Array:
+    def logits(self, token_ids: Sequence[int]) -> "Float32Array":
         """Logits f32 [T, vocab] of every position of a text given as ids."""
+        from . import scoring
+
         with self._lock:
             self._drop_abandoned()
             return scoring.logits(self.engine, token_ids)
 
-    def iter_logits(self, token_ids: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
+    def iter_logits(self, token_ids: Sequence[int]) -> "Iterator[tuple[int, Float32Array]]":
         """The same in pieces: (first position, rows) with rows valid until the next piece."""
+        from . import scoring
+
         with self._lock:
             self._drop_abandoned()
             yield from scoring.iter_logits(self.engine, token_ids)

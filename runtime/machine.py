@@ -6,8 +6,6 @@ set may be used. Sizes are bytes. Container limits (cgroup v2 and v1) count as t
 """
 
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -34,7 +32,7 @@ def system() -> str:
 
 def machine() -> str:
     """The instruction set: "x86_64", "aarch64", …"""
-    name = platform.machine().lower()
+    name = os.uname().machine.lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
@@ -64,6 +62,8 @@ def parse_cpuinfo(text: str) -> frozenset[str]:
 
 
 def _macos_features() -> frozenset[str]:
+    import subprocess
+
     names: set[str] = set()
     keys = ["machdep.cpu.features", "machdep.cpu.leaf7_features", "hw.optional"]
     for key in keys:

@@ -5,45 +5,59 @@ values into the paged cache, and gives logits for R chosen tokens. Prefill, chun
 and mixtures of them differ only in these arrays.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .artifact import CacheGroup, Limits
 from .errors import LlmcError
 
 __all__ = ["CacheGroup", "Limits", "Program", "StepInputs", "StepOutputs", "check_inputs"]
 
-Int32Array = npt.NDArray[np.int32]
-Float32Array = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from .arrays import Float32Array
+
+
+BlockRow = Sequence[int]
+"""Blocks of one sequence in one cache group, by position; -1 where a block was freed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What a step reads. All arrays are int32 and contiguous.
+    """What a step reads: plain integers, of which a decode step has few.
 
     token_ids, positions: [T]. query_start: [S + 1], the tokens of sequence s are
     query_start[s] .. query_start[s + 1]. context_len: [S], tokens in the cache after this step.
-    logits_rows: [R], indices into 0 .. T-1. block_tables: per cache group [S, B], the block that
-    holds positions b * block_size and on; -1 where a block was freed.
+    logits_rows: [R], indices into 0 .. T-1. block_tables: per cache group a row for each sequence,
+    the blocks that hold positions b * block_size and on.
     """
 
-    token_ids: Int32Array
-    positions: Int32Array
-    query_start: Int32Array
-    context_len: Int32Array
-    logits_rows: Int32Array
-    block_tables: tuple[Int32Array, ...]
+    token_ids: list[int]
+    positions: list[int]
+    query_start: list[int]
+    context_len: list[int]
+    logits_rows: list[int]
+    block_tables: Sequence[Sequence[BlockRow]]
 
 
-@dataclass(frozen=True, slots=True)
 class StepOutputs:
-    """logits: f32 [R, vocab]; argmax: i32 [R]. Views that the next step overwrites."""
+    """What a step gives. `argmax`: [R], the token with the largest logit of each row.
 
-    logits: Float32Array
-    argmax: Int32Array
+    `memory`: a buffer of f32 that begins with the logits. The next step overwrites it.
+    """
+
+    __slots__ = ("_memory", "_vocab_size", "argmax")
+
+    def __init__(self, memory: Any, argmax: list[int], vocab_size: int) -> None:
+        self._memory, self.argmax, self._vocab_size = memory, argmax, vocab_size
+
+    @property
+    def logits(self) -> "Float32Array":
+        """f32 [R, vocab], a view. Greedy decoding asks for none, and so needs no numpy."""
+        import numpy as np
+
+        shape = len(self.argmax), self._vocab_size
+        return np.frombuffer(self._memory, np.float32, shape[0] * shape[1]).reshape(shape)
 
 
 class Program(Protocol):
@@ -64,12 +78,11 @@ class Program(Protocol):
 def check_inputs(inputs: StepInputs, program: Program) -> None:
     """Raises E0100 for inputs that native code must not see: they would read or write outside.
 
-    The scheduler never makes such inputs; this is the border where that is certain. Lists and
-    plain integers, because a decode step has few of each and numpy takes longer to start.
+    The scheduler never makes such inputs; this is the border where that is certain.
     """
     limits = program.limits
-    tokens, rows = inputs.token_ids.tolist(), inputs.logits_rows.tolist()
-    starts, lengths = inputs.query_start.tolist(), inputs.context_len.tolist()
+    tokens, rows = inputs.token_ids, inputs.logits_rows
+    starts, lengths = inputs.query_start, inputs.context_len
     if not 0 < len(tokens) <= limits.max_tokens or not 0 < len(lengths) <= limits.max_sequences:
         raise _wrong(f"{len(tokens)} tokens of {len(lengths)} sequences are over the limits")
     if len(rows) > limits.max_logits_rows:
@@ -83,7 +96,7 @@ def check_inputs(inputs: StepInputs, program: Program) -> None:
             raise _wrong("a context length is out of range")
         firsts.append(first)
         positions += range(first, length)
-    if inputs.positions.tolist() != positions:
+    if inputs.positions != positions:
         raise _wrong("positions do not follow from the context lengths")
     _check_range("token id", tokens, program.vocab_size)
     _check_range("logits row", rows, len(tokens))
@@ -100,11 +113,13 @@ def _check_tables(
     for group, blocks, table in zip(
         program.cache_groups, program.cache_blocks, inputs.block_tables, strict=True
     ):
-        if table.ndim != 2 or len(table) != len(lengths) or max(lengths) > table.shape[1] * size:
-            raise _wrong(f"the block table of {group.name} has a wrong shape")
-        for row, first, length in zip(table.tolist(), firsts, lengths, strict=True):
+        if len(table) != len(lengths):
+            raise _wrong(f"the block table of {group.name} has {len(table)} rows")
+        for row, first, length in zip(table, firsts, lengths, strict=True):
             oldest = max(first - (group.window - 1), 0) if group.window else 0
             used = row[oldest // size : (length - 1) // size + 1]
+            if not length <= len(row) * size < program.limits.max_context + size:
+                raise _wrong(f"the block table of {group.name} has a wrong length")
             if min(used) < 0 or max(row) >= blocks:
                 raise _wrong(f"the block table of {group.name} names no block of its pool")
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from .arrays import Float32Array
 from .batch import step_inputs
 from .engine import Engine, check_prompt
 from .errors import LlmcError
-from .program import Float32Array
 from .scheduler import ScheduledSequence, StepPlan
 from .scheduler import Sequence as TokenSequence
 
@@ -36,8 +36,7 @@ def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int,
             engine.cache.grow(sequence.hold, start, start + count)
             plan = StepPlan((ScheduledSequence(sequence, start, count, True),))
             inputs = step_inputs(plan, engine.cache)
-            every_row = np.arange(count, dtype=np.int32)
-            outputs = engine.program.step(replace(inputs, logits_rows=every_row))
+            outputs = engine.program.step(replace(inputs, logits_rows=list(range(count))))
             sequence.computed += count
             yield start, outputs.logits
     finally:

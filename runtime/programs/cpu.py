@@ -7,19 +7,15 @@ and cache are anonymous mappings, whose pages cost memory only once they are use
 
 import ctypes
 import hashlib
-import mmap
 import os
-import secrets
 import stat
-from contextlib import suppress
+from array import array
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..artifact import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
 from ..errors import LlmcError
 from ..program import StepInputs, StepOutputs, check_inputs
+from .memory import address_of, allocate
 
 _I32 = ctypes.c_int32
 _PTR = ctypes.c_void_p
@@ -90,10 +86,10 @@ class CpuProgram:
         self.vocab_size = variant.vocab_size
         self._handle: int | None = None
         self._library = load_library(library)
-        self._weights = np.frombuffer(weights, np.uint8)
-        self._arena = _allocate(variant.memory_plan.arena_bytes, huge_pages=True)
+        self._weights = weights
+        self._arena = allocate(variant.memory_plan.arena_bytes, huge_pages=True)
         self._cache = [
-            _allocate(group.bytes_per_block * blocks)
+            allocate(group.bytes_per_block * blocks)
             for group, blocks in zip(self.cache_groups, cache_blocks, strict=True)
         ]
         try:
@@ -103,15 +99,15 @@ class CpuProgram:
         self._create(threads)
 
     def _create(self, threads: int) -> None:
-        pointers = (_PTR * len(self._cache))(*(c.ctypes.data for c in self._cache))
+        pointers = (_PTR * len(self._cache))(*(address_of(c) for c in self._cache))
         blocks = (_I32 * len(self.cache_blocks))(*self.cache_blocks)
         config = _Config(
             struct_size=ctypes.sizeof(_Config),
             abi_version=ABI_VERSION,
             threads=threads,
-            weights=self._weights.ctypes.data,
+            weights=address_of(self._weights),
             weights_bytes=self._weights.nbytes,
-            arena=self._arena.ctypes.data,
+            arena=address_of(self._arena),
             arena_bytes=self._arena.nbytes,
             groups=len(self._cache),
             cache=ctypes.cast(pointers, _PTR),
@@ -129,27 +125,25 @@ class CpuProgram:
     def _prepare_buffers(self) -> None:
         """Arrays at fixed addresses that every step copies into: pointers are set only once."""
         limits, groups = self.limits, len(self.cache_groups)
-        columns = -(-limits.max_context // limits.block_size)
-        sizes = {
-            "token_ids": limits.max_tokens,
-            "positions": limits.max_tokens,
-            "query_start": limits.max_sequences + 1,
-            "context_len": limits.max_sequences,
-            "logits_rows": limits.max_logits_rows,
-            "argmax": limits.max_logits_rows,
-            "blocks_per_seq": groups,
+        self._columns = -(-limits.max_context // limits.block_size)
+        self._arrays = {
+            "token_ids": _int32(limits.max_tokens),
+            "positions": _int32(limits.max_tokens),
+            "query_start": _int32(limits.max_sequences + 1),
+            "context_len": _int32(limits.max_sequences),
+            "logits_rows": _int32(limits.max_logits_rows),
+            "argmax": _int32(limits.max_logits_rows),
+            "blocks_per_seq": _int32(groups),
         }
-        self._arrays = {name: np.zeros(size, np.int32) for name, size in sizes.items()}
-        self._tables = [np.zeros(limits.max_sequences * columns, np.int32) for _ in range(groups)]
-        self._table_pointers = (_PTR * groups)(*(t.ctypes.data for t in self._tables))
-        logits_bytes = limits.max_logits_rows * self.vocab_size * 4
-        logits = _allocate(logits_bytes)[:logits_bytes].view(np.float32)
-        self._logits = logits.reshape(limits.max_logits_rows, self.vocab_size)
+        self._arrays["blocks_per_seq"][:] = array("i", [self._columns] * groups)
+        self._tables = [_int32(limits.max_sequences * self._columns) for _ in range(groups)]
+        self._table_pointers = (_PTR * groups)(*(address_of(t) for t in self._tables))
+        self._logits = allocate(limits.max_logits_rows * self.vocab_size * 4)
         self._inputs = _StepInputs(
             struct_size=ctypes.sizeof(_StepInputs),
             block_table=ctypes.cast(self._table_pointers, _PTR),
-            logits=self._logits.ctypes.data,
-            **{name: array.ctypes.data for name, array in self._arrays.items()},
+            logits=address_of(self._logits),
+            **{name: address_of(array) for name, array in self._arrays.items()},
         )
 
     def step(self, inputs: StepInputs) -> StepOutputs:
@@ -162,15 +156,16 @@ class CpuProgram:
         code = self._library.llmc_step(self._handle, ctypes.byref(self._inputs))
         if code != 0:
             raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
-        return StepOutputs(self._logits[:rows], self._arrays["argmax"][:rows])
+        return StepOutputs(self._logits, self._arrays["argmax"][:rows].tolist(), self.vocab_size)
 
     def _fill(self, inputs: StepInputs) -> None:
         for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows"):
-            source: Any = getattr(inputs, name)
-            self._arrays[name][: len(source)] = source
-        for g, table in enumerate(inputs.block_tables):
-            self._tables[g][: table.size] = table.ravel()
-            self._arrays["blocks_per_seq"][g] = table.shape[1]
+            values = getattr(inputs, name)
+            self._arrays[name][: len(values)] = array("i", values)
+        for target, table in zip(self._tables, inputs.block_tables, strict=True):
+            for s, blocks in enumerate(table):
+                start = s * self._columns
+                target[start : start + len(blocks)] = array("i", blocks)
         self._inputs.tokens = len(inputs.token_ids)
         self._inputs.sequences = len(inputs.context_len)
         self._inputs.logits_rows_count = len(inputs.logits_rows)
@@ -180,29 +175,17 @@ class CpuProgram:
         if self._handle is not None:
             self._library.llmc_destroy(self._handle)
             self._handle = None
-            self._cache, self._arena = [], np.empty(0, np.uint8)
-            self._weights = np.empty(0, np.uint8)
+            self._cache = []
+            self._arena = self._weights = memoryview(b"")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
             self.close()
 
 
-def _allocate(nbytes: int, *, huge_pages: bool = False) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Page-aligned zeros that take memory only where they are touched.
-
-    Huge pages suit the arena, all of which a long step uses. The cache would take 2 MiB for the
-    first token of each layer's pools with them.
-    """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # the default is shared memory
-    try:
-        mapping = mmap.mmap(-1, max(nbytes, 1), flags=flags)
-    except (OSError, ValueError, OverflowError) as error:
-        raise LlmcError("LLMC-E0601", f"cannot allocate {nbytes >> 20} MiB") from error
-    if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(mapping, np.uint8)
+def _int32(count: int) -> memoryview:
+    """Zeros of C type int32_t."""
+    return allocate(4 * count).cast("i")
 
 
 # A memory file must stay open as long as its library is loaded (the loader knows libraries by
@@ -255,7 +238,7 @@ def cached_library(data: bytes | memoryview, digest: str) -> Path:
     path = folder / f"{digest}.so"
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
         return path
-    temporary = folder / f".{secrets.token_hex(6)}.tmp"
+    temporary = folder / f".{os.urandom(6).hex()}.tmp"
     temporary.write_bytes(data)
     temporary.replace(path)
     return path

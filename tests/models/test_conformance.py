@@ -5,6 +5,7 @@ it sees only what block tables and context lengths let it see.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,6 +43,14 @@ def group(name: str, window: int) -> CacheGroup:
     )
 
 
+def as_arrays(inputs: StepInputs) -> SimpleNamespace:
+    """The same with numpy arrays, to index by."""
+    flat = ("token_ids", "positions", "query_start", "context_len", "logits_rows")
+    tables = [np.array(table, np.int32) for table in inputs.block_tables]
+    arrays = {name: np.array(getattr(inputs, name), np.int32) for name in flat}
+    return SimpleNamespace(**arrays, block_tables=tables)
+
+
 class TokenCache:
     """A `Program` that keeps token ids in its cache and asks eager about the whole context.
 
@@ -66,20 +75,21 @@ class TokenCache:
 
     def step(self, inputs: StepInputs) -> StepOutputs:
         check_inputs(inputs, self)
-        logits = np.empty((len(inputs.token_ids), self.vocab_size), np.float32)
-        for pool, table in zip(self.pools, inputs.block_tables, strict=True):
-            owner = np.repeat(np.arange(len(table)), np.diff(inputs.query_start))
-            blocks = table[owner, inputs.positions // BLOCK]
-            pool[blocks, inputs.positions % BLOCK] = inputs.token_ids
+        arrays = as_arrays(inputs)
+        logits = np.empty((len(arrays.token_ids), self.vocab_size), np.float32)
+        for pool, table in zip(self.pools, arrays.block_tables, strict=True):
+            owner = np.repeat(np.arange(len(table)), np.diff(arrays.query_start))
+            blocks = table[owner, arrays.positions // BLOCK]
+            pool[blocks, arrays.positions % BLOCK] = arrays.token_ids
         for s, (start, end) in enumerate(
-            zip(inputs.query_start, inputs.query_start[1:], strict=False)
+            zip(arrays.query_start, arrays.query_start[1:], strict=False)
         ):
-            known = self.read(inputs, s)
+            known = self.read(arrays, s)
             logits[start:end] = eager_logits(self.model, known)[-(end - start) :]
-        rows = logits[inputs.logits_rows]
-        return StepOutputs(rows, rows.argmax(axis=1).astype(np.int32))
+        rows = logits[arrays.logits_rows]
+        return StepOutputs(rows, rows.argmax(axis=1).tolist(), self.vocab_size)
 
-    def read(self, inputs: StepInputs, s: int) -> list[int]:
+    def read(self, inputs: SimpleNamespace, s: int) -> list[int]:
         length = inputs.context_len[s]
         new = inputs.query_start[s + 1] - inputs.query_start[s]
         ids = self.pools[0][inputs.block_tables[0][s]].reshape(-1)[:length].copy()
@@ -126,20 +136,20 @@ def test_few_logits_rows_are_enough(model: PreTrainedModel, texts: list[Text]) -
 
 
 class ForgetsThePast(TokenCache):
-    def read(self, inputs: StepInputs, s: int) -> list[int]:
+    def read(self, inputs: SimpleNamespace, s: int) -> list[int]:
         first = inputs.context_len[s] - np.diff(inputs.query_start)[s]
         return super().read(inputs, s)[first:]
 
 
 class ReadsTheNeighbour(TokenCache):
-    def read(self, inputs: StepInputs, s: int) -> list[int]:
+    def read(self, inputs: SimpleNamespace, s: int) -> list[int]:
         known = super().read(inputs, s)
         other = super().read(inputs, (s + 1) % len(inputs.context_len))
         return [other[0], *known[1:]]
 
 
 class ReadsBlocksInOrder(TokenCache):
-    def read(self, inputs: StepInputs, s: int) -> list[int]:
+    def read(self, inputs: SimpleNamespace, s: int) -> list[int]:
         blocks = np.sort(inputs.block_tables[0][s])
         ids = self.pools[0][blocks[blocks >= 0]].reshape(-1)
         return np.maximum(ids[: inputs.context_len[s]], 0).tolist()
@@ -148,7 +158,7 @@ class ReadsBlocksInOrder(TokenCache):
 class LosesTheChunkBefore(TokenCache):
     """Right for whole prompts and for single tokens, wrong where a chunk follows a chunk."""
 
-    def read(self, inputs: StepInputs, s: int) -> list[int]:
+    def read(self, inputs: SimpleNamespace, s: int) -> list[int]:
         known = super().read(inputs, s)
         new = int(np.diff(inputs.query_start)[s])
         if 1 < new < len(known):
@@ -157,7 +167,7 @@ class LosesTheChunkBefore(TokenCache):
 
 
 class ReadsOnePastTheWindow(TokenCache):
-    def read(self, inputs: StepInputs, s: int) -> list[int]:
+    def read(self, inputs: SimpleNamespace, s: int) -> list[int]:
         known = super().read(inputs, s)
         position = len(known) - int(np.diff(inputs.query_start)[s]) - WINDOW - BLOCK
         if position >= 0:
@@ -169,7 +179,8 @@ class ReadsOnePastTheWindow(TokenCache):
 class WrongArgmax(TokenCache):
     def step(self, inputs: StepInputs) -> StepOutputs:
         outputs = super().step(inputs)
-        return StepOutputs(outputs.logits, outputs.logits.argmin(axis=1).astype(np.int32))
+        worst = outputs.logits.argmin(axis=1).tolist()
+        return StepOutputs(outputs.logits, worst, self.vocab_size)
 
 
 class SaysNaN(TokenCache):

@@ -103,25 +103,25 @@ class Toy:
     def step(self, inputs: StepInputs) -> StepOutputs:
         check_inputs(inputs, self)
         self.steps.append(inputs)
-        wanted = set(inputs.logits_rows.tolist())
+        wanted = set(inputs.logits_rows)
         rows = []
         for s in range(len(inputs.context_len)):
             for t in range(inputs.query_start[s], inputs.query_start[s + 1]):
-                position = int(inputs.positions[t])
+                position = inputs.positions[t]
                 for cache, table in zip(self.cache, inputs.block_tables, strict=True):
-                    block = table[s, position // BLOCK]
+                    block = table[s][position // BLOCK]
                     cache[block, position % BLOCK] = inputs.token_ids[t]
                 if t in wanted:
                     rows.append(self._row(inputs, s, position))
         logits = np.stack(rows) if rows else np.empty((0, VOCAB), np.float32)
-        return StepOutputs(logits, logits.argmax(axis=1).astype(np.int32))
+        return StepOutputs(logits, logits.argmax(axis=1).tolist(), VOCAB)
 
     def _row(self, inputs: StepInputs, s: int, position: int) -> np.ndarray:
         h = SEED
         for g, (cache, table) in enumerate(zip(self.cache, inputs.block_tables, strict=True)):
             first = max(0, position - WINDOW + 1) if GROUPS[g].window else 0
             for p in range(first, position + 1):
-                token = int(cache[table[s, p // BLOCK], p % BLOCK])
+                token = int(cache[table[s][p // BLOCK], p % BLOCK])
                 assert token >= 0, "read a position that was never written"
                 h = ((h ^ (token + 1)) * 1099511628211) & MASK
         return Toy.logits([], h)

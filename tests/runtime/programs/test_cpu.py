@@ -9,7 +9,7 @@ import pytest
 from llmc.runtime.engine import Engine, Request
 from llmc.runtime.errors import LlmcError
 from llmc.runtime.program import StepInputs
-from llmc.runtime.programs import cpu
+from llmc.runtime.programs import cpu, memory
 
 WEIGHTS = (0x0123456789ABCDEF).to_bytes(8, "little") + bytes(4088)
 
@@ -26,18 +26,15 @@ def program(toy_library, make_variant):
 
 
 def one_token(**changes) -> StepInputs:
-    def ints(*values):
-        return np.array(values, np.int32)
-
-    arrays = {
-        "token_ids": ints(5),
-        "positions": ints(0),
-        "query_start": ints(0, 1),
-        "context_len": ints(1),
-        "logits_rows": ints(0),
-        "block_tables": (ints(0)[None], ints(0)[None]),
+    inputs = {
+        "token_ids": [5],
+        "positions": [0],
+        "query_start": [0, 1],
+        "context_len": [1],
+        "logits_rows": [0],
+        "block_tables": ([[0]], [[0]]),
     }
-    return StepInputs(**{**arrays, **changes})
+    return StepInputs(**{**inputs, **changes})
 
 
 def test_it_computes_what_the_numpy_toy_computes(program, toy):
@@ -55,35 +52,34 @@ def test_logits_and_argmax_come_back(program, toy):
     outputs = program.step(one_token())
     assert outputs.logits.shape == (1, 97)
     np.testing.assert_array_equal(outputs.logits[0], toy.logits([5]))
-    assert outputs.argmax.tolist() == [int(toy.logits([5]).argmax())]
-    assert program.step(one_token(logits_rows=np.empty(0, np.int32))).logits.shape == (0, 97)
-
-
-I32 = np.int32
+    assert outputs.argmax == [int(toy.logits([5]).argmax())]
+    assert program.step(one_token(logits_rows=[])).logits.shape == (0, 97)
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        {"token_ids": np.array([97], I32)},
-        {"token_ids": np.array([-1], I32)},
-        {"token_ids": np.empty(0, I32), "positions": np.empty(0, I32)},
-        {"token_ids": np.zeros(49, I32), "positions": np.arange(49, dtype=I32)},
-        {"positions": np.array([1], I32)},
-        {"positions": np.array([0, 1], I32)},
-        {"query_start": np.array([0, 2], I32)},
-        {"query_start": np.array([1, 1], I32)},
-        {"query_start": np.array([0], I32)},
-        {"context_len": np.array([0], I32)},
-        {"context_len": np.array([33], I32), "positions": np.array([32], I32)},
-        {"context_len": np.array([321], I32), "positions": np.array([320], I32)},
-        {"logits_rows": np.array([1], I32)},
-        {"logits_rows": np.array([-1], I32)},
-        {"logits_rows": np.zeros(7, I32)},
-        {"block_tables": (np.zeros((1, 1), I32),)},
-        {"block_tables": (np.zeros((2, 1), I32),) * 2},
-        {"block_tables": (np.array([[40]], I32), np.array([[0]], I32))},
-        {"block_tables": (np.array([[0]], I32), np.array([[-1]], I32))},
+        {"token_ids": [97]},
+        {"token_ids": [-1]},
+        {"token_ids": [], "positions": []},
+        {"token_ids": [0] * 49, "positions": list(range(49))},
+        {"positions": [1]},
+        {"positions": [0, 1]},
+        {"query_start": [0, 2]},
+        {"query_start": [1, 1]},
+        {"query_start": [0]},
+        {"context_len": [0]},
+        {"context_len": [33], "positions": [32]},
+        {"context_len": [321], "positions": [320]},
+        {"logits_rows": [1]},
+        {"logits_rows": [-1]},
+        {"logits_rows": [0] * 7},
+        {"block_tables": ([[0]],)},
+        {"block_tables": ([[0], [0]],) * 2},
+        {"block_tables": ([[]], [[0]])},
+        {"block_tables": ([[0] * 11], [[0]])},
+        {"block_tables": ([[40]], [[0]])},
+        {"block_tables": ([[0]], [[-1]])},
     ],
     ids=str,
 )
@@ -167,6 +163,7 @@ def test_the_cache_folder_where_there_are_no_memory_files(tmp_path, monkeypatch,
     (file,) = folder.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     digest = file.stem
+    file.unlink()  # the loaded library itself must stay as it is
     file.write_bytes(b"changed by somebody")
     assert cpu.cached_library(b"x", digest).read_bytes() == b"x"  # never loads what isn't it
     folder.chmod(0o755)
@@ -183,3 +180,10 @@ def test_memory_that_cannot_be_had_is_named(toy_library, make_variant):
             cpu.CpuProgram(
                 variant, toy_library, memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1)
             )
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_the_address_of_a_buffer_is_where_its_bytes_lie(kind):
+    data = bytes(range(64))
+    view = memoryview(kind(data))[3:]
+    assert ctypes.string_at(memory.address_of(view), 4) == data[3:7]

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.runtime.errors import LlmcError
-from llmc.runtime.sampling import Sampler, SamplingParams
+from llmc.runtime.sampler import Sampler
+from llmc.runtime.sampling import SamplingParams
 
 
 def kept(logits: np.ndarray, p: SamplingParams) -> dict[int, float]:
