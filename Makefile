@@ -33,10 +33,8 @@ demo: $(INSTALLED)  ## Compile SmolLM2 for this CPU, print generated text and it
 test: $(INSTALLED)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-bench: $(INSTALLED)  ## Measure the compiled SmolLM2 on this machine
-	@mkdir -p build
-	@test -e $(ARTIFACT) || $(BIN)/llmc compile $(MODEL) $(SCHEME) -o $(ARTIFACT)
-	$(BIN)/llmc bench $(ARTIFACT)
+bench: $(INSTALLED)  ## Measure llmc beside other CPU runtimes (short form)
+	$(BIN)/python benchmarks/peers.py --short
 
 lint: $(INSTALLED)  ## Check style, formatting and types
 	$(BIN)/ruff check .

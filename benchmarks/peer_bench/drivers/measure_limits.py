@@ -1,0 +1,33 @@
+"""Prints this machine's limits with some threads as a JSON line: `measure_limits.py THREADS`.
+
+GB/s of reading memory, and Gop/s of the int8, bf16 and f32 instructions that products are made of
+(0 where the CPU has none). The loops are those of `benchmarks/kernels.cpp`. Bandwidth is the median
+of several readings, since on a shared machine it changes from second to second; a peak is the best.
+"""
+
+import json
+import sys
+from statistics import median
+
+from llmc.benchmarks.kernels import Kernels
+from llmc.codegen.cpu.toolchain import best_level
+from llmc.runtime.machine import machine, native_features
+
+_READINGS = 5
+
+
+def main(threads: int) -> None:
+    level = best_level(machine(), native_features()).name
+    kernels = Kernels(level, threads)
+    found = [kernels.peak() for _ in range(_READINGS)]
+    limits = {
+        "read": median(peak.read for peak in found),
+        "int8": max(peak.int8 for peak in found),
+        "bf16": max(peak.bf16 for peak in found),
+        "fma": max(peak.fma for peak in found),
+    }
+    print(json.dumps(limits))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

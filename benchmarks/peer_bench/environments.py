@@ -1,0 +1,159 @@
+"""A virtual environment for each peer, made when it is first needed and kept in the user's cache.
+
+In: the name of a peer. Out: the Python that has it, or `PeerMissing` with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmc.compiler.frontend.downloads import cache_dir
+
+TORCH = "torch==2.13.0"
+"""Pinned: an unpinned torch may bring gigabytes of GPU libraries."""
+_READY = "ready.json"
+
+
+class PeerMissing(Exception):
+    """A peer can't be measured on this machine; the text says why."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """How to install a peer. `steps` are arguments of pip, one call after the other.
+
+    `shown`: distributions whose versions are reported. `slow`: it is built from source.
+    """
+
+    label: str
+    steps: tuple[tuple[str, ...], ...]
+    shown: tuple[str, ...]
+    slow: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+_JOBS = str(os.cpu_count() or 1)
+ENVIRONMENTS = {
+    "llamacpp": Environment(
+        "llama.cpp",
+        (
+            ("install", "cmake", "ninja", "numpy"),
+            ("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),
+        ),
+        ("llama_cpp_python",),
+        slow=True,
+        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": _JOBS},
+    ),
+    "openvino": Environment(
+        "OpenVINO GenAI",
+        (
+            ("install", TORCH),
+            ("install", "openvino-genai==2026.4.1.0", "optimum-intel==2.2.0", "nncf==3.4.0"),
+            ("uninstall", "--yes", "torchvision"),  # not for this torch, and not needed for text
+        ),
+        ("openvino-genai", "openvino", "nncf"),
+    ),
+    "onnxruntime": Environment(
+        "ONNX Runtime GenAI",
+        (
+            ("install", TORCH, "transformers==5.23.0"),
+            ("install", "onnxruntime-genai==0.18.0", "onnxruntime==1.32.0"),
+            ("install", "onnx", "onnx-ir", "onnxscript", "sentencepiece"),
+        ),
+        ("onnxruntime-genai", "onnxruntime"),
+    ),
+    "torch": Environment(
+        "torch.compile",
+        (("install", TORCH, "transformers==5.23.0", "numpy", "accelerate"),),
+        ("torch", "transformers"),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where environments and converted models are kept: `peers` in llmc's cache."""
+    return cache_dir() / "peers"
+
+
+def ensure(name: str, *, install_slow: bool, say: Callable[[str], None]) -> Path:
+    """Return the Python of a peer's environment, making it if it isn't there."""
+    environment = ENVIRONMENTS[name]
+    folder = cache_folder() / name
+    wanted = [list(step) for step in environment.steps]
+    if _made_from(folder) == wanted:
+        return folder / "bin" / "python"
+    if environment.slow and not install_slow:
+        raise PeerMissing("not installed, and it is built from source, which takes long")
+    say(f"installing {environment.label} in {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = cache_folder() / f"{name}.log"
+    try:
+        logged([sys.executable, "-m", "venv", str(folder)], log)
+        for step in wanted:
+            pip = [str(folder / "bin" / "python"), "-m", "pip", "-q"]
+            logged([*pip, *step], log, environment.variables)
+    except PeerMissing:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    (folder / _READY).write_text(json.dumps(wanted))
+    return folder / "bin" / "python"
+
+
+def _made_from(folder: Path) -> object:
+    """The steps that an environment was made with; None if it isn't complete."""
+    try:
+        return json.loads((folder / _READY).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def logged(command: list[str], log: Path, variables: Mapping[str, str] | None = None) -> None:
+    """Run a command with its output in `log`; if it fails, PeerMissing with the last of it."""
+    with log.open("wb") as out:
+        done = subprocess.run(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**peer_variables(), **(variables or {})},
+        )
+    if done.returncode:
+        raise PeerMissing(f"{last_line(log.read_text(errors='replace'))} (all of it in {log})")
+
+
+def peer_variables() -> dict[str, str]:
+    """The environment variables of this process, less those that lead into its own packages."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, shortened: usually the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["no output"])[-1][:300]
+
+
+def versions(python: Path, name: str) -> dict[str, str]:
+    """Versions of the distributions that make up a peer."""
+    code = (
+        "import json, sys, importlib.metadata as m; "
+        "print(json.dumps({name: m.version(name) for name in sys.argv[1:]}))"
+    )
+    done = subprocess.run(
+        [str(python), "-c", code, *ENVIRONMENTS[name].shown],
+        capture_output=True,
+        text=True,
+        env=peer_variables(),
+    )
+    if done.returncode:
+        raise PeerMissing(f"{python}: {last_line(done.stderr)}")
+    return json.loads(done.stdout)

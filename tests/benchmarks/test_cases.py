@@ -1,0 +1,66 @@
+"""Which measurements are made, and what each of them amounts to."""
+
+from __future__ import annotations
+
+import pytest
+from llmc.benchmarks.peer_bench.cases import CASES, CONTENDERS, MODELS, OURS, Scheme, groups
+from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS
+from llmc.benchmarks.peer_bench.models import DRIVERS
+
+ALL = ["llamacpp", "openvino", "onnxruntime", "torch"]
+
+
+def test_every_contender_has_a_driver_and_an_environment() -> None:
+    for contender in CONTENDERS:
+        assert (DRIVERS / f"drive_{contender.peer}.py").is_file()
+        assert contender.peer == OURS or contender.peer in ENVIRONMENTS
+    assert {contender.peer for contender in CONTENDERS} == {OURS, *ENVIRONMENTS}
+
+
+def test_groups_are_models_by_schemes_by_cases() -> None:
+    found = groups(list(MODELS), list(Scheme), list(CASES), ALL)
+    assert len(found) == len(MODELS) * len(Scheme) * len(CASES)
+    assert len({group.title for group in found}) == len(found)
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+@pytest.mark.parametrize("case", CASES)
+def test_llmc_takes_part_in_everything(scheme: Scheme, case: str) -> None:
+    (group,) = groups(["smollm2-135m"], [scheme], [case], [])
+    assert [contender.peer for contender in group.contenders] == [OURS]
+
+
+def test_continuous_batching_takes_part_in_batches_only() -> None:
+    named = "OpenVINO batching"
+    for name in CASES:
+        (group,) = groups(["llama-1b"], [Scheme.INT4], [name], ALL)
+        assert (named in [c.label for c in group.contenders]) == name.startswith("batch-")
+
+
+def test_labels_are_distinct_within_a_group() -> None:
+    for group in groups(["llama-1b"], list(Scheme), list(CASES), ALL):
+        labels = [contender.label for contender in group.contenders]
+        assert len(set(labels)) == len(labels)
+
+
+def test_output_lengths() -> None:
+    small, large = MODELS["smollm2-135m"], MODELS["llama-1b"]
+    assert [CASES["prompt-512"].output(model) for model in (small, large)] == [64, 32]
+    assert CASES["batch-16"].output(large) == 64
+    assert CASES["start"].output(small) == 1
+
+
+def test_weights_of_the_models() -> None:
+    """Norms aside, as many as `transformers` counts: 134.5 M and 1.07 B."""
+    sizes = [model.layer_weights + model.head_weights for model in MODELS.values()]
+    assert sizes == [134_479_872, 1_073_741_824]
+
+
+def test_operations_of_a_step() -> None:
+    """Counted one by one: token t of a prompt of 3 sees t keys, each 2 products a query value."""
+    model = MODELS["smollm2-135m"]
+    attention = sum(2 * 2 * 30 * 9 * 64 * seen for seen in (1, 2, 3))
+    linear = 2 * 3 * model.layer_weights + 2 * model.head_weights
+    assert model.step_ops(3, 3) == linear + attention
+    decode = 2 * (model.layer_weights + model.head_weights) + 2 * 2 * 30 * 9 * 64 * 100
+    assert model.step_ops(1, 100) == decode

@@ -1,0 +1,100 @@
+"""Environments of peers: kept when they are there, named with the reason when they can't be had."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from llmc.benchmarks.peer_bench import environments
+from llmc.benchmarks.peer_bench.cases import Scheme
+from llmc.benchmarks.peer_bench.environments import (
+    ENVIRONMENTS,
+    Environment,
+    PeerMissing,
+    cache_folder,
+    ensure,
+    last_line,
+    logged,
+    peer_variables,
+)
+from llmc.benchmarks.peer_bench.results import Report
+from llmc.benchmarks.peer_bench.session import Asked, _peers
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def silent(text: str) -> None:
+    """Nobody listens."""
+
+
+def test_everything_is_kept_in_the_users_cache(tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "llmc" / "peers"
+
+
+def test_what_is_built_from_source_waits_until_it_is_asked_for() -> None:
+    with pytest.raises(PeerMissing, match="built from source"):
+        ensure("llamacpp", install_slow=False, say=silent)
+    assert not cache_folder().exists()
+
+
+def test_a_complete_environment_is_used_again() -> None:
+    folder = cache_folder() / "llamacpp"
+    folder.mkdir(parents=True)
+    (folder / "ready.json").write_text(
+        json.dumps([list(s) for s in ENVIRONMENTS["llamacpp"].steps])
+    )
+    found = ensure("llamacpp", install_slow=False, say=silent)
+    assert found == folder / "bin" / "python"
+
+
+def test_a_failed_installation_leaves_the_reason_and_no_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = Environment("Broken", (("install", "--no-index", "no-such-package"),), ())
+    monkeypatch.setitem(ENVIRONMENTS, "broken", broken)
+    with pytest.raises(PeerMissing, match="no-such-package"):
+        ensure("broken", install_slow=True, say=silent)
+    assert not (cache_folder() / "broken").exists()
+    assert (cache_folder() / "broken.log").is_file()
+
+
+def test_missing_peers_are_in_the_report() -> None:
+    asked = Asked(["smollm2-135m"], [Scheme.INT4], [], ["llamacpp"], 1, 2, install_slow=False)
+    report = Report("", {})
+    assert _peers(asked, report, silent) == {}
+    assert "built from source" in report.missing["llamacpp"]
+
+
+def test_a_python_without_the_peer_is_missing(tmp_path: Path) -> None:
+    pythons = {"llamacpp": tmp_path / "python"}
+    asked = Asked(["smollm2-135m"], [Scheme.INT4], [], ["llamacpp"], 1, 2, pythons=pythons)
+    report = Report("", {})
+    assert _peers(asked, report, silent) == {}
+    assert str(tmp_path / "python") in report.missing["llamacpp"]
+
+
+def test_the_reason_is_the_last_error() -> None:
+    text = "Collecting x\nERROR: No matching distribution for x\n\nnotice: a new pip\n"
+    assert last_line(text) == "ERROR: No matching distribution for x"
+    assert last_line("one\ntwo\n") == "two"
+    assert last_line("") == "no output"
+
+
+def test_a_failed_command_names_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(PeerMissing, match=str(log)):
+        logged([sys.executable, "-c", "import sys; sys.exit('an error')"], log)
+
+
+def test_peers_do_not_see_our_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/ours")
+    monkeypatch.setenv("KEPT", "yes")
+    found = peer_variables()
+    assert "PYTHONPATH" not in found
+    assert found["KEPT"] == "yes"
+    assert environments.TORCH in ENVIRONMENTS["torch"].steps[0]
