@@ -92,8 +92,10 @@ class Model:
                 return self.tokenizer.encode(prompt, add_special_tokens=True)
             prompt = [{"role": "user", "content": prompt}]
         if all(isinstance(item, Mapping) for item in prompt) and len(prompt):
-            if self.chat_template is None:
+            if self._chat_source is None:
                 raise LlmcError("LLMC-E0209", "the artifact has no chat template")
+            self.tokenizer.start()  # parsed while the template is compiled
+            assert self.chat_template is not None
             text = self.chat_template.render(cast(Sequence[Mapping[str, Any]], prompt))
             return self.tokenizer.encode(text, add_special_tokens=False)
         return [int(token) for token in cast(Sequence[int], prompt)]

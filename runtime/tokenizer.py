@@ -1,12 +1,13 @@
 """Text to token ids and back.
 
-`Tokenizer` wraps a tokenizer.json, which is parsed when it is first needed (tens of milliseconds
-for a large vocabulary, more than all the rest of loading). `Detokenizer` turns ids into text one
+`Tokenizer` wraps a tokenizer.json, which is parsed when it is first needed (100 ms for a large
+vocabulary, more than all the rest of loading). `Detokenizer` turns ids into text one
 by one, and `StopStrings` ends a text at a given string that may arrive in pieces.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from contextlib import suppress
+from threading import Lock, Thread
 from typing import Any
 
 from .errors import LlmcError
@@ -20,15 +21,25 @@ class Tokenizer:
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._data = data
+        self._parsed: Any = None
+        self._parsing = Lock()
 
-    @cached_property
+    def start(self) -> None:
+        """Parses in the background; who needs the result waits for it. An error shows then."""
+
+        def parse() -> None:
+            with suppress(LlmcError):
+                _ = self._tokenizer
+
+        if self._parsed is None:
+            Thread(target=parse, name="llmc-tokenizer").start()
+
+    @property
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer as Native
-
-        try:
-            return Native.from_buffer(bytes(self._data))
-        except Exception as error:  # the library raises bare Exception
-            raise LlmcError("LLMC-E0512", f"tokenizer.json can't be read: {error}") from error
+        with self._parsing:
+            if self._parsed is None:
+                self._parsed = _parse(bytes(self._data))
+        return self._parsed
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text; special tokens that stand in the text are recognized.
@@ -44,6 +55,15 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _parse(data: bytes) -> Any:
+    from tokenizers import Tokenizer as Native
+
+    try:
+        return Native.from_buffer(data)
+    except Exception as error:  # the library raises bare Exception
+        raise LlmcError("LLMC-E0512", f"tokenizer.json can't be read: {error}") from error
 
 
 class Detokenizer:

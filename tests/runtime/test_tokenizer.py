@@ -151,3 +151,19 @@ def test_templates_that_refuse_or_try_too_much(source):
 def test_an_invalid_template_is_named():
     with pytest.raises(LlmcError, match="E0512"):
         ChatTemplate("{% for %}", {})
+
+
+def test_parsing_in_the_background_gives_the_same(byte_level):
+    expected = byte_level.encode("a few words", add_special_tokens=True)
+    tokenizer = Tokenizer(byte_level._data)
+    tokenizer.start()
+    tokenizer.start()
+    assert tokenizer.encode("a few words", add_special_tokens=True) == expected
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_broken_tokenizer_parsed_in_the_background_shows_when_it_is_used():
+    tokenizer = Tokenizer(b"{}")
+    tokenizer.start()
+    with pytest.raises(LlmcError, match="E0512"):
+        tokenizer.encode("a", add_special_tokens=True)
