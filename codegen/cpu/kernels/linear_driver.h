@@ -39,9 +39,18 @@ constexpr int kFloatTileRows = 4, kIntTileRows = 2;
 constexpr int kFloatTileRows = 2, kIntTileRows = 1;
 #endif
 
-// How far ahead weights are fetched, in bytes: the hardware's own prefetch stops at every page.
-constexpr int kPrefetch = 4096;
-LLMC_INLINE void prefetch_line(const uint8_t* p) { __builtin_prefetch(p + kPrefetch); }
+// Weights are fetched ahead, since the hardware's own prefetch stops at every page. One or two rows
+// only read: 4 KiB ahead, into the first-level cache, keeps the memory busy. More rows compute
+// longer than a panel takes to come, so their first tile fetches the next panel into the second
+// level, and later tiles fetch nothing.
+constexpr int64_t kPrefetch = 4096;
+inline int64_t prefetch_distance(int rows, int64_t panel_bytes) {
+  return rows > 2 && panel_bytes > kPrefetch ? panel_bytes : kPrefetch;
+}
+template <int R>
+LLMC_INLINE void prefetch_line(const uint8_t* p) {
+  __builtin_prefetch(p, 0, R > 2 ? 2 : 3);
+}
 
 struct Output {
   float* y;
@@ -78,20 +87,22 @@ inline void linear_unit(const typename F::Chunk& x, int row, int rows, int k, co
   const int64_t bytes = F::panel_bytes(k);
   const uint8_t* panel = panels + unit * per_unit * bytes;
   alignas(64) float sums[2 * F::kTileRows * kLanes];
+  int64_t ahead = prefetch_distance(rows, per_unit * bytes);
   for (int r = 0; r < rows;) {
     const int left = rows - r;
     int size = 0;
-#define LLMC_TILE(R)                                                              \
-  if constexpr (R <= F::kTileRows)                                                \
-    if (size == 0 && left >= R) {                                                 \
-      size = R;                                                                   \
-      for (int p = 0; p < per_unit; p++)                                          \
-        F::template tile<R>(x, r, k, panel + p * bytes, sums + p * R * kLanes);   \
+#define LLMC_TILE(R)                                                                   \
+  if constexpr (R <= F::kTileRows)                                                     \
+    if (size == 0 && left >= R) {                                                      \
+      size = R;                                                                        \
+      for (int p = 0; p < per_unit; p++)                                               \
+        F::template tile<R>(x, r, k, panel + p * bytes, ahead, sums + p * R * kLanes); \
     }
     LLMC_TILE(8) LLMC_TILE(4) LLMC_TILE(3) LLMC_TILE(2) LLMC_TILE(1)
 #undef LLMC_TILE
     finish_tile(e, out, unit, row + r, size, sums);
     r += size;
+    ahead = 0;
   }
 }
 

@@ -38,13 +38,14 @@ struct F32 : FloatLinear {
   static int64_t panel_bytes(int k) { return (int64_t)k * 64; }
 
   template <int R>
-  static void tile(const FloatChunk& x, int first, int k, const uint8_t* panel, float* sums) {
+  static void tile(const FloatChunk& x, int first, int k, const uint8_t* panel, int64_t ahead,
+                   float* sums) {
     const float* in[R];
     Vec acc[R];
     for (int r = 0; r < R; r++) in[r] = x.row(first + r), acc[r] = splat(0.0f);
 #pragma clang loop unroll_count(4)
     for (int64_t i = 0; i < k; i++) {
-      prefetch_line(panel + i * 64);
+      prefetch_line<R>(panel + ahead + i * 64);
       const Vec w = load((const float*)(panel + i * 64));
       for (int r = 0; r < R; r++) acc[r] = fma(w, splat(in[r][i]), acc[r]);
     }
@@ -79,13 +80,14 @@ struct Bf16 : FloatLinear {
   }
 
   template <int R>
-  static void tile(const PairChunk& x, int first, int k, const uint8_t* panel, float* sums) {
+  static void tile(const PairChunk& x, int first, int k, const uint8_t* panel, int64_t ahead,
+                   float* sums) {
     const uint32_t* in[R];
     Vec acc[R];
     for (int r = 0; r < R; r++) in[r] = x.pairs + (first + r) * x.ld, acc[r] = splat(0.0f);
 #pragma clang loop unroll_count(4)
     for (int64_t i = 0; i < x.ld; i++) {
-      prefetch_line(panel + i * 64);
+      prefetch_line<R>(panel + ahead + i * 64);
       const __m512bh w = (__m512bh)_mm512_loadu_si512(panel + i * 64);
       for (int r = 0; r < R; r++) {
         const __m512bh pair = (__m512bh)_mm512_set1_epi32((int)in[r][i]);
@@ -103,12 +105,13 @@ struct Bf16 : FloatLinear {
   static int64_t panel_bytes(int k) { return (int64_t)ceil_div(k, 2) * 64; }
 
   template <int R>
-  static void tile(const FloatChunk& x, int first, int k, const uint8_t* panel, float* sums) {
+  static void tile(const FloatChunk& x, int first, int k, const uint8_t* panel, int64_t ahead,
+                   float* sums) {
     const float* in[R];
     Vec acc[R];
     for (int r = 0; r < R; r++) in[r] = x.row(first + r), acc[r] = splat(0.0f);
     for (int64_t i = 0; i < k; i++) {
-      prefetch_line(panel + i / 2 * 64);
+      prefetch_line<R>(panel + ahead + i / 2 * 64);
       UVec pair;
       __builtin_memcpy(&pair, panel + i / 2 * 64, sizeof pair);
       const Vec w = as_float((IVec)(i & 1 ? pair & 0xffff0000u : pair << 16));

@@ -137,7 +137,8 @@ struct IntLinear {
 
   // sums [R, 16] = rows [first, first + R) times one panel.
   template <int R>
-  static void tile(const Chunk& x, int first, int, const uint8_t* panel, float* sums) {
+  static void tile(const Chunk& x, int first, int, const uint8_t* panel, int64_t ahead,
+                   float* sums) {
     const int8_t* q[R];
     const float *scale[R], *sum[R];
     const int32_t* start = x.starts + (int64_t)first * x.blocks;
@@ -151,7 +152,7 @@ struct IntLinear {
     }
     for (int64_t g = 0; g < x.blocks; g++) {
       const Block b = W::block(panel, g);
-      for (int i = 0; i < W::kBytes + 64; i += 64) prefetch_line(b.data + i);
+      for (int i = 0; i < W::kBytes + 64; i += 64) prefetch_line<R>(b.data + ahead + i);
       typename W::Dot dots[R];
       for (int r = 0; r < R; r++)
         dots[r] = W::Dot::start(W::kOffset ? start[r * (int64_t)x.blocks + g] : 0);
