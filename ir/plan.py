@@ -44,13 +44,16 @@ class Access:
 class Step:
     """One kernel call. `in_place` pairs (written, read) may be the same memory.
 
-    A buffer that only this step touches is its scratch memory.
+    A buffer that only this step touches is its scratch memory. What a step writes to the buffers
+    that it `delivers` every thread may read without a barrier: the kernel waits itself, or each
+    thread has a copy of its own.
     """
 
     name: str
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
     in_place: tuple[tuple[str, str], ...] = ()
+    delivers: frozenset[str] = frozenset()
 
     @property
     def touched(self) -> tuple[Access, ...]:

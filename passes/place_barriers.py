@@ -22,6 +22,7 @@ class _Use:
     writes: bool
     start: int
     end: int
+    delivered: bool = False
 
 
 def place_barriers(schedule: Schedule, plan: MemoryPlan) -> frozenset[int]:
@@ -46,12 +47,15 @@ def _uses(schedule: Schedule, plan: MemoryPlan, step: Step) -> list[_Use]:
             if not buffer.external:
                 start = plan.placements[buffer.name].offset
                 end = start + buffer.nbytes
-            uses.append(_Use(access, writes, start, end))
+            delivered = writes and buffer.name in step.delivers
+            uses.append(_Use(access, writes, start, end, delivered))
     return uses
 
 
 def _conflict(schedule: Schedule, a: _Use, b: _Use) -> bool:
     if not (a.writes or b.writes):
+        return False
+    if a.delivered and not b.writes and a.access.buffer == b.access.buffer:
         return False
     one = a.access.buffer == b.access.buffer
     one = one or frozenset((a.access.buffer, b.access.buffer)) in schedule.aliases

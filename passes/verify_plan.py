@@ -74,7 +74,8 @@ def _verify_barriers(schedule: Schedule, plan: MemoryPlan, barriers: set[int]) -
 
 
 def _race(schedule: Schedule, plan: MemoryPlan, before: Step, after: Step) -> str:
-    pairs = [(a, b) for a in before.writes for b in after.touched]
+    pairs = [(a, b) for a in before.writes for b in after.reads if not _delivered(before, a, b)]
+    pairs += [(a, b) for a in before.writes for b in after.writes]
     pairs += [(a, b) for a in before.reads for b in after.writes]
     for a, b in pairs:
         if _same_thread(schedule, plan, a, b):
@@ -82,6 +83,10 @@ def _race(schedule: Schedule, plan: MemoryPlan, before: Step, after: Step) -> st
         if _overlap(schedule, plan, a.buffer, b.buffer):
             return f"{a.buffer} and {b.buffer}"
     return ""
+
+
+def _delivered(before: Step, written: Access, read: Access) -> bool:
+    return written.buffer == read.buffer and written.buffer in before.delivers
 
 
 def _same_thread(schedule: Schedule, plan: MemoryPlan, a: Access, b: Access) -> bool:

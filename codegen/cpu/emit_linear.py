@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...ir.graph import Node, Value
 from ...ir.ops import (
     CombineExperts,
@@ -19,6 +21,9 @@ from .function import Function, call, float_literal
 from .layout import View
 from .loops import Nest, loop_nest
 from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
+
+MADE = ("made.q", "made.scale", "made.sum")
+"""Where a kernel puts quantized rows: members of `RowsForTeam`."""
 
 _FORMATS = {DType(f.value) for f in WeightFormat}
 _ACTS = {
@@ -79,9 +84,7 @@ def _input(fn: Function, values: tuple[Value, ...], weight: Value) -> tuple[str,
     if not quantized:
         x = matrix(fn, views[0])
         return f"{x.pointer}, {x.stride}", [x.view], x.rows
-    parts = [dense_matrix(fn, v) for v in views]
-    pointers = ", ".join(p.pointer for p in parts)
-    return f"QRows{{{pointers}, {views[0].shape[-1]}}}", [p.view for p in parts], parts[0].rows
+    return quantized_rows(views), views, matrix(fn, views[0]).rows
 
 
 def _epilogue(
@@ -100,6 +103,25 @@ def _epilogue(
     return text, reads if added is None else [added.view, *reads]
 
 
+def quantized_rows(views: Sequence[View]) -> str:
+    """Name of the `QRows` that the step which made codes, scales and totals set."""
+    storage = views[0].storage
+    assert storage is not None
+    return f"rows_{storage.name}"
+
+
+def make_rows(fn: Function, rows: Matrix, results: Sequence[View], line: str) -> list[str]:
+    """`line`, which quantizes `rows` by way of `made`, and what is around it."""
+    width = results[0].shape[-1]
+    assert isinstance(width, int)
+    name = quantized_rows(results)
+    fn.declarations[name] = f"QRows {name};"
+    places = ", ".join(r.pointer for r in results)
+    capacity = fn.capacity(rows.count)
+    made = f"RowsForTeam made(team, {rows.rows}, {capacity}, {width}, {places});"
+    return [made, line, f"{name} = made.done();"]
+
+
 def quantize(fn: Function, x: View) -> list[View]:
     """A step that quantizes the rows of `x`: codes, scales, totals."""
     width = x.shape[-1]
@@ -111,11 +133,10 @@ def quantize(fn: Function, x: View) -> list[View]:
 
 def quantize_into(fn: Function, x: View, results: list[View]) -> None:
     source = matrix(fn, x)
-    q, scale, total = (r.pointer for r in results)
     width = x.shape[-1]
-    assert isinstance(width, int)
-    line = call("quantize_rows", source.rows, width, source.pointer, source.stride, q, scale, total)
-    fn.step([line], [source.view], results)
+    line = call("quantize_rows", source.rows, width, source.pointer, source.stride,
+                *MADE, team="made.team()")  # fmt: skip
+    fn.step(make_rows(fn, source, results, line), [source.view], results, delivers=results)
 
 
 def emit_quantize_rows(fn: Function, node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Norm
+from .emit_linear import MADE, make_rows
 from .function import Function, call, float_literal
 from .layout import View
 from .operands import Matrix, matrix, takes_place_of, try_matrix, vector
@@ -18,13 +19,14 @@ def emit_norm(fn: Function, node: Node) -> None:
     outputs = [fn.result(v) for v in node.outputs]
     plain = not op.add and not op.quantize
     if plain and _emit_heads(fn, op, operands[0], (norm, vectors), outputs[0]):
-        return
+        return None
     rows = [matrix(fn, v) for v in operands]
+    if op.quantize:
+        return _emit_quantized(fn, op, rows, (norm, vectors), outputs)
     totals = [matrix(fn, outputs[0])] if op.add else []
-    y = outputs[len(totals) :]
-    target = ["nullptr", 0, *(v.pointer for v in y)] if op.quantize else _place(matrix(fn, y[0]))
-    name = f"{'add_' if op.add else ''}{op.fn}{'_quant' if op.quantize else ''}"
+    target = _place(matrix(fn, outputs[-1]))
     places = [part for m in (*rows, *totals) for part in _place(m)]
+    name = f"{'add_' if op.add else ''}{op.fn}"
     line = call(name, rows[0].rows, operands[0].shape[-1], *places, *norm, *target)
     fn.step(
         [line],
@@ -33,6 +35,30 @@ def emit_norm(fn: Function, node: Node) -> None:
         in_place=[(outputs[0], m.view) for m in rows if takes_place_of(outputs[0], m.view)],
         rowwise=rows[0].is_token_rows,
     )
+    return None
+
+
+def _emit_quantized(
+    fn: Function,
+    op: Norm,
+    rows: list[Matrix],
+    norm: tuple[list[str], list[View]],
+    outputs: list[View],
+) -> None:
+    """Normalized rows for the linear layers that follow. Not in place: a thread may read what
+    another one has added already."""
+    weights, vectors = norm
+    places = [part for m in rows for part in _place(m)]
+    if op.add:
+        total = matrix(fn, outputs[0])
+        places += [f"made.other({total.pointer})", total.stride]
+    results = outputs[1:] if op.add else outputs
+    name = f"{'add_' if op.add else ''}{op.fn}_quant"
+    width = rows[0].view.shape[-1]
+    target = ["nullptr", 0, *MADE]
+    line = call(name, rows[0].rows, width, *places, *weights, *target, team="made.team()")
+    lines = make_rows(fn, rows[0], results, line)
+    fn.step(lines, [*(m.view for m in rows), *vectors], outputs, delivers=results)
 
 
 def _weights(

@@ -35,7 +35,11 @@ class Pool:
 
 @dataclass(slots=True)
 class Function:
-    """What has been emitted so far. `limits` are the largest values of the symbols."""
+    """What has been emitted so far. `limits` are the largest values of the symbols.
+
+    `makers`: for each buffer that its step delivers, what that step reads. Another thread may be
+    at it still when the buffer is read, so that is in use until then.
+    """
 
     name: str
     limits: dict[str, int]
@@ -50,13 +54,14 @@ class Function:
     slots: dict[tuple[Value, bool], int] = field(default_factory=dict)
     result_storage: dict[Value, Storage] = field(default_factory=dict)
     weight_inputs: frozenset[Value] = frozenset()
+    makers: dict[str, list[View]] = field(default_factory=dict)
     node: Node | None = None
 
     # ---- memory ---------------------------------------------------------------------------
 
     def nbytes(self, type: TensorType) -> int:
         """Bytes of a stored value at the limits."""
-        return self._count(numel(type.shape)) * type.dtype.itemsize
+        return self.capacity(numel(type.shape)) * type.dtype.itemsize
 
     def fresh(self, type: TensorType) -> View:
         """A new buffer for a value of `type`."""
@@ -122,14 +127,19 @@ class Function:
         *,
         in_place: Iterable[tuple[View, View]] = (),
         rowwise: bool = False,
+        delivers: Sequence[View] = (),
         extra: tuple[Sequence[str], Sequence[str]] = ((), ()),
     ) -> None:
         """Add a step that runs `lines`.
 
         `rowwise`: the thread that owns a row of T (`team_range`) touches it and no other row.
+        `delivers` are those written views that all threads may read without a barrier.
         `extra` are buffers read and written that no view stands for (cache pools).
         """
         read, written = [*reads], [*writes]
+        read += [v for view in read if view.storage for v in self.makers.get(view.storage.name, ())]
+        delivered = [view.storage.name for view in delivers if view.storage]
+        self.makers.update((name, read) for name in delivered)
         pairs = tuple(
             (a.storage.name, b.storage.name) for a, b in in_place if a.storage and b.storage
         )
@@ -139,6 +149,7 @@ class Function:
                 (*self._accesses(read, rowwise), *map(Access, extra[0])),
                 (*self._accesses(written, rowwise), *map(Access, extra[1])),
                 pairs,
+                frozenset(delivered),
             )
         )
         self.code.append(list(lines))
@@ -161,7 +172,8 @@ class Function:
         """The error for something that this backend can't do, with the op and where it is from."""
         return refusal(self.node, what)
 
-    def _count(self, dim: Dim) -> int:
+    def capacity(self, dim: Dim) -> int:
+        """The largest value of a dimension."""
         if isinstance(dim, int):
             return dim
         return self.limits[dim.name] * dim.scale
@@ -214,9 +226,9 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     return f"({C_TYPE[dtype]}){int(value)}" + ("ll" if dtype == DType.I64 else "")
 
 
-def call(name: str, *arguments: str | Dim | float) -> str:
-    """One C++ call statement with `team` as the first argument."""
-    return f"{name}({', '.join(['team', *map(_argument, arguments)])});"
+def call(name: str, *arguments: str | Dim | float, team: str = "team") -> str:
+    """One C++ call statement with the team as the first argument."""
+    return f"{name}({', '.join([team, *map(_argument, arguments)])});"
 
 
 def _argument(value: str | Dim | float) -> str:

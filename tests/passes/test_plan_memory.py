@@ -48,7 +48,8 @@ def random_schedule(seed: int) -> Schedule:
         pairs = tuple((m, r) for m in made for r in reads if generator.random() < 0.4)
         lane = generator.choice(["", "T:4"])
         step = Step("step", tuple(Access(r, lane) for r in reads), tuple(Access(m) for m in made))
-        schedule.steps.append(Step(step.name, step.reads, step.writes, pairs))
+        delivers = frozenset(m for m in made if generator.random() < 0.2)
+        schedule.steps.append(Step(step.name, step.reads, step.writes, pairs, delivers))
         alive += made
         while len(alive) > generator.randint(2, 8):
             alive.pop(generator.randrange(len(alive)))
@@ -109,6 +110,14 @@ def conflicting(schedule: Schedule, plan: MemoryPlan) -> list[tuple[str, str]]:
 def test_the_sample_has_conflicts() -> None:
     found = [conflicting(s, plan_memory(s)) for s in map(random_schedule, range(20))]
     assert sum(map(bool, found)) > 10
+
+
+def test_what_is_delivered_is_read_without_a_barrier_but_not_overwritten() -> None:
+    schedule = schedule_of(("", "A"), ("A", "B"), ("", "A"))
+    first, *rest = schedule.steps
+    schedule.steps[:] = [Step("step", first.reads, first.writes, (), frozenset("A")), *rest]
+    _, barriers = plan_all(schedule)
+    assert barriers == {2}
 
 
 def test_chain_needs_two_places() -> None:

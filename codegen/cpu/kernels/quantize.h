@@ -51,4 +51,41 @@ inline void quantize_rows(Team& team, int T, int k, const float* x, int ldx, int
   }
 }
 
+// Where quantized rows are made that the whole team reads next.
+//
+// Of many rows each thread makes its share, then all wait. Of few rows every thread makes all for
+// itself, which takes less time than waiting: `team()` is then the calling thread alone, and q,
+// scale and sum are places of its own in buffers that hold `capacity` rows.
+constexpr int kFewRows = 4;
+constexpr int kFewWidth = (int)(kScratchBytes / sizeof(float)) / kFewRows;
+
+class RowsForTeam {
+ public:
+  int8_t* q;
+  float *scale, *sum;
+
+  RowsForTeam(Team& team, int rows, int capacity, int k, int8_t* q, float* scale, float* sum)
+      : q(q), scale(scale), sum(sum), all_(team), alone_{0, 1, team.scratch, team.pool}, k_(k),
+        few_(rows <= kFewRows && k <= kFewWidth && team.size * kFewRows <= capacity) {
+    if (!few_) return;
+    const int64_t blocks = (int64_t)team.id * kFewRows * ceil_div(k, kBlock);
+    this->q += blocks * kBlock, this->scale += blocks, this->sum += blocks;
+  }
+  Team& team() { return few_ ? alone_ : all_; }
+  // Where f32 rows [rows, k] go that the same kernel makes and others use later: if every thread
+  // makes them, those of one count.
+  float* other(float* y) const { return few_ && all_.id != 0 ? (float*)all_.scratch : y; }
+  // All rows, ready for this thread to read.
+  QRows done() {
+    if (!few_) all_.barrier();
+    return {q, scale, sum, k_};
+  }
+
+ private:
+  Team& all_;
+  Team alone_;
+  int k_;
+  bool few_;
+};
+
 }  // namespace llmc

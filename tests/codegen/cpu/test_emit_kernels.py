@@ -195,18 +195,20 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> NativeGraphs:
     return compile_graphs(graphs, tmp_path_factory.mktemp("kernels"))
 
 
-def random_input(type: TensorType, seed: int) -> torch.Tensor:
+def random_input(type: TensorType, seed: int, tokens: int = TOKENS) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = [d if isinstance(d, int) else TOKENS * d.scale for d in type.shape]
+    shape = [d if isinstance(d, int) else tokens * d.scale for d in type.shape]
     if type.dtype == DType.I64:
         return torch.randint(0, 1000, shape, generator=generator)
     return torch.randn(shape, generator=generator)
 
 
+@pytest.mark.parametrize("tokens", [TOKENS, 4, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_matches_reference(native: NativeGraphs, name: str) -> None:
+def test_matches_reference(native: NativeGraphs, name: str, tokens: int) -> None:
+    """Up to four rows are quantized by every thread for itself, more are shared out."""
     graph = native.graphs[name]
-    inputs = {v.name: random_input(v.type, i) for i, v in enumerate(graph.inputs)}
+    inputs = {v.name: random_input(v.type, i, tokens) for i, v in enumerate(graph.inputs)}
     expected = native.expected(name, inputs)
     for threads in (1, 3):
         for got, want in zip(native.run(name, inputs, threads), expected, strict=True):
@@ -219,6 +221,14 @@ def test_no_copies_where_strides_say_it(native: NativeGraphs, name: str) -> None
     steps = native.bodies[name].planned.function.schedule.steps
     computing = [n for n in native.graphs[name].nodes if not isinstance(n.op, Reshape | Slice)]
     assert len(steps) == len(computing)
+
+
+def test_quantized_rows_need_no_barrier(native: NativeGraphs) -> None:
+    """The norm delivers its rows, and its operands stay until all threads have read them."""
+    planned = native.bodies["norm_quantized"].planned
+    norm, linear = planned.function.schedule.steps
+    assert planned.barriers == frozenset()
+    assert {a.buffer for a in norm.reads} < {a.buffer for a in linear.reads}
 
 
 def test_residual_takes_its_place(native: NativeGraphs) -> None:
