@@ -91,7 +91,7 @@ ERRORS: dict[str, ErrorInfo] = {
     "LLMC-E0202": ErrorInfo(
         "unknown instruction-set level",
         "`--cpu` names a level that this version doesn't know.",
-        "choose from native, x86-64-v3, x86-64-v4 and portable",
+        "choose one of the levels that `llmc compile --help` lists",
     ),
     "LLMC-E0203": ErrorInfo(
         "unknown target",

@@ -19,6 +19,7 @@ _UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with a huge number
 # sysctl names on macOS where they differ from Linux's after lower-casing.
 _MACOS_NAMES = {
     "avx1.0": "avx",
+    "advsimd": "asimd",
     "feat_dotprod": "asimddp",
     "feat_i8mm": "i8mm",
     "feat_bf16": "bf16",

@@ -78,7 +78,7 @@ class CpuProgram:
 
 
 class CpuBackend:
-    """x86-64 (AVX2, AVX-512) and portable C++."""
+    """x86-64 (AVX2, AVX-512, portable C++) and aarch64 (NEON), whatever machine compiles."""
 
     name = "cpu"
     packer: Packer = packing

@@ -1,7 +1,7 @@
 """The byte layout of weight matrices for the CPU kernels: rows in, packed panels out, and back.
 
 A matrix W [N, K] becomes panels of 16 rows behind one another (N is padded to 16 with rows that
-mean zero). Every x86 level and portable C++ read the same bytes. All panels of a tensor have one
+mean zero). Every level of every processor reads the same bytes. All panels of a tensor have one
 size, a multiple of 64 bytes; the tensor starts at a multiple of 64. Numbers are little-endian.
 
 Inside a panel, lane r (0..15) is row r of the panel, and a *line* is 64 bytes:

@@ -8,14 +8,15 @@ get in.
 A level is a fixed set of CPU features with a name. What a user asks for (`--cpu`) is a word for
 one or more levels, since "AVX-512 with VNNI and BF16 where present" is three different libraries:
 
-=============  ====================================================================
-user's word    levels built
-=============  ====================================================================
-`portable`     `portable` (any x86-64)
-`x86-64-v3`    `x86-64-v3` (AVX2, FMA, F16C)
-`x86-64-v4`    `x86-64-v4`, `x86-64-v4-vnni`, `x86-64-v4-bf16` (which has VNNI, too)
-`native`       the best of all these that the build machine runs
-=============  ====================================================================
+=================  ====================================================================
+user's word        levels built
+=================  ====================================================================
+`portable`         `portable` (any x86-64)
+`x86-64-v3`        `x86-64-v3` (AVX2, FMA, F16C), `x86-64-v3-vnni` (AVX-VNNI)
+`x86-64-v4`        `x86-64-v4`, `x86-64-v4-vnni`, `x86-64-v4-bf16` (which has VNNI, too)
+`aarch64`          `aarch64` (NEON), `aarch64-dotprod`, `aarch64-i8mm`
+`native`           the best of all these that the build machine runs
+=================  ====================================================================
 
 The loader takes the last level, in the order of `LEVELS`, whose features the machine has.
 """
@@ -47,9 +48,9 @@ class Level:
     """One instruction-set level.
 
     `target` and `cpu` are what the compiler is told (`-target`, `-mcpu`); `features` are the
-    names, as in the `flags` of /proc/cpuinfo, that a machine must have to run the library.
-    `macros` are the predefined macros by which the kernels choose their code (listed for readers
-    and tests; the compiler sets them).
+    names, as in the `flags` (on Arm: `Features`) of /proc/cpuinfo, that a machine must have to run
+    the library. `macros` are the predefined macros by which the kernels choose their code (listed
+    for readers and tests; the compiler sets them).
     """
 
     name: str
@@ -76,8 +77,29 @@ LEVELS: dict[str, Level] = {
     level.name: level
     for level in (
         Level("portable", _X86, "x86_64", frozenset()),
-        Level("portable-aarch64", _ARM, "generic", frozenset()),
+        Level("aarch64", _ARM, "generic", frozenset({"asimd"}), ("__ARM_NEON",)),
+        Level(
+            "aarch64-dotprod",
+            _ARM,
+            "generic+dotprod",
+            frozenset({"asimd", "asimddp"}),
+            ("__ARM_NEON", "__ARM_FEATURE_DOTPROD"),
+        ),
+        Level(
+            "aarch64-i8mm",
+            _ARM,
+            "generic+dotprod+i8mm+bf16",
+            frozenset({"asimd", "asimddp", "i8mm", "bf16"}),
+            ("__ARM_FEATURE_MATMUL_INT8", "__ARM_FEATURE_BF16_VECTOR_ARITHMETIC"),
+        ),
         Level("x86-64-v3", _X86, "x86_64_v3", _V3, ("__AVX2__", "__FMA__", "__F16C__")),
+        Level(
+            "x86-64-v3-vnni",
+            _X86,
+            "x86_64_v3+avxvnni",
+            _V3 | {"avx_vnni"},
+            ("__AVX2__", "__FMA__", "__F16C__", "__AVXVNNI__"),
+        ),
         Level("x86-64-v4", _X86, _WIDE, _V4, ("__AVX512F__", "__AVX512BW__")),
         Level(
             "x86-64-v4-vnni",
@@ -98,7 +120,8 @@ LEVELS: dict[str, Level] = {
 
 USER_LEVELS: dict[str, tuple[str, ...]] = {
     "portable": ("portable",),
-    "x86-64-v3": ("x86-64-v3",),
+    "aarch64": ("aarch64", "aarch64-dotprod", "aarch64-i8mm"),
+    "x86-64-v3": ("x86-64-v3", "x86-64-v3-vnni"),
     "x86-64-v4": ("x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16"),
 }
 

@@ -16,10 +16,10 @@ namespace llmc {
 
 // Rows and columns (in vectors) of a register block: as many accumulators as the register file
 // holds beside the vectors loaded from K or V. A Vec is one AVX-512 register, two AVX2 registers
-// or four SSE2 registers.
+// or four of the 32 of NEON or the 16 of SSE2.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8, kTileVecs = 2;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__aarch64__)
 constexpr int kTileRows = 6, kTileVecs = 1;
 #else
 constexpr int kTileRows = 2, kTileVecs = 1;

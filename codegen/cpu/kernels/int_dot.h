@@ -4,13 +4,13 @@
 // A weight vector holds 16 output rows x 4 consecutive k; `x` holds the 4 activations of those k.
 // Lane r gains w[r][0] x[0] + ... + w[r][3] x[3], exactly. `NibbleDot` takes weights 0..15, `ByteDot`
 // 0..255. An accumulator starts from a number, takes one block of 32 k (8 calls of `add`), then
-// `total` gives the 16 sums.
+// `total` gives the 16 sums. (aarch64 has its own: linear_int_neon.h.)
 //
-//   VNNI: one instruction.
+//   VNNI: one instruction; with AVX-VNNI one for each half of the lanes.
 //   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays
 //     below it for a whole block (8 steps x 2 x 15 x 127 = 30480); 0..255 would not, so its nibbles
 //     go separately.
-//   elsewhere: even and odd bytes widened to 16 bits, then pairs of 16-bit products.
+//   elsewhere on x86: even and odd bytes widened to 16 bits, then pairs of 16-bit products.
 #pragma once
 
 #include "simd.h"
@@ -39,6 +39,21 @@ struct NibbleDot {
   static LLMC_METHOD NibbleDot start(int32_t from) { return {splat_int(from)}; }
   LLMC_METHOD void add(IVec w, int32_t x) {
     sum = (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
+  }
+  LLMC_METHOD IVec total() const { return sum; }
+};
+using ByteDot = NibbleDot;
+
+#elif defined(__AVXVNNI__)
+
+struct NibbleDot {
+  IVec sum;
+  static LLMC_METHOD NibbleDot start(int32_t from) { return {splat_int(from)}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    typedef int32_t Half __attribute__((ext_vector_type(8)));
+    const __m256i four = _mm256_set1_epi32(x);
+    sum.lo = (Half)_mm256_dpbusd_avx_epi32((__m256i)sum.lo, (__m256i)w.lo, four);
+    sum.hi = (Half)_mm256_dpbusd_avx_epi32((__m256i)sum.hi, (__m256i)w.hi, four);
   }
   LLMC_METHOD IVec total() const { return sum; }
 };

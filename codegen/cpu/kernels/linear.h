@@ -11,8 +11,19 @@
 #include "linear_driver.h"
 #include "linear_float.h"
 #include "linear_int.h"
+#if defined(__aarch64__)
+#include "linear_int_neon.h"
+#endif
 
 namespace llmc {
+
+#if defined(__aarch64__)
+template <class W>
+using IntKernel = NeonLinear<W>;
+#else
+template <class W>
+using IntKernel = IntLinear<W>;
+#endif
 
 #define LLMC_FLOAT_LINEAR(name, F)                                                                 \
   inline void linear_##name(Team& team, int rows, int n, int k, const float* x, int ldx,           \
@@ -30,12 +41,12 @@ namespace llmc {
   inline void linear_##name(Team& team, int rows, int n, int k, QRows x, const uint8_t* w,         \
                             const Epilogue& e, float* y, int ldy,                                  \
                             const int32_t* row_index = nullptr) {                                  \
-    linear<IntLinear<W>>(team, rows, n, k, x, w, e, y, ldy, row_index);                            \
+    linear<IntKernel<W>>(team, rows, n, k, x, w, e, y, ldy, row_index);                            \
   }                                                                                                \
   inline void grouped_linear_##name(Team& team, int experts, const int32_t* offsets, int n, int k, \
                                     QRows x, const uint8_t* w, const Epilogue& e, float* y,        \
                                     int ldy, const int32_t* row_index = nullptr) {                 \
-    grouped_linear<IntLinear<W>>(team, experts, offsets, n, k, x, w, e, y, ldy, row_index);        \
+    grouped_linear<IntKernel<W>>(team, experts, offsets, n, k, x, w, e, y, ldy, row_index);        \
   }
 
 LLMC_FLOAT_LINEAR(f32, F32)

@@ -12,7 +12,9 @@
 
 `EXPORT` makes a function visible; `run_team(threads, body, &args)` runs `body(team, &args)` on a
 team that lives for the call. Libraries are cached for the test session by their source, so several
-tests may build the same text.
+tests may build the same text. A level of another processor runs in an emulator (emulator.py), its
+functions called in the same way; x86 levels that this machine lacks instructions for run with those
+emulated (emulated_instructions.py).
 """
 
 import ctypes
@@ -20,8 +22,12 @@ import hashlib
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from emulated_instructions import INSTRUCTIONS
+from emulator import CPUS, MISSING, EmulatedLibrary, emulated_machine, remember
 from llmc.codegen.cpu.toolchain import LEVELS, compile_library
 from llmc.runtime.machine import machine, native_features
 
@@ -47,23 +53,47 @@ def runnable_levels() -> list[str]:
     ]
 
 
+def foreign_levels() -> list[Any]:
+    """Levels of another processor, as parameters of a test that is skipped without an emulator."""
+    others = [level.name for level in LEVELS.values() if level.machine != machine()]
+    skip = pytest.mark.skipif(emulated_machine() is None, reason=MISSING)
+    return [pytest.param(name, marks=skip) for name in others if name in CPUS]
+
+
+def _emulates_instructions(level: str) -> bool:
+    """Whether `level` is one that this machine only runs with emulated instructions."""
+    here = runnable_levels()
+    return level not in here and level in INSTRUCTIONS and INSTRUCTIONS[level][0] in here
+
+
+def emulated_levels() -> list[Any]:
+    """All levels that run here with emulated instructions or in an emulator."""
+    return [*filter(_emulates_instructions, LEVELS), *foreign_levels()]
+
+
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="llmc-kernels-")  # removed when the interpreter ends
 
 
 @cache
-def build(source: str, level: str, define: str = "") -> ctypes.CDLL:
+def build(source: str, level: str, define: str = "") -> Any:
     """Compile `source` for `level` and load it; `define` is a macro set before all else."""
     text = (f"#define {define}\n" if define else "") + PRELUDE + source
+    if _emulates_instructions(level):
+        level, instructions = INSTRUCTIONS[level]
+        text = instructions + text
     digest = hashlib.sha256(f"{level}\n{text}".encode()).hexdigest()[:16]
     path = Path(_folder().name) / f"{digest}.so"
-    compile_library(text, level, path)
+    if compile_library(text, level, path).machine != machine():
+        return EmulatedLibrary(path, CPUS[level])
     return ctypes.CDLL(str(path))
 
 
 def pointer(array: np.ndarray | None) -> ctypes.c_void_p:
     """The address of an array's first element; null for None."""
+    if array is not None:
+        remember(array)
     return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
 

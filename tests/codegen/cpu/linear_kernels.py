@@ -76,6 +76,8 @@ EXPORT void quantize(int threads, Args* a) { run_team(threads, quantize_body, a)
 """
 
 FORMATS = list(WeightFormat)
+# Levels whose bf16 kernels round their inputs to bf16.
+BF16_PRODUCTS = ("x86-64-v4-bf16",)
 ACTS = ["none", "relu", "silu", "gelu_tanh", "gelu_erf", "relu2", "sigmoid", "tanh_", "quick_gelu"]
 
 
@@ -176,7 +178,7 @@ class Expected:
 def reference_product(level: str, w: Weights, x: np.ndarray) -> Expected:
     """x W^T in float64 [rows, n], as the level computes it, and how far rounding may lead away."""
     if w.quantized is None:
-        rounded = w.format is WeightFormat.BF16 and level == "x86-64-v4-bf16"
+        rounded = w.format is WeightFormat.BF16 and level in BF16_PRODUCTS
         inputs = (from_bf16(to_bf16(x)) if rounded else x).astype(np.float64)
         weights = w.values.astype(np.float64)
         steps, size = x.shape[1], np.abs(inputs) @ np.abs(weights).T

@@ -9,14 +9,14 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from kernel_harness import build, pointer, runnable_levels
+from kernel_harness import build, foreign_levels, pointer, runnable_levels
 
-# The levels between which these kernels' code differs; the last is the best this machine runs.
-LEVELS = list(
-    dict.fromkeys(
-        [*[x for x in runnable_levels() if x in ("portable", "x86-64-v3")], runnable_levels()[-1]]
-    )
-)
+# The levels between which these kernels' code differs, and one of each other processor.
+LEVELS = [
+    *(x for x in runnable_levels()[:-1] if x in ("portable", "x86-64-v3")),
+    runnable_levels()[-1],
+    *foreign_levels()[:1],
+]
 
 SOURCE = """
 #include "attention.h"

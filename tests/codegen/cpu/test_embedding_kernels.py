@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from kernel_harness import runnable_levels
+from kernel_harness import emulated_levels, runnable_levels
 from linear_kernels import Weights, run_embedding, run_quantize
 from llmc.ir.quantization import WeightFormat, quantize_rows
 
-LEVELS = runnable_levels()
+LEVELS = [*runnable_levels(), *emulated_levels()]
 
 
 @pytest.mark.parametrize("format", WeightFormat)

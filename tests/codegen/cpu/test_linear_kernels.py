@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernel_harness import runnable_levels
+from kernel_harness import emulated_levels, runnable_levels
 from linear_kernels import (
     ACTS,
     Call,
@@ -14,10 +14,10 @@ from linear_kernels import (
 from llmc.codegen.cpu.packing import PANEL
 from llmc.ir.quantization import WeightFormat
 
-LEVELS = runnable_levels()
+LEVELS = [*runnable_levels(), *emulated_levels()]
 FORMATS = list(WeightFormat)
 # One level for what doesn't depend on the instruction set.
-BEST = LEVELS[-1]
+BEST = runnable_levels()[-1]
 
 
 def inputs(rows: int, k: int, seed: int = 0) -> np.ndarray:
@@ -185,11 +185,11 @@ def test_no_rows_is_no_work(format: WeightFormat):
     assert y.shape == (0, 16)
 
 
-def test_inputs_of_zeros_give_exactly_the_bias():
+@pytest.mark.parametrize("level", LEVELS)
+def test_inputs_of_zeros_give_exactly_the_bias(level: str):
     # Scale 0: neither the offset of the codes nor a block's minimum may leak.
     bias = np.arange(1, 34, dtype=np.float32)
     for format in FORMATS:
         w = Weights.random(format, 33, 64)
-        for level in LEVELS:
-            y = run_linear(level, w, np.zeros((2, 64), np.float32), 33, Call(bias=bias))
-            np.testing.assert_array_equal(y, np.stack([bias, bias]))
+        y = run_linear(level, w, np.zeros((2, 64), np.float32), 33, Call(bias=bias))
+        np.testing.assert_array_equal(y, np.stack([bias, bias]))

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from kernel_harness import build, pointer, runnable_levels
+from kernel_harness import build, emulated_levels, pointer, runnable_levels
 
 SOURCE = """
 using namespace llmc;
@@ -45,7 +45,7 @@ NAMES = [
     *("exp", "tanh", "erf", "sigmoid", "silu", "gelu_erf", "gelu_tanh", "round_even"),
     *("reduce_add", "reduce_max"),
 ]
-LEVELS = runnable_levels()
+LEVELS = [*runnable_levels(), *emulated_levels()]
 vector_erf = np.vectorize(math.erf)
 
 

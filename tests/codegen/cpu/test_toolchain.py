@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kernel_harness import PRELUDE, runnable_levels
+from kernel_harness import PRELUDE
 from llmc.codegen.cpu import toolchain
 from llmc.codegen.cpu.toolchain import (
     LEVELS,
@@ -30,23 +31,34 @@ extern "C" __attribute__((visibility("default"))) const char* file(void) { retur
 """
 
 
+_USE_I4A = """
+EXPORT void product(llmc::Team& team, int rows, llmc::QRows x, const uint8_t* w, float* y) {
+  llmc::linear_i4a(team, rows, 64, 64, x, w, llmc::Epilogue{}, y, 64);
+}"""
+
+
 def macros_of(level: str, tmp_path: Path) -> set[str]:
     """The macros among those of any level that the compiler predefines for `level`."""
     names = sorted({name for other in LEVELS.values() for name in other.macros})
-    checks = "".join(f"#ifdef {name}\n| {1 << i}\n#endif\n" for i, name in enumerate(names))
-    source = f'extern "C" __attribute__((visibility("default"))) int flags = 0\n{checks};'
+    source = 'extern "C" __attribute__((visibility("default"))) const char flags[] = "flags="'
+    source += "".join(f'\n#ifdef {name}\n"{name},"\n#endif' for name in names) + "\n;"
     compile_library(source, level, tmp_path / "flags.so")
-    value = ctypes.c_int.in_dll(ctypes.CDLL(str(tmp_path / "flags.so")), "flags").value
-    return {name for i, name in enumerate(names) if value >> i & 1}
+    text = (tmp_path / "flags.so").read_bytes().partition(b"flags=")[2].partition(b"\0")[0]
+    return set(text.decode().split(",")) - {""}
 
 
-@pytest.mark.parametrize("level", runnable_levels())
+@pytest.mark.parametrize("level", LEVELS)
 def test_levels_set_their_macros(level: str, tmp_path: Path):
-    assert macros_of(level, tmp_path) >= set(LEVELS[level].macros)
+    found = macros_of(level, tmp_path)
+    assert found >= set(LEVELS[level].macros)
     if level == "x86-64-v4":
-        assert "__AVX512VNNI__" not in macros_of(level, tmp_path)
+        assert "__AVX512VNNI__" not in found
     if level == "portable":
-        assert not macros_of(level, tmp_path)
+        assert not found
+    if level == "aarch64":
+        assert found == {"__ARM_NEON"}
+    if level == "aarch64-dotprod":
+        assert "__ARM_FEATURE_MATMUL_INT8" not in found
 
 
 def test_libraries_export_only_what_is_marked(tmp_path: Path):
@@ -87,10 +99,36 @@ def test_sources_may_be_files_with_their_own_headers(tmp_path: Path):
 
 def test_libraries_for_other_processors(tmp_path: Path):
     out = tmp_path / "arm.so"
-    compile_library(PRELUDE, "portable-aarch64", out)
+    compile_library(PRELUDE, "aarch64", out)
     header = out.read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
+
+
+# Vector length, prefix and opcode in map 0F38 of instructions that few machines of ours have.
+VPDPBUSD_256 = (1, 1, b"\x50")
+
+
+def count_vex(code: bytes, length: int, prefix: int, opcode: bytes) -> int:
+    """How often an instruction occurs: C4, inverted RXB and map 2, W = 0 vvvv L pp, opcode."""
+    second = bytes(rxb << 5 | 2 for rxb in range(8))
+    third = bytes(vvvv << 3 | length << 2 | prefix for vvvv in range(16))
+    pattern = b"\xc4[" + re.escape(second) + b"][" + re.escape(third) + b"]" + re.escape(opcode)
+    return len(re.findall(pattern, code, re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "level", "below", "least"),
+    [
+        (VPDPBUSD_256, "x86-64-v3-vnni", "x86-64-v3", 50),
+    ],
+)
+def test_levels_use_the_instructions_that_they_are_for(
+    instruction: tuple[int, int, bytes], level: str, below: str, least: int, tmp_path: Path
+):
+    for name, fits in ((level, lambda n: n >= least), (below, lambda n: n == 0)):
+        compile_library(f'{PRELUDE}#include "linear.h"\n{_USE_I4A}', name, tmp_path / "a.so")
+        assert fits(count_vex((tmp_path / "a.so").read_bytes(), *instruction)), name
 
 
 def test_a_compiler_error_is_reported_in_one_line_and_leaves_nothing(tmp_path: Path):
@@ -133,23 +171,37 @@ def test_user_words_resolve_to_levels():
     for features, expected in (
         (set(), "portable"),
         (zen2, "x86-64-v3"),
+        (zen2 | {"avx_vnni"}, "x86-64-v3-vnni"),
         (skylake, "x86-64-v4"),
         (cascade_lake, "x86-64-v4-vnni"),
         (zen4, "x86-64-v4-bf16"),
+        (zen4 | {"avx_vnni"}, "x86-64-v4-bf16"),
         (skylake | {"avx512_bf16"}, "x86-64-v4"),
     ):
         assert best_level("x86_64", features).name == expected
         assert resolve_levels("native", "x86_64", features)[0].name == expected
-    assert best_level("aarch64", {"asimd"}).name == "portable-aarch64"
+    pi4, graviton2 = {"fp", "asimd", "crc32"}, {"fp", "asimd", "asimdhp", "asimddp"}
+    graviton3 = graviton2 | {"sve", "i8mm", "bf16"}
+    for features, expected in (
+        (pi4, "aarch64"),
+        (graviton2, "aarch64-dotprod"),
+        (graviton2 | {"bf16"}, "aarch64-dotprod"),
+        (graviton3, "aarch64-i8mm"),
+    ):
+        assert best_level("aarch64", features).name == expected
     with pytest.raises(LlmcError) as caught:
         best_level("riscv64", ())
     assert caught.value.id == "LLMC-E0416"
 
 
-def test_better_levels_need_more():
-    order = [level for level in LEVELS.values() if level.machine == "x86_64"]
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_better_levels_need_more(machine: str):
+    # The loader takes the level with most features, `best_level` the last: the same one.
+    order = [level for level in LEVELS.values() if level.machine == machine]
+    assert len(order) > 2
     for lower, higher in itertools.pairwise(order):
-        assert lower.features < higher.features
+        assert len(lower.features) < len(higher.features)
+        assert lower.features < higher.features or lower.name == "x86-64-v3-vnni"
 
 
 def test_a_fresh_cache_may_be_filled_by_several_at_once(tmp_path: Path):
