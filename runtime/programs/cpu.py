@@ -138,7 +138,7 @@ class CpuProgram:
         self._arrays["blocks_per_seq"][:] = array("i", [self._columns] * groups)
         self._tables = [_int32(limits.max_sequences * self._columns) for _ in range(groups)]
         self._table_pointers = (_PTR * groups)(*(address_of(t) for t in self._tables))
-        self._logits = allocate(limits.max_logits_rows * self.vocab_size * 4)
+        self._logits = allocate(limits.max_logits_rows * self.vocab_size * 4, huge_pages=True)
         self._inputs = _StepInputs(
             struct_size=ctypes.sizeof(_StepInputs),
             block_table=ctypes.cast(self._table_pointers, _PTR),

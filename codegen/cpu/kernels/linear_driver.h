@@ -39,6 +39,8 @@ constexpr int kFloatTileRows = 4, kIntTileRows = 2;
 constexpr int kFloatTileRows = 2, kIntTileRows = 1;
 #endif
 
+constexpr int kTileAlign = 8;  // chunks are full tiles of every size above, but for the last
+
 // Weights are fetched ahead, since the hardware's own prefetch stops at every page. One or two rows
 // only read: 4 KiB ahead, into the first-level cache, keeps the memory busy. More rows compute
 // longer than a panel takes to come, so their first tile fetches the next panel into the second
@@ -113,12 +115,14 @@ inline void linear_part(int id, int size, char* scratch, int rows, int n, int k,
                         int ldy, const int32_t* row_index) {
   const Output out{y, ldy, e.gated ? n / 2 : n};
   const int units = ceil_div(out.columns, kLanes);
-  const int chunk = F::chunk_rows(k);
-  const int64_t items = (int64_t)ceil_div(rows, chunk) * units;
+  // Chunks of one size, since threads share them out by number.
+  const int largest = F::chunk_rows(k), chunks = ceil_div(rows, largest);
+  const int chunk = min_int(largest, round_up(ceil_div(rows, max_int(1, chunks)), kTileAlign));
+  const int64_t items = (int64_t)chunks * units;
   int64_t item = items * id / size;
   const int64_t end = items * (id + 1) / size;
   while (item < end) {
-    const int row = (int)(item / units) * chunk, count = min_int(chunk, rows - row);
+    const int row = (int)(item / units) * chunk, count = max_int(0, min_int(chunk, rows - row));
     const int first = (int)(item % units), last = (int)(min_int(units, (int)(end - item) + first));
     const typename F::Chunk part(x, row_index, row, count, k, scratch);
     for (int unit = first; unit < last; unit++)
