@@ -21,6 +21,7 @@ from .function import Function, call, float_literal
 from .layout import View
 from .loops import Nest, loop_nest
 from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
+from .packing import PANEL, panel_bytes
 
 MADE = ("made.q", "made.scale", "made.sum")
 """Where a kernel puts quantized rows: members of `RowsForTeam`."""
@@ -51,9 +52,24 @@ def emit_linear(fn: Function, node: Node) -> None:
         fn.weight(weight, packed=True), epilogue, target.pointer, target.stride,
     )  # fmt: skip
     pairs = [(out, x) for x in added if takes_place_of(out, x)]
+    _fetch_ahead(fn, op, weight, rows)
     fn.step([line], views + added, [out], in_place=pairs)
+    fn.last_linear = len(fn.code) - 1
     if op.softcap and op.residual:
         _softcap(fn, out, op.softcap)
+
+
+def _fetch_ahead(fn: Function, op: Linear, weight: Value, rows: str) -> None:
+    """Let the threads that wait after the previous linear layer fetch this one's weights."""
+    if fn.last_linear is None:
+        return
+    n, k = _sizes(op, weight)
+    assert isinstance(k, int)
+    panels = 2 if op.gated else 1
+    units = -(-n // panels // PANEL)
+    nbytes = panels * panel_bytes(WeightFormat(weight.type.dtype.value), k)
+    address = fn.weight(weight, packed=True)
+    fn.code[fn.last_linear].append(call("fetch_ahead", rows, units, nbytes, address))
 
 
 def _softcap(fn: Function, y: View, cap: float) -> None:

@@ -55,6 +55,7 @@ class Function:
     result_storage: dict[Value, Storage] = field(default_factory=dict)
     weight_inputs: frozenset[Value] = frozenset()
     makers: dict[str, list[View]] = field(default_factory=dict)
+    last_linear: int | None = None  # its step
     node: Node | None = None
 
     # ---- memory ---------------------------------------------------------------------------

@@ -131,6 +131,16 @@ inline void linear_part(int id, int size, char* scratch, int rows, int n, int k,
   }
 }
 
+// What a later layer of `units` units will read first in this thread, to be fetched while threads
+// wait for one another until then: of few rows, which leave the memory idle meanwhile.
+inline void fetch_ahead(Team& team, int rows, int units, int64_t unit_bytes, const uint8_t* w) {
+  constexpr int64_t kMost = 128 << 10;  // an eighth of a usual second-level cache
+  const Range mine = team_range(team, units);
+  const int64_t bytes = rows > 2 ? 0 : (mine.end - mine.begin) * unit_bytes;
+  team.ahead = w + mine.begin * unit_bytes;
+  team.ahead_end = team.ahead + (bytes < kMost ? bytes : kMost);
+}
+
 // y [rows, n] = epilogue(x W^T); input row i is x[row_index[i]] where that is given. No barrier.
 template <class F>
 inline void linear(Team& team, int rows, int n, int k, const typename F::Input& x, const uint8_t* w,

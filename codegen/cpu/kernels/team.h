@@ -41,6 +41,8 @@ struct alignas(64) Team {
   int size;
   char* scratch;  // kScratchBytes, 64-byte aligned, contents undefined at the start of every kernel
   TeamPool* pool;
+  const uint8_t* ahead = nullptr;  // what to fetch into the cache while waiting: [ahead, ahead_end)
+  const uint8_t* ahead_end = nullptr;
 
   void barrier();
 };
@@ -92,10 +94,16 @@ static inline void team_wake(TeamPool* p) {
 #endif
 }
 
-static inline void team_wait(TeamPool* p, uint32_t seen) {
+static inline void team_wait(Team& team, uint32_t seen) {
+  TeamPool* p = team.pool;
   for (int i = 0; i < p->spin; i++) {
     if (__atomic_load_n(&p->generation, __ATOMIC_ACQUIRE) != seen) return;
-    cpu_pause();
+    if (team.ahead < team.ahead_end) {
+      for (int line = 0; line < 4; line++) __builtin_prefetch(team.ahead + 64 * line, 0, 2);
+      team.ahead += 4 * 64;
+    } else {
+      cpu_pause();
+    }
   }
   // Sequentially consistent on both sides: either the last thread sees this sleeper, or this
   // thread sees the new generation (the futex checks it again inside the kernel).
@@ -109,7 +117,7 @@ inline void Team::barrier() {
   TeamPool* p = pool;
   uint32_t seen = __atomic_load_n(&p->generation, __ATOMIC_RELAXED);
   uint32_t here = __atomic_add_fetch(&p->arrived, 1, __ATOMIC_ACQ_REL);
-  if (here < (uint32_t)size) return team_wait(p, seen);
+  if (here < (uint32_t)size) return team_wait(*this, seen);
   // The last one. Nobody arrives again before the generation changes.
   __atomic_store_n(&p->arrived, 0, __ATOMIC_RELAXED);
   __atomic_store_n(&p->generation, seen + 1, __ATOMIC_SEQ_CST);
