@@ -19,7 +19,7 @@ from .runtime.errors import ERRORS, LlmcError
 from .runtime.failures import as_content, as_lines, run_guarded
 
 SCHEMES = ("f32", "bf16", "int8", "int4", "int4-sym")
-LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable", "aarch64")
+LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable", "aarch64", "sapphire-rapids")
 
 app = typer.Typer(
     name="llmc",

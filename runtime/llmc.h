@@ -17,6 +17,7 @@
 #define LLMC_BAD_STRUCT_SIZE (-1)
 #define LLMC_OVER_A_LIMIT (-2)
 #define LLMC_NO_RESOURCES (-3) /* memory or threads could not be had */
+#define LLMC_NO_PERMISSION (-4) /* the system withholds instructions that the library needs */
 
 #ifdef __cplusplus
 extern "C" {

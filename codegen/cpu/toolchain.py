@@ -14,7 +14,8 @@ user's word        levels built
 `portable`         `portable` (any x86-64)
 `x86-64-v3`        `x86-64-v3` (AVX2, FMA, F16C), `x86-64-v3-vnni` (AVX-VNNI)
 `x86-64-v4`        `x86-64-v4`, `x86-64-v4-vnni`, `x86-64-v4-bf16` (which has VNNI, too)
-`aarch64`          `aarch64` (NEON), `aarch64-dotprod`, `aarch64-i8mm`
+`sapphire-rapids`  `x86-64-v4-amx` (VNNI, BF16, and AMX for int8 products)
+`aarch64`          `aarch64` (NEON), `aarch64-dotprod`, `aarch64-i8mm` (which has BF16, too)
 `native`           the best of all these that the build machine runs
 =================  ====================================================================
 
@@ -115,11 +116,19 @@ LEVELS: dict[str, Level] = {
             _V4 | {"avx512_vnni", "avx512_bf16"},
             ("__AVX512F__", "__AVX512VNNI__", "__AVX512BF16__"),
         ),
+        Level(
+            "x86-64-v4-amx",
+            _X86,
+            f"{_WIDE}+avx512vnni+avx512bf16+amx_tile+amx_int8",
+            _V4 | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"},
+            ("__AVX512VNNI__", "__AVX512BF16__", "__AMX_TILE__", "__AMX_INT8__"),
+        ),
     )
 }
 
 USER_LEVELS: dict[str, tuple[str, ...]] = {
     "portable": ("portable",),
+    "sapphire-rapids": ("x86-64-v4-amx",),
     "aarch64": ("aarch64", "aarch64-dotprod", "aarch64-i8mm"),
     "x86-64-v3": ("x86-64-v3", "x86-64-v3-vnni"),
     "x86-64-v4": ("x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16"),

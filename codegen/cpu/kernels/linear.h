@@ -14,12 +14,23 @@
 #if defined(__aarch64__)
 #include "linear_int_neon.h"
 #endif
+#if defined(__AMX_INT8__)
+#include "linear_int_amx.h"
+#endif
 
 namespace llmc {
 
 #if defined(__aarch64__)
 template <class W>
 using IntKernel = NeonLinear<W>;
+#elif defined(__AMX_INT8__)
+template <class W>
+using IntKernel = AmxLinear<W>;
+#elif defined(__AVXVNNI__) && !defined(__AVX512F__)
+template <class W>
+struct IntKernel : IntLinear<W> {
+  static constexpr int kTileRows = 4;  // half the accumulators of AVX2, which takes 2
+};
 #else
 template <class W>
 using IntKernel = IntLinear<W>;

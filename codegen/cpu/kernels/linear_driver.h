@@ -100,7 +100,7 @@ inline void linear_unit(const typename F::Chunk& x, int row, int rows, int k, co
       for (int p = 0; p < per_unit; p++)                                               \
         F::template tile<R>(x, r, k, panel + p * bytes, ahead, sums + p * R * kLanes); \
     }
-    LLMC_TILE(8) LLMC_TILE(4) LLMC_TILE(3) LLMC_TILE(2) LLMC_TILE(1)
+    LLMC_TILE(16) LLMC_TILE(8) LLMC_TILE(4) LLMC_TILE(3) LLMC_TILE(2) LLMC_TILE(1)
 #undef LLMC_TILE
     finish_tile(e, out, unit, row + r, size, sums);
     r += size;

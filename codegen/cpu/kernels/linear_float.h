@@ -53,7 +53,7 @@ struct F32 : FloatLinear {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 
 // Rows of one chunk as pairs of bf16, rounded once per chunk into the thread's scratch memory.
 struct PairChunk {
@@ -72,13 +72,19 @@ struct PairChunk {
   }
 };
 
-struct Bf16 : FloatLinear {
+struct PairLinear : FloatLinear {
   using Chunk = PairChunk;
   static int64_t panel_bytes(int k) { return (int64_t)ceil_div(k, 2) * 64; }
   static int chunk_rows(int k) {
     return min_int(FloatLinear::chunk_rows(k), (int)(kScratchBytes / (4 * (size_t)ceil_div(k, 2))));
   }
+};
 
+#endif
+
+#if defined(__AVX512BF16__)
+
+struct Bf16 : PairLinear {
   template <int R>
   static void tile(const PairChunk& x, int first, int k, const uint8_t* panel, int64_t ahead,
                    float* sums) {
@@ -98,7 +104,7 @@ struct Bf16 : FloatLinear {
   }
 };
 
-#else
+#elif !defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 
 struct Bf16 : FloatLinear {
   using Chunk = FloatChunk;
@@ -124,3 +130,7 @@ struct Bf16 : FloatLinear {
 #endif
 
 }  // namespace llmc
+
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include "linear_bf16_neon.h"
+#endif

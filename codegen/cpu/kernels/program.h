@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "amx_permission.h"
 #include "attention.h"
 #include "cache.h"
 #include "llmc.h"
@@ -113,6 +114,7 @@ extern "C" LLMC_EXPORT const char* llmc_abi(void) { return llmc::program.abi; }
 extern "C" LLMC_EXPORT int llmc_create(const llmc_config* config, llmc_model** out) {
   using namespace llmc;
   *out = nullptr;
+  if (!request_instructions()) return LLMC_NO_PERMISSION;
   if (config->struct_size != sizeof(llmc_config) || config->abi_version != LLMC_ABI_VERSION)
     return LLMC_BAD_STRUCT_SIZE;
   if (config->weights_bytes < program.weights_bytes || config->arena_bytes < program.arena_bytes ||

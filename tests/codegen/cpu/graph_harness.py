@@ -45,6 +45,7 @@ _PRELUDE = """
 #define EXPORT extern "C" __attribute__((visibility("default")))
 namespace llmc {
 static void run_team(int threads, TeamFn body, void* args) {
+  if (!request_instructions()) abort();
   TeamPool* pool = team_create(threads, -1);
   if (!pool) abort();
   team_run(pool, body, args);

@@ -32,10 +32,12 @@ from llmc.codegen.cpu.toolchain import LEVELS, compile_library
 from llmc.runtime.machine import machine, native_features
 
 PRELUDE = """
+#include "amx_permission.h"
 #include "simd.h"
 #include "team.h"
 #define EXPORT extern "C" __attribute__((visibility("default")))
 [[maybe_unused]] static void run_team(int threads, llmc::TeamFn body, void* args) {
+  if (!llmc::request_instructions()) abort();
   llmc::TeamPool* pool = llmc::team_create(threads, -1);
   if (!pool) abort();
   llmc::team_run(pool, body, args);

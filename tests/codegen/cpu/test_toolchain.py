@@ -106,7 +106,7 @@ def test_libraries_for_other_processors(tmp_path: Path):
 
 
 # Vector length, prefix and opcode in map 0F38 of instructions that few machines of ours have.
-VPDPBUSD_256 = (1, 1, b"\x50")
+VPDPBUSD_256, TDPBSUD = (1, 1, b"\x50"), (0, 2, b"\x5e")
 
 
 def count_vex(code: bytes, length: int, prefix: int, opcode: bytes) -> int:
@@ -121,6 +121,7 @@ def count_vex(code: bytes, length: int, prefix: int, opcode: bytes) -> int:
     ("instruction", "level", "below", "least"),
     [
         (VPDPBUSD_256, "x86-64-v3-vnni", "x86-64-v3", 16),
+        (TDPBSUD, "x86-64-v4-amx", "x86-64-v4-bf16", 2),
     ],
 )
 def test_levels_use_the_instructions_that_they_are_for(
@@ -176,6 +177,7 @@ def test_user_words_resolve_to_levels():
         (cascade_lake, "x86-64-v4-vnni"),
         (zen4, "x86-64-v4-bf16"),
         (zen4 | {"avx_vnni"}, "x86-64-v4-bf16"),
+        (zen4 | {"avx_vnni", "amx_tile", "amx_bf16", "amx_int8"}, "x86-64-v4-amx"),
         (skylake | {"avx512_bf16"}, "x86-64-v4"),
     ):
         assert best_level("x86_64", features).name == expected
