@@ -51,11 +51,15 @@ class Peak:
 class Kernels:
     """The compiled kernels and a thread team that stays alive."""
 
-    def __init__(self, level: str, threads: int, cpu_time: bool = False) -> None:
+    def __init__(
+        self, level: str, threads: int, cpu_time: bool = False, library: Path | None = None
+    ) -> None:
+        """`library`: where the compiled kernels are, or are to be; a temporary place if None."""
         self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name) / "kernels.so"
+        path = library or Path(self._folder.name) / "kernels.so"
         start = time.perf_counter()
-        compile_library(SOURCE, level, path)
+        if not path.exists():
+            compile_library(SOURCE, level, path)
         self.compile_seconds = time.perf_counter() - start
         self._lib = ctypes.CDLL(str(path))
         self._lib.create.restype = ctypes.c_void_p

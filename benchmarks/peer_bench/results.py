@@ -26,7 +26,8 @@ class Row:
     `read_fraction`: bytes that decode reads (its own format's weights, and the cache half-way
     through the output) over what memory could have read in that time. `peak_fraction`: operations
     of prefill over the peak of the instruction for the scheme. `run_fraction`: the least time that
-    both limits allow for the whole run, over the time it took. `error`: why there are no figures.
+    both limits allow for the whole run, over the time it took. `anonymous_mb`: memory at the end
+    without mapped files. `error`: why there are no figures.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Row:
     first_token_s: float | None = None
     load_s: float | None = None
     peak_rss_mb: float | None = None
+    anonymous_mb: float | None = None
     decode_bytes: float | None = None
     read_gbs: float | None = None
     peak_gops: float | None = None
@@ -123,6 +125,7 @@ def _figures(group: Group, turns: list[Turn]) -> dict[str, Any]:
         "rounds": len(turns),
         "load_s": middle(lambda a, _: a["load_s"]),
         "peak_rss_mb": middle(lambda a, _: a["peak_rss_mb"]),
+        "anonymous_mb": middle(lambda a, _: a["anonymous_mb"]),
         "decode_bytes": middle(lambda a, _: step_bytes(group, a)),
         "read_gbs": middle(lambda _, lim: lim["read"]),
         "peak_gops": middle(lambda _, lim: peak(group.scheme, lim)),

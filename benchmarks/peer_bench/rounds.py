@@ -31,17 +31,22 @@ Raw = dict[str, Any]
 
 @dataclass(frozen=True)
 class Processes:
-    """Starts measuring processes: `threads` each, behind the words of `under`, time-limited."""
+    """Starts measuring processes: `threads` each, behind the words of `under`, time-limited.
+
+    `folder`: an empty one for what is built in order to measure.
+    """
 
     threads: int
     pythons: Mapping[str, Path]
+    folder: Path
     under: Sequence[str] = ()
     timeout: float = 900
 
     def limits(self) -> Raw:
         """The machine's limits now, from a process of its own."""
         script = str(DRIVERS / "measure_limits.py")
-        answer = self._run([sys.executable, script, str(self.threads)], ours=True)
+        library = str(self.folder / "limits.so")
+        answer = self._run([sys.executable, script, str(self.threads), library], ours=True)
         if "error" in answer:
             raise RuntimeError(f"the machine's limits can't be measured: {answer['error']}")
         return answer

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from llmc.runtime.errors import LlmcError
@@ -46,25 +47,28 @@ def run(asked: Asked, say: Say, keep: Callable[[Report], None]) -> Report:
     """Measure everything; `keep` gets the report after every case, so that none is lost."""
     report = Report(datetime.now(UTC).date().isoformat(), describe_machine(asked.threads))
     report.versions[OURS] = {"llmc": version("llmc-compiler")}
-    pythons = _peers(asked, report, say)
-    files = _Files(Converter(pythons, say), Processes(asked.threads, pythons, asked.under), report)
     todo = groups(list(asked.models), list(asked.schemes), list(asked.cases), list(asked.peers))
-    for number, group in enumerate(todo, 1):
+    pythons = _peers(asked, todo, report, say)
+    with TemporaryDirectory(prefix="llmc-peers-") as folder:
+        processes = Processes(asked.threads, pythons, Path(folder), asked.under)
+        files = _Files(Converter(pythons, say), processes, report)
+        for number, group in enumerate(todo, 1):
 
-        def tell(text: str, place: str = f"[{number}/{len(todo)}]") -> None:
-            say(f"{place} {text}")
+            def tell(text: str, place: str = f"[{number}/{len(todo)}]") -> None:
+                say(f"{place} {text}")
 
-        paths, absent = files.of(group, tell)
-        measured = run_group(group, paths, asked.rounds, files.processes, tell)
-        report.rows += rows_of(measured, absent)
-        keep(report)
+            paths, absent = files.of(group, tell)
+            measured = run_group(group, paths, asked.rounds, processes, tell)
+            report.rows += rows_of(measured, absent)
+            keep(report)
     return report
 
 
-def _peers(asked: Asked, report: Report, say: Say) -> dict[str, Path]:
-    """Python of every peer that can be had; the report says which versions, and who is missing."""
+def _peers(asked: Asked, todo: list[Group], report: Report, say: Say) -> dict[str, Path]:
+    """Python of every peer that takes part; the report says which versions, and who is missing."""
     pythons = {}
-    for name in asked.peers:
+    taking = {contender.peer for group in todo for contender in group.contenders}
+    for name in (name for name in asked.peers if name in taking):
         try:
             python = asked.pythons.get(name)
             if python is None:

@@ -84,20 +84,20 @@ def ratios(rows: Iterable[Row]) -> list[str]:
 
 def _starts(report: Report) -> Table:
     table = Table(title="start and compile", title_justify="left")
-    columns = ("", "load", "process start to first token", "peak memory")
+    columns = ("", "load", "start to first token", "compile", "peak memory", "not mapped")
     for name in columns:
         table.add_column(name, justify="right" if name else "left")
     for row in (row for row in report.rows if row.case == "start"):
         name = f"{row.model} {row.scheme} {row.label}"
         if row.error:
-            table.add_row(name, f"missing: {row.error}", "", "")
+            table.add_row(name, f"missing: {row.error}")
         else:
-            figures = (_ms(row.load_s), _ms(row.first_token_s), _megabytes(row.peak_rss_mb))
-            table.add_row(name, *figures)
+            times = (_ms(row.load_s), _ms(row.first_token_s), "")
+            table.add_row(name, *times, _megabytes(row.peak_rss_mb), _megabytes(row.anonymous_mb))
     for one in report.compiles:
         name = f"{one['model']} {one['scheme']} llmc compile"
-        seconds = f"{one['seconds']:.1f} s"
-        table.add_row(name, "", seconds, _megabytes(one["peak_rss_mb"]))
+        seconds = f"{one['wall_s']:.1f} s"
+        table.add_row(name, "", "", seconds, _megabytes(one["peak_rss_mb"]))
     return table
 
 

@@ -25,6 +25,7 @@ def answer(prefill: float | None = 0.5, total: float = 1.5, **changed: Any) -> d
         "weight_bytes": 90_000_000,
         "cache_bytes": 20_000,
         "peak_rss_mb": 300.0,
+        "anonymous_mb": 200.0,
         "started_at": 100.0,
     }
     return fields | changed

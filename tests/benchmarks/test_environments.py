@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llmc.benchmarks.peer_bench import environments
@@ -21,11 +22,16 @@ from llmc.benchmarks.peer_bench.environments import (
 )
 from llmc.benchmarks.peer_bench.results import Report
 from llmc.benchmarks.peer_bench.session import Asked, _peers
+from peer_reports import group_of
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def asked(**options: Any) -> Asked:
+    return Asked(["smollm2-135m"], [Scheme.INT4], ["start"], ["llamacpp"], 1, 2, **options)
 
 
 def silent(text: str) -> None:
@@ -64,17 +70,21 @@ def test_a_failed_installation_leaves_the_reason_and_no_environment(
 
 
 def test_missing_peers_are_in_the_report() -> None:
-    asked = Asked(["smollm2-135m"], [Scheme.INT4], [], ["llamacpp"], 1, 2, install_slow=False)
     report = Report("", {})
-    assert _peers(asked, report, silent) == {}
+    assert _peers(asked(install_slow=False), [group_of("start")], report, silent) == {}
     assert "built from source" in report.missing["llamacpp"]
+
+
+def test_who_takes_no_part_is_not_installed() -> None:
+    report = Report("", {})
+    assert _peers(asked(install_slow=False), [], report, silent) == {}
+    assert report.missing == {}
 
 
 def test_a_python_without_the_peer_is_missing(tmp_path: Path) -> None:
     pythons = {"llamacpp": tmp_path / "python"}
-    asked = Asked(["smollm2-135m"], [Scheme.INT4], [], ["llamacpp"], 1, 2, pythons=pythons)
     report = Report("", {})
-    assert _peers(asked, report, silent) == {}
+    assert _peers(asked(pythons=pythons), [group_of("start")], report, silent) == {}
     assert str(tmp_path / "python") in report.missing["llamacpp"]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 from llmc.benchmarks.peer_bench import picture
+from llmc.benchmarks.peer_bench.results import rows_of
 from llmc.benchmarks.peer_bench.table import heading, ratios, tables
-from peer_reports import report
+from peer_reports import answer, measured, report
 from rich.console import Console
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -15,7 +17,7 @@ REASON = "no compiler & no cmake"
 
 
 def shown(missing: dict[str, str] | None = None) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(tables(report(missing)))
     return console.export_text()
 
@@ -32,6 +34,18 @@ def test_the_table_names_a_missing_peer_and_why() -> None:
     text = shown({"llamacpp": REASON})
     assert f"llama.cpp: missing, {REASON}" in text
     assert text.count("missing: no compiler") == 4  # two formats, two cases
+
+
+def test_starts_and_compiles_have_a_table() -> None:
+    found = report()
+    found.compiles = [{"model": "m", "scheme": "int4", "wall_s": 12.3, "peak_rss_mb": 456.0}]
+    turns = measured("start", llmc=[answer(first_token_at=100.25)])
+    found.rows += rows_of(turns, {"OpenVINO": "no wheel"})
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(tables(found))
+    text = console.export_text()
+    for figure in ("250 ms", "50 ms", "200 MB", "12.3 s", "456 MB", "missing: no wheel"):
+        assert figure in text
 
 
 def test_ratios_need_both_sides() -> None:

@@ -30,7 +30,9 @@ class Scripted(Processes):
 def test_contenders_take_turns_and_who_fails_is_out() -> None:
     STARTED.clear()
     paths = {label: Path("x") for label in ("llmc", "OpenVINO", "ONNX Runtime")}
-    measured = run_group(group_of("prompt-512"), paths, 2, Scripted(2, {}), lambda text: None)
+    measured = run_group(
+        group_of("prompt-512"), paths, 2, Scripted(2, {}, Path()), lambda text: None
+    )
     order = [label for label in STARTED if label != "limits"]
     assert order == ["llmc", "OpenVINO", "ONNX Runtime", "llmc", "ONNX Runtime"]
     assert STARTED[::2] == ["limits"] * 6  # before the first turn, and after each
@@ -46,7 +48,7 @@ def test_limits_around_a_turn() -> None:
 
 
 def run(code: str, timeout: float = 60, under: tuple[str, ...] = ()) -> dict[str, Any]:
-    return Processes(1, {}, under, timeout).compile([sys.executable, "-c", code])
+    return Processes(1, {}, Path(), under, timeout).compile([sys.executable, "-c", code])
 
 
 def test_a_process_answers_in_its_last_line() -> None:

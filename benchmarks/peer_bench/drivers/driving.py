@@ -79,6 +79,12 @@ def attention_cache_bytes(shape: dict[str, int], element: int) -> int:
     return 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * element
 
 
+def anonymous_mb() -> float:
+    """Memory that this process has for itself now, mapped files left out (Linux)."""
+    with open("/proc/self/status") as lines:  # noqa: PTH123
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if "RssAnon" in line)
+
+
 def main(open_model: Callable[[Task], Driver]) -> None:
     """Carry out the task in the first argument and print the measurement."""
     task = Task(**json.loads(sys.argv[1]))
@@ -104,5 +110,6 @@ def main(open_model: Callable[[Task], Driver]) -> None:
         "weight_bytes": driver.weight_bytes,
         "cache_bytes": driver.cache_bytes,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "anonymous_mb": anonymous_mb(),
     }
     print(json.dumps(answer), flush=True)

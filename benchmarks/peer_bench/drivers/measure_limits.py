@@ -1,4 +1,6 @@
-"""Prints this machine's limits with some threads as a JSON line: `measure_limits.py THREADS`.
+"""Prints this machine's limits with some threads as a JSON line.
+
+    measure_limits.py THREADS LIBRARY    where the compiled loops are, or are to be
 
 GB/s of reading memory, and Gop/s of the int8, bf16 and f32 instructions that products are made of
 (0 where the CPU has none). The loops are those of `benchmarks/kernels.cpp`. Bandwidth is the median
@@ -7,18 +9,19 @@ of several readings, since on a shared machine it changes from second to second;
 
 import json
 import sys
+from pathlib import Path
 from statistics import median
 
 from llmc.benchmarks.kernels import Kernels
 from llmc.codegen.cpu.toolchain import best_level
 from llmc.runtime.machine import machine, native_features
 
-_READINGS = 5
+_READINGS = 3
 
 
-def main(threads: int) -> None:
+def main(threads: int, library: Path) -> None:
     level = best_level(machine(), native_features()).name
-    kernels = Kernels(level, threads)
+    kernels = Kernels(level, threads, library=library)
     found = [kernels.peak() for _ in range(_READINGS)]
     limits = {
         "read": median(peak.read for peak in found),
@@ -30,4 +33,4 @@ def main(threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))
