@@ -1,6 +1,6 @@
 /* The C interface of a compiled llmc program.
  *
- * A library exports these four functions and nothing else that a caller needs. All structs carry
+ * A library exports these five functions and nothing else that a caller needs. All structs carry
  * their own size; every array is owned by the caller and only read during the call (logits and
  * argmax are written). A model is used by one thread at a time; it brings its own worker threads.
  *
@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #define LLMC_ABI_VERSION 1
+#define LLMC_MAX_GROUPS 16
 
 #define LLMC_OK 0
 #define LLMC_BAD_STRUCT_SIZE (-1)
@@ -24,12 +25,27 @@ extern "C" {
 #endif
 
 typedef struct {
+  uint64_t bytes_per_block; /* keys and values of all layers of the group */
+  int32_t window;           /* positions that a query sees, itself included; 0: all of them */
+} llmc_cache_group;
+
+typedef struct {
+  uint32_t struct_size; /* sizeof(llmc_info), set by the caller */
+  int32_t vocab;
+  int32_t max_tokens, max_sequences, max_context, max_logits_rows; /* the most that a step takes */
+  int32_t block_size;                                              /* tokens in a cache block */
+  int32_t groups;                                                  /* cache groups */
+  uint64_t weights_bytes, arena_bytes;
+  llmc_cache_group group[LLMC_MAX_GROUPS]; /* the first `groups` of them */
+} llmc_info;
+
+typedef struct {
   uint32_t struct_size; /* sizeof(llmc_config) */
   uint32_t abi_version; /* LLMC_ABI_VERSION */
   int32_t threads;      /* team size, the calling thread included */
   const void* weights;  /* start of the safetensors data section, 64-byte aligned */
   uint64_t weights_bytes;
-  void* arena; /* 64-byte aligned, at least the manifest's arena_bytes */
+  void* arena; /* 64-byte aligned, at least llmc_info's arena_bytes */
   uint64_t arena_bytes;
   int32_t groups;              /* number of cache groups */
   void* const* cache;          /* [groups] one allocation each, 64-byte aligned: for each layer of
@@ -56,6 +72,7 @@ typedef struct {
 
 typedef struct llmc_model llmc_model;
 
+int llmc_describe(llmc_info* info); /* what the other calls need to be given */
 int llmc_create(const llmc_config* config, llmc_model** out); /* 0, or a negative code */
 int llmc_step(llmc_model* model, const llmc_step_inputs* inputs);
 void llmc_destroy(llmc_model* model);

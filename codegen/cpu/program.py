@@ -92,8 +92,9 @@ def generate(graph: Graph, limits: Limits) -> Program:
     vocab = _fixed(logits.type.shape[-1])
     bodies = list(context.bodies.values())
     sites = [_site_text(site) for site in context.sites]
-    source = render(planned, bodies, sites, _constants(context, planned, vocab))
     groups = _cache_groups(context)
+    constants = _constants(context, planned, groups, vocab)
+    source = render(planned, bodies, sites, [_group_text(g) for g in groups], constants)
     return Program(source, weights, planned, bodies, context.sites, limits, groups, vocab)
 
 
@@ -210,16 +211,20 @@ def _site_text(site: Site) -> str:
     return f"{{{site.group}, {keys}, {values}}}"
 
 
-def _constants(context: _Context, main: Planned, vocab: int) -> list[str]:
+def _group_text(group: CacheGroup) -> str:
+    return f"{{{group.bytes_per_block}ull, {group.window}}}"
+
+
+def _constants(context: _Context, main: Planned, groups: list[CacheGroup], vocab: int) -> list[str]:
     limits, sites = context.limits, context.sites
-    groups = len({site.group for site in sites})
     value_dim = max((site.value_dim for site in sites), default=1)
     weights = context.main.weights.nbytes
     return [
         f'"{ABI_VERSION};" LLMC_LEVEL',
         f"{limits.max_tokens}, {limits.max_sequences}, {limits.max_logits_rows}, "
         f"{limits.max_context}, {vocab}",
-        f"{groups}, {len(sites)}, {'pools' if sites else 'nullptr'}, {value_dim}",
+        f"{limits.block_size}, {len(groups)}, {'groups' if groups else 'nullptr'}",
+        f"{len(sites)}, {'pools' if sites else 'nullptr'}, {value_dim}",
         f"{weights}ull, {main.plan.arena_bytes}ull",
         "run",
     ]

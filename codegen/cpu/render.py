@@ -34,7 +34,11 @@ def _environment() -> jinja2.Environment:
 
 
 def render(
-    main: Planned, bodies: Sequence[Body], sites: Sequence[str], constants: Sequence[str]
+    main: Planned,
+    bodies: Sequence[Body],
+    sites: Sequence[str],
+    groups: Sequence[str],
+    constants: Sequence[str],
 ) -> str:
     """The translation unit: bodies, the step function `main`, and the program's constants."""
     return (
@@ -44,6 +48,7 @@ def render(
             headers=HEADERS,
             bodies=[_body(body) for body in bodies],
             main=_function(main, "s.arena"),
+            groups=groups,
             sites=sites,
             constants=constants,
         )

@@ -31,7 +31,7 @@ from llmc.runtime.artifact import (
 from llmc.runtime.container import ArtifactWriter
 from llmc.runtime.program import StepInputs, StepOutputs, check_inputs
 
-WEIGHTS = "weights/main.safetensors"
+WEIGHTS = "weights/cpu.safetensors"
 PROGRAM = "programs/cpu/portable.so"
 ROOT = Path(__file__).parents[2]
 VOCAB, WINDOW, BLOCK, SEED = 97, 40, 32, 0x0123456789ABCDEF

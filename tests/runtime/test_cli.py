@@ -230,11 +230,11 @@ def test_verify(invoke: Invoke, toy_artifact: Path, tmp_path: Path) -> None:
     content = json.loads(out)
     assert (code, content["ok"], content["error"]["id"]) == (5, False, "LLMC-E0504")
     assert [check["name"] for check in content["checks"] if not check["ok"]] == [
-        "digest weights/main.safetensors"
+        "digest weights/cpu.safetensors"
     ]
     code, out, _ = invoke("verify", damaged)
     assert code == 5
-    assert "FAILED  digest weights/main.safetensors" in out
+    assert "FAILED  digest weights/cpu.safetensors" in out
     code, out, _ = invoke("run", damaged, "hello", "--verify-weights", "--json")
     assert (code, error_of(out)["id"]) == (5, "LLMC-E0504")
 

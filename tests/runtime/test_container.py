@@ -21,7 +21,7 @@ from llmc.runtime import archive, artifact, container, reader
 from llmc.runtime.container import ArtifactReader, ArtifactWriter
 from llmc.runtime.errors import LlmcError
 
-WEIGHTS = "weights/main.safetensors"
+WEIGHTS = "weights/cpu.safetensors"
 
 
 def opened(tmp_path, data: bytes | bytearray, **options) -> ArtifactReader:

@@ -49,6 +49,48 @@ def test_batch_gives_each_prompt_its_own_text(toy_artifact: Path) -> None:
     assert first != second
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory, toy_library: bytes) -> Path:
+    """The C example, built as its page says; `toy_library` skips where there is no compiler."""
+    program = tmp_path_factory.mktemp("c") / "decode"
+    page = (ROOT / "docs" / "c-abi.md").read_text("utf-8")
+    line = re.search(r"^cc (.*) -o decode (.*)$", page, re.MULTILINE)
+    assert line is not None
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-Wall", "-Wextra", "-Werror"]
+    command = [*compiler, *line[1].split(), "-o", str(program), *line[2].split()]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return program
+
+
+def decode(decoder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(decoder), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("length", [1, 40, 100], ids=["short", "window", "chunks"])
+def test_c_decodes_as_python_does(
+    decoder: Path, toy_artifact: Path, toy: type, length: int
+) -> None:
+    prompt = [7 * n % 97 for n in range(length)]
+    done = decode(decoder, toy_artifact, "portable", 50, *prompt)
+    assert done.returncode == 0, done.stderr
+    assert [int(word) for word in done.stdout.split()] == toy.greedy(prompt, 50)
+
+
+def test_c_says_what_is_wrong(decoder: Path, toy_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no artifact, but more than the 22 bytes of an end record")
+    for arguments, cause in (
+        ((toy_artifact, "portable"), "usage: decode FILE LEVEL COUNT ID..."),
+        ((tmp_path / "none", "portable", 1, 1), f"cannot open {tmp_path / 'none'}"),
+        ((tmp_path / "text", "portable", 1, 1), "not an artifact"),
+        ((toy_artifact, "other", 1, 1), "the artifact has no entry programs/cpu/other.so"),
+        ((toy_artifact, "portable", 1, 97), "97 is not a token id below 97"),
+        ((toy_artifact, "portable", 320, 1), "at most 320 tokens"),
+    ):
+        done = decode(decoder, *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{cause}\n")
+
+
 def test_there_are_snippets() -> None:
     assert {name for name, _ in SNIPPETS} >= {"README.md", "artifact-format.md"}
 

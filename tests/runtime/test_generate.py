@@ -287,13 +287,13 @@ def test_vectors_replay_and_differences_are_found(toy_model, toy):
 def test_verify_checks_digests_and_vectors(tmp_path, toy_artifact):
     checks = conformance.verify(toy_artifact, threads=1)
     assert all(check.ok for check in checks)
-    assert "digest weights/main.safetensors" in [check.name for check in checks]
+    assert "digest weights/cpu.safetensors" in [check.name for check in checks]
     data = bytearray(toy_artifact.read_bytes())
     seed = data.index((0x0123456789ABCDEF).to_bytes(8, "little"))
     data[seed] ^= 1
     (tmp_path / "bad.llmc").write_bytes(data)
     bad = {c.name for c in conformance.verify(tmp_path / "bad.llmc", threads=1) if not c.ok}
-    assert bad == {"digest weights/main.safetensors"}
+    assert bad == {"digest weights/cpu.safetensors"}
 
 
 def test_the_runtime_needs_no_torch_and_little_else(toy_artifact):

@@ -13,6 +13,12 @@ struct llmc_model {
   float* cache[2];
 };
 
+int llmc_describe(llmc_info* info) {
+  if (info->struct_size != sizeof(llmc_info)) return LLMC_BAD_STRUCT_SIZE;
+  *info = (llmc_info){sizeof(llmc_info), VOCAB, 48, 6, 320, 6, BLOCK, 2, 4992, 4096, {{8 * BLOCK, 0}, {8 * BLOCK, WINDOW}}};
+  return LLMC_OK;
+}
+
 int llmc_create(const llmc_config* config, llmc_model** out) {
   if (config->struct_size != sizeof(llmc_config)) return LLMC_BAD_STRUCT_SIZE;
   if ((uintptr_t)config->weights % 64 || (uintptr_t)config->arena % 64) return LLMC_OVER_A_LIMIT;

@@ -14,7 +14,7 @@
 
 namespace llmc {
 
-constexpr int kMaxGroups = 16;
+constexpr int kMaxGroups = LLMC_MAX_GROUPS;
 
 // What one step works on; the same for all threads.
 struct Step {
@@ -38,7 +38,9 @@ struct SitePools {
 struct Program {
   const char* abi;
   int max_tokens, max_sequences, max_logits_rows, max_context, vocab;
-  int groups, sites;
+  int block_size, groups;
+  const llmc_cache_group* group;  // [groups]
+  int sites;
   const SitePools* pools;  // [sites]
   int max_value_dim;
   uint64_t weights_bytes, arena_bytes;
@@ -110,6 +112,24 @@ inline void run_step(Team& team, void* context) {
 #define LLMC_EXPORT __attribute__((visibility("default")))
 
 extern "C" LLMC_EXPORT const char* llmc_abi(void) { return llmc::program.abi; }
+
+extern "C" LLMC_EXPORT int llmc_describe(llmc_info* info) {
+  using namespace llmc;
+  if (info->struct_size != sizeof(llmc_info)) return LLMC_BAD_STRUCT_SIZE;
+  *info = llmc_info{sizeof(llmc_info),
+                    program.vocab,
+                    program.max_tokens,
+                    program.max_sequences,
+                    program.max_context,
+                    program.max_logits_rows,
+                    program.block_size,
+                    program.groups,
+                    program.weights_bytes,
+                    program.arena_bytes,
+                    {}};
+  for (int g = 0; g < program.groups; ++g) info->group[g] = program.group[g];
+  return LLMC_OK;
+}
 
 extern "C" LLMC_EXPORT int llmc_create(const llmc_config* config, llmc_model** out) {
   using namespace llmc;

@@ -104,7 +104,7 @@ def compile_graphs(graphs: dict[str, Graph], folder: Path) -> NativeGraphs:
         body.name = f"body_{name}"
         body.calls = ["{}"]
     planned: Planned = plan_function(main)
-    source = render(planned, list(bodies.values()), [], ["LLMC_LEVEL"])
+    source = render(planned, list(bodies.values()), [], [], ["LLMC_LEVEL"])
     entries = [_entry(name, body) for name, body in bodies.items()]
     text = f'#define LLMC_LEVEL "1;test"\n{source}{_PRELUDE}{"".join(entries)}}}\n'
     path = folder / "graphs.so"
