@@ -6,9 +6,10 @@
 //
 // One primitive carries everything: the barrier. A run is "publish the function, barrier, run it,
 // barrier". A thread that waits spins for a bounded time (a barrier inside a step is over in
-// microseconds), then sleeps in the kernel (an idle model costs nothing, and more threads than
-// cores do not starve each other: spinning is off when there are more threads than the process may
-// use cores).
+// microseconds), then sleeps in the kernel: an idle model costs nothing. Where others use the cores
+// too, the thread that is waited for may not be running, and spinning keeps it from running. So a
+// thread spins half as long after it has spun in vain, twice as long after it has not, and not at
+// all if there are more threads than the process may use cores.
 #pragma once
 
 #if !defined(_GNU_SOURCE)
@@ -32,6 +33,7 @@ namespace llmc {
 
 constexpr int kMaxThreads = 256;
 constexpr size_t kScratchBytes = size_t{1} << 20;  // private to a thread; touched only if used
+constexpr int kLeastSpin = 50;
 constexpr int kDefaultSpin = 2000;  // pauses before sleeping, about 50 to 100 microseconds
 
 struct TeamPool;
@@ -41,6 +43,7 @@ struct alignas(64) Team {
   int size;
   char* scratch;  // kScratchBytes, 64-byte aligned, contents undefined at the start of every kernel
   TeamPool* pool;
+  int patience = 0;                // pauses before sleeping, now
   const uint8_t* ahead = nullptr;  // what to fetch into the cache while waiting: [ahead, ahead_end)
   const uint8_t* ahead_end = nullptr;
 
@@ -96,8 +99,11 @@ static inline void team_wake(TeamPool* p) {
 
 static inline void team_wait(Team& team, uint32_t seen) {
   TeamPool* p = team.pool;
-  for (int i = 0; i < p->spin; i++) {
-    if (__atomic_load_n(&p->generation, __ATOMIC_ACQUIRE) != seen) return;
+  for (int i = 0; i < team.patience; i++) {
+    if (__atomic_load_n(&p->generation, __ATOMIC_ACQUIRE) != seen) {
+      team.patience = 2 * team.patience < p->spin ? 2 * team.patience : p->spin;
+      return;
+    }
     if (team.ahead < team.ahead_end) {
       for (int line = 0; line < 4; line++) __builtin_prefetch(team.ahead + 64 * line, 0, 2);
       team.ahead += 4 * 64;
@@ -105,6 +111,8 @@ static inline void team_wait(Team& team, uint32_t seen) {
       cpu_pause();
     }
   }
+  const int less = kLeastSpin + team.patience / 2;
+  team.patience = less < p->spin ? less : p->spin;
   // Sequentially consistent on both sides: either the last thread sees this sleeper, or this
   // thread sees the new generation (the futex checks it again inside the kernel).
   __atomic_fetch_add(&p->sleepers, 1, __ATOMIC_SEQ_CST);
@@ -188,7 +196,7 @@ static inline TeamPool* team_create(int threads, int spin) {
   pthread_mutex_init(&p->mutex, nullptr);
   pthread_cond_init(&p->wake, nullptr);
   for (int i = 0; i < threads; i++)
-    p->teams[i] = Team{i, threads, p->scratch + kScratchBytes * i, p};
+    p->teams[i] = Team{i, threads, p->scratch + kScratchBytes * i, p, p->spin};
   for (int i = 1; i < threads; i++) {
     if (team_start(p, i)) continue;
     // Let the workers that did start leave, as a smaller team; all of them wait before the size
