@@ -6,7 +6,7 @@
 
 Every measurement is a fresh process with a warm-up inside; contenders take turns, round by round,
 and medians are reported. Beside each figure stands the fraction of the machine's limit that it
-reaches, with the limits measured at the start of the same round. `benchmarks/README.md` says more.
+reaches, with the limits measured around it. `benchmarks/README.md` says more.
 """
 
 import shlex
@@ -63,6 +63,12 @@ def main(
     picture_file: Annotated[
         Path | None, typer.Option("--picture", help="Write an SVG of bars here.")
     ] = None,
+    keep_artifacts: Annotated[
+        bool, typer.Option("--keep-artifacts", help="Use what llmc compiled in an earlier run.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for others to be calm.")
+    ] = 60,
     under: Annotated[
         str, typer.Option(metavar="WORDS", help='Put before each process: "taskset -c 0,1".')
     ] = "",
@@ -81,6 +87,8 @@ def main(
         install_slow=not short,
         pythons=_pythons(peer_python or []),
         under=shlex.split(under),
+        patience=patience,
+        keep_artifacts=keep_artifacts,
     )
     earlier = [Report.read(path) for path in merge_with or []]
 

@@ -18,6 +18,7 @@ from llmc.compiler.frontend.downloads import cache_dir
 
 TORCH = "torch==2.13.0"
 """Pinned: an unpinned torch may bring gigabytes of GPU libraries."""
+OUR_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 _READY = "ready.json"
 
 
@@ -131,8 +132,7 @@ def logged(command: list[str], log: Path, variables: Mapping[str, str] | None = 
 
 def peer_variables() -> dict[str, str]:
     """The environment variables of this process, less those that lead into its own packages."""
-    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    return {name: value for name, value in os.environ.items() if name not in OUR_VARIABLES}
 
 
 def last_line(text: str) -> str:

@@ -27,7 +27,8 @@ class Row:
     through the output) over what memory could have read in that time. `peak_fraction`: operations
     of prefill over the peak of the instruction for the scheme. `run_fraction`: the least time that
     both limits allow for the whole run, over the time it took. `anonymous_mb`: memory at the end
-    without mapped files. `error`: why there are no figures.
+    without mapped files. `others`: share of the processors that others took. `error`: why there
+    are no figures.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Row:
     load_s: float | None = None
     peak_rss_mb: float | None = None
     anonymous_mb: float | None = None
+    others: float | None = None
     decode_bytes: float | None = None
     read_gbs: float | None = None
     peak_gops: float | None = None
@@ -126,6 +128,7 @@ def _figures(group: Group, turns: list[Turn]) -> dict[str, Any]:
         "load_s": middle(lambda a, _: a["load_s"]),
         "peak_rss_mb": middle(lambda a, _: a["peak_rss_mb"]),
         "anonymous_mb": middle(lambda a, _: a["anonymous_mb"]),
+        "others": middle(lambda a, _: a["others"]),
         "decode_bytes": middle(lambda a, _: step_bytes(group, a)),
         "read_gbs": middle(lambda _, lim: lim["read"]),
         "peak_gops": middle(lambda _, lim: peak(group.scheme, lim)),

@@ -41,6 +41,8 @@ class Asked:
     install_slow: bool = True
     pythons: Mapping[str, Path] = field(default_factory=dict)
     under: Sequence[str] = ()
+    patience: float = 60
+    keep_artifacts: bool = False
 
 
 def run(asked: Asked, say: Say, keep: Callable[[Report], None]) -> Report:
@@ -50,8 +52,8 @@ def run(asked: Asked, say: Say, keep: Callable[[Report], None]) -> Report:
     todo = groups(list(asked.models), list(asked.schemes), list(asked.cases), list(asked.peers))
     pythons = _peers(asked, todo, report, say)
     with TemporaryDirectory(prefix="llmc-peers-") as folder:
-        processes = Processes(asked.threads, pythons, Path(folder), asked.under)
-        files = _Files(Converter(pythons, say), processes, report)
+        processes = Processes(asked.threads, pythons, Path(folder), asked.under, asked.patience)
+        files = _Files(Converter(pythons, say), processes, report, asked.keep_artifacts)
         for number, group in enumerate(todo, 1):
 
             def tell(text: str, place: str = f"[{number}/{len(todo)}]") -> None:
@@ -88,6 +90,7 @@ class _Files:
     converter: Converter
     processes: Processes
     report: Report
+    keep_artifacts: bool
     ready: dict[tuple[str, str, str], Path] = field(default_factory=dict)
     absent: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
@@ -115,9 +118,11 @@ class _Files:
         return self._compile(model, contender.format, say)
 
     def _compile(self, model: Model, scheme: str, say: Say) -> Path:
-        """Compile with llmc: anew in every run, since the compiler is what is measured."""
-        say(f"compiling {model.name} to {scheme}")
+        """Compile with llmc: anew unless told otherwise, since the compiler is measured too."""
         target = model_folder() / f"{model.name}.{scheme}.llmc"
+        if self.keep_artifacts and target.exists():
+            return target
+        say(f"compiling {model.name} to {scheme}")
         command = compile_command(model, self.converter.source(model), scheme, target)
         answer = self.processes.compile(command)
         if "error" in answer:

@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .cases import CASES, OURS
+from .disturbance import ALLOWED
 from .environments import ENVIRONMENTS
 from .results import Report, Row, best_peer
 
-_NOTHING = "–"
+_NOTHING, _MARK = "–", "†"
 
 
 def tables(report: Report) -> Lines:
@@ -22,7 +23,17 @@ def tables(report: Report) -> Lines:
     parts += [_table(report, model, scheme) for model, scheme in places]
     if any(row.case == "start" for row in report.rows) or report.compiles:
         parts.append(_starts(report))
+    if any(_disturbed(row) for row in report.rows):
+        parts.append(Text(f"{_MARK} others took more than {ALLOWED:.0%} of the processors"))
     return Lines(*parts)
+
+
+def _disturbed(row: Row) -> bool:
+    return (row.others or 0.0) > ALLOWED
+
+
+def _label(row: Row) -> str:
+    return row.label + (f" {_MARK}" if _disturbed(row) else "")
 
 
 def heading(report: Report) -> list[str]:
@@ -47,7 +58,7 @@ def _table(report: Report, model: str, scheme: str) -> Table:
         of_case = [row for row in rows if row.case == case]
         for row in of_case:
             shown = case if row is of_case[0] else ""
-            table.add_row(shown, row.label, *cells(row), style="bold" if row.peer == OURS else "")
+            table.add_row(shown, _label(row), *cells(row), style="bold" if row.peer == OURS else "")
         table.add_row("", *ratios(of_case), style="cyan", end_section=True)
     return table
 
@@ -88,7 +99,7 @@ def _starts(report: Report) -> Table:
     for name in columns:
         table.add_column(name, justify="right" if name else "left")
     for row in (row for row in report.rows if row.case == "start"):
-        name = f"{row.model} {row.scheme} {row.label}"
+        name = f"{row.model} {row.scheme} {_label(row)}"
         if row.error:
             table.add_row(name, f"missing: {row.error}")
         else:

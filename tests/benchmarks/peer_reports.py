@@ -26,6 +26,7 @@ def answer(prefill: float | None = 0.5, total: float = 1.5, **changed: Any) -> d
         "cache_bytes": 20_000,
         "peak_rss_mb": 300.0,
         "anonymous_mb": 200.0,
+        "others": 0.01,
         "started_at": 100.0,
     }
     return fields | changed

@@ -48,6 +48,17 @@ def test_starts_and_compiles_have_a_table() -> None:
         assert figure in text
 
 
+def test_a_disturbed_figure_is_marked() -> None:
+    found = report()
+    assert "†" not in shown()
+    found.rows[0] = replace(found.rows[0], others=0.3)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(tables(found))
+    text = console.export_text()
+    assert "llmc †" in text
+    assert "others took more than 5% of the processors" in text
+
+
 def test_ratios_need_both_sides() -> None:
     rows = [row for row in report().rows if row.case == "prompt-512"]
     alone = [row for row in rows if row.peer == "llmc"]

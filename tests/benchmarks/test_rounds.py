@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llmc.benchmarks.peer_bench import disturbance
 from llmc.benchmarks.peer_bench.cases import Contender, Group
+from llmc.benchmarks.peer_bench.disturbance import others_share
 from llmc.benchmarks.peer_bench.rounds import Processes, around, run_group
 from peer_reports import LIMITS, answer, group_of
 
@@ -48,7 +50,8 @@ def test_limits_around_a_turn() -> None:
 
 
 def run(code: str, timeout: float = 60, under: tuple[str, ...] = ()) -> dict[str, Any]:
-    return Processes(1, {}, Path(), under, timeout).compile([sys.executable, "-c", code])
+    processes = Processes(1, {}, Path(), under, patience=0, timeout=timeout)
+    return processes.compile([sys.executable, "-c", code])
 
 
 def test_a_process_answers_in_its_last_line() -> None:
@@ -84,4 +87,49 @@ def test_a_process_that_fails_says_why(code: str, reason: str) -> None:
 def test_a_process_that_hangs_is_ended() -> None:
     began = time.monotonic()
     assert run("import time; time.sleep(60)", timeout=1)["error"] == "took longer than 1 s"
+    assert time.monotonic() - began < 30
+
+
+class Disturbed(Processes):
+    """Every run is disturbed, some more than others."""
+
+    def _run_once(self, command: list[str], *, ours: bool) -> dict[str, Any]:
+        STARTED.append("run")
+        return {"run": len(STARTED), "others": {1: 0.5, 2: 0.1}.get(len(STARTED), 0.9)}
+
+
+class Calm(Disturbed):
+    """The second run is undisturbed."""
+
+    def _run_once(self, command: list[str], *, ours: bool) -> dict[str, Any]:
+        found = super()._run_once(command, ours=ours)
+        return found | {"others": 0.02 if found["run"] == 2 else 0.5}
+
+
+@pytest.mark.parametrize(("kind", "runs"), [(Disturbed, 3), (Calm, 2)])
+def test_a_disturbed_measurement_is_made_again(kind: type[Processes], runs: int) -> None:
+    STARTED.clear()
+    assert kind(1, {}, Path())._run([], ours=True)["run"] == 2
+    assert len(STARTED) == runs
+
+
+def test_shares_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert others_share(busy=3.0, own=2.0, seconds=2.0) == 0.25
+    assert others_share(busy=1.9, own=2.0, seconds=1.0) == 0.0
+    assert others_share(busy=9.0, own=0.0, seconds=1.0) == 1.0
+
+
+def test_waiting_for_calm_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once without patience; when others stop; after the patience if they don't."""
+    seconds = iter(range(100))
+    monkeypatch.setattr(disturbance, "_PAUSE", 0.01)
+    monkeypatch.setattr(disturbance, "busy_seconds", lambda: float(next(seconds)))
+    disturbance.wait_for_calm(0)
+    assert next(seconds) == 0
+    disturbance.wait_for_calm(0.1)
+    assert 1 < next(seconds) < 50
+    monkeypatch.setattr(disturbance, "busy_seconds", lambda: 5.0)
+    began = time.monotonic()
+    disturbance.wait_for_calm(60)
     assert time.monotonic() - began < 30
