@@ -20,7 +20,7 @@ from .memory import address_of, allocate
 _I32 = ctypes.c_int32
 _PTR = ctypes.c_void_p
 _DEFAULT_SPIN = -1
-_NO_RESOURCES = -3
+_NO_RESOURCES, _NO_PERMISSION = -3, -4
 
 
 class _Config(ctypes.Structure):
@@ -118,6 +118,10 @@ class CpuProgram:
         code = self._library.llmc_create(ctypes.byref(config), ctypes.byref(handle))
         if code == _NO_RESOURCES:
             raise LlmcError("LLMC-E0600", f"no memory or threads for {threads} threads")
+        if code == _NO_PERMISSION:
+            raise LlmcError(
+                "LLMC-E0506", "the system doesn't let this process use the CPU's AMX instructions"
+            )
         if code != 0 or not handle.value:
             raise LlmcError("LLMC-E0509", f"the program refused to start (code {code})")
         self._handle = handle.value

@@ -171,6 +171,17 @@ def test_the_cache_folder_where_there_are_no_memory_files(tmp_path, monkeypatch,
         cpu.cached_library(b"y", digest)
 
 
+@pytest.mark.parametrize(("code", "error"), [(-3, "E0600"), (-4, "E0506.*AMX"), (-9, "E0509")])
+def test_a_program_that_does_not_start_says_why(monkeypatch, make_variant, code, error):
+    class Refusing:
+        def llmc_create(self, *_):
+            return code
+
+    monkeypatch.setattr(cpu, "load_library", lambda _: Refusing())
+    with pytest.raises(LlmcError, match=error):
+        cpu.CpuProgram(make_variant(), b"", memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1))
+
+
 def test_memory_that_cannot_be_had_is_named(toy_library, make_variant):
     plan = make_variant().memory_plan
     huge = make_variant(memory_plan=msgspec.structs.replace(plan, arena_bytes=1 << 52))
