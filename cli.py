@@ -4,11 +4,14 @@ Every verb prints one JSON object on stdout with `--json`; how a command ends wh
 errors included, is `runtime/failures.py`. Logs and progress go to stderr.
 """
 
+import gc
 import io
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -127,7 +130,8 @@ def compile_(
     _require_places(model)
     check_output(output_path(output, model), options["format"], model)
 
-    from .compiler.driver import compile
+    with _collection_paused():
+        from .compiler.driver import compile
     from .runtime.progress import reporter
 
     with reporter() as progress:
@@ -325,6 +329,14 @@ def parse_size(text: str) -> int:
         raise LlmcError("LLMC-E0205", f"{text!r} is not a size", "give one such as 800MB or 2GiB")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    gc.disable()  # importing torch makes a million objects that stay
+    yield
+    gc.freeze()  # nor are they looked through again later
+    gc.enable()
 
 
 def _require_places(model: str) -> None:

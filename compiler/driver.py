@@ -3,8 +3,9 @@
     source → trace → import → passes → backend lowering ─┬→ native libraries ─┬→ artifact
                                                          └→ packed weights   ─┘
 
-Libraries are compiled while the weights are written. The artifact appears under its name only when
-all of it is there, including the answers (conformance vectors) that it gave on this machine.
+Libraries are compiled while the architecture is probed and the weights are written. The artifact
+appears under its name only when all of it is there, including the answers (conformance vectors)
+that it gave on this machine.
 """
 
 from __future__ import annotations
@@ -105,9 +106,7 @@ def compile(
     notes = list(source.notes)
     with _one_torch_thread():
         recipes = bind(build_on_meta(source.config, EAGER), source).recipes
-        progress("probing the architecture", 0.05)
-        notes.append(probe(source.config, source.config_bytes))
-        progress("tracing the model", 0.15)
+        progress("tracing the model", 0.05)
         lowered_model = _lower(source, recipes, context, chosen, allow_fields)
     notes += lowered_model.traced.notes
     lowered = backend.lower(lowered_model.graph, _limits(context))
@@ -124,6 +123,9 @@ def compile(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
         libraries = stack.enter_context(_builds(lowered, built, folder))
+        progress("probing the architecture", 0.2)
+        with _one_torch_thread():
+            notes.append(probe(source.config, source.config_bytes))
         writer = stack.enter_context(ArtifactWriter(path, format=format))
         weights = write_weights(writer, lowered, backend.packer, source.reader, progress)
         progress("compiling native code", 0.9)
