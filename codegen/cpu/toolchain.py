@@ -51,7 +51,8 @@ class Level:
     `target` and `cpu` are what the compiler is told (`-target`, `-mcpu`); `features` are the
     names, as in the `flags` (on Arm: `Features`) of /proc/cpuinfo, that a machine must have to run
     the library. `macros` are the predefined macros by which the kernels choose their code (listed
-    for readers and tests; the compiler sets them).
+    for readers and tests; the compiler sets them). `by_name`: never chosen for `native`, since it
+    has only been run with its instructions emulated.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Level:
     cpu: str
     features: frozenset[str]
     macros: tuple[str, ...] = ()
+    by_name: bool = False
 
     @property
     def machine(self) -> str:
@@ -122,6 +124,7 @@ LEVELS: dict[str, Level] = {
             f"{_WIDE}+avx512vnni+avx512bf16+amx_tile+amx_int8",
             _V4 | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"},
             ("__AVX512VNNI__", "__AVX512BF16__", "__AMX_TILE__", "__AMX_INT8__"),
+            by_name=True,
         ),
     )
 }
@@ -136,11 +139,11 @@ USER_LEVELS: dict[str, tuple[str, ...]] = {
 
 
 def best_level(machine: str, features: Collection[str]) -> Level:
-    """The best level that a machine runs, given its family and its /proc/cpuinfo flags."""
+    """The level for `native`: the best that a machine runs, given its family and its flags."""
     runnable = [
         level
         for level in LEVELS.values()
-        if level.machine == machine and level.features <= set(features)
+        if level.machine == machine and level.features <= set(features) and not level.by_name
     ]
     if not runnable:
         raise LlmcError("LLMC-E0416", f"the cpu target doesn't build for {machine!r}")
