@@ -22,6 +22,7 @@ from .runtime.errors import ERRORS, LlmcError
 from .runtime.failures import as_content, as_lines, run_guarded
 
 SCHEMES = ("f32", "bf16", "int8", "int4", "int4-sym")
+CACHES = ("f32", "bf16", "int8")
 LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable", "aarch64", "sapphire-rapids")
 
 app = typer.Typer(
@@ -79,6 +80,10 @@ def compile_(
         str | None,
         typer.Option(metavar="SCHEME", help=f"{', '.join(SCHEMES)} (default: {SCHEMES[0]})."),
     ] = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help=f"{', '.join(CACHES)} (default: the scheme's own)."),
+    ] = None,
     cpu: Annotated[
         str,
         typer.Option(metavar="LEVEL,…", help=f"Instruction sets: {', '.join(LEVELS)}."),
@@ -110,21 +115,16 @@ def compile_(
     """
     scheme = _scheme(int8, int4, quant)
     levels = tuple(level for level in cpu.split(",") if level)
+    _require("--kv-cache", "LLMC-E0201", (kv_cache or CACHES[0],), CACHES)
     _require("--cpu", "LLMC-E0202", levels, LEVELS)
     _require("--target", "LLMC-E0203", (target,), ("cpu",))
     _require("--format", "LLMC-E0200", (format,), ("file", "dir"))
     options: dict[str, Any] = {
-        "target": target,
-        "scheme": scheme,
-        "levels": levels,
-        "output": output,
+        "target": target, "scheme": scheme, "kv_cache": kv_cache, "levels": levels,
+        "output": output, "max_context": max_context, "max_kl": max_kl, "format": format,
         "max_ram": None if max_ram is None else parse_size(max_ram),
-        "max_context": max_context,
-        "max_kl": max_kl,
-        "allow_fields": tuple(allow_field or ()),
-        "trust_remote_code": trust_remote_code,
-        "format": format,
-    }
+        "allow_fields": tuple(allow_field or ()), "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
     from .compiler.destination import check_output, output_path
 
     _require_places(model)

@@ -12,6 +12,7 @@ nothing stays in a cache. On a machine that does other work at the same time, `-
 import argparse
 import ctypes
 import json
+import mmap
 import os
 import platform
 import tempfile
@@ -91,20 +92,19 @@ struct Problem {
   int T, S, blocks_per_seq, heads, hkv, dk, dv, window, layers;
   const int32_t *query_start, *context_len, *block_table;
   const float* q;
-  const void* cache;       // [layers] of a K pool and a V pool
-  int64_t pool_bytes;      // of one K or V pool
+  const void* cache;       // blocks, each of them all layers
+  int64_t block_bytes;     // of all layers
   float *y, *scratch;
 };
 
 template <class KV> static double run(int threads, int repeat, const Problem& p) {
   const double all = best_time(threads, repeat, [&](Team& team, int) {
     for (int layer = 0; layer < p.layers; ++layer) {
-      const char* k = (const char*)p.cache + 2 * layer * p.pool_bytes;
-      const char* v = k + p.pool_bytes;
+      const KV* pool = (const KV*)((const char*)p.cache + layer * (p.block_bytes / p.layers));
       const Batch batch{p.T, p.S, p.query_start, p.context_len};
-      const CacheGroup group{p.block_table, p.blocks_per_seq};
+      const CacheGroup group{p.block_table, p.blocks_per_seq, p.block_bytes};
       paged_attention<KV>(team, batch, group, p.heads, p.hkv, p.dk, p.dv, 0.125f, 0.0f, p.window,
-                          nullptr, nullptr, p.q, p.heads * p.dk, (const KV*)k, (const KV*)v, p.y,
+                          nullptr, nullptr, kNoRotary, p.q, p.heads * p.dk, pool, p.y,
                           p.heads * p.dv, p.scratch);
       team.barrier();
     }
@@ -117,12 +117,15 @@ EXPORT double attention_f32(int threads, int repeat, Problem p) {
 EXPORT double attention_bf16(int threads, int repeat, Problem p) {
   return run<bf16>(threads, repeat, p);
 }
+EXPORT double attention_i8(int threads, int repeat, Problem p) {
+  return run<int8_t>(threads, repeat, p);
+}
 EXPORT int64_t scratch_floats(int threads, int max_context, int dv) {
   return attention_scratch_floats(threads, max_context, dv);
 }
 """
 
-BLOCK = 32
+BLOCK = 64
 DECODE_BYTES = (
     256 << 20
 )  # cache read by one timed decode pass, several times any last-level cache here
@@ -134,7 +137,7 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("dk", "dv", "window", "layers")),
         *((name, ctypes.c_void_p) for name in ("query_start", "context_len", "block_table")),
         *((name, ctypes.c_void_p) for name in ("q", "cache")),
-        ("pool_bytes", ctypes.c_int64),
+        ("block_bytes", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("y", "scratch")),
     ]
 
@@ -159,21 +162,26 @@ class Case:
 
     @property
     def cache_bytes(self) -> int:
-        element = 4 if self.kv == "f32" else 2
-        return self.sequences * self.context * self.hkv * self.dim * 2 * element
+        return self.sequences * self.context * self.hkv * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Key and value of one token and head, scales included."""
+        return {"f32": 8, "bf16": 4, "i8": 2}[self.kv] * self.dim + (8 if self.kv == "i8" else 0)
 
 
+KINDS = ("f32", "bf16", "i8")
 CASES = [
-    *(Case(f"prefill {t}", 1, t, t) for t in (32, 128, 512, 2048)),
-    Case("prefill 512, bf16 cache", 1, 512, 512, kv="bf16"),
-    Case("prefill 512, 32/8 heads of 128", 1, 512, 512, 32, 8, 128),
-    Case("chunk 128 at 2048", 1, 2048, 128),
-    *(Case(f"decode at {c}", 1, c, 1) for c in (128, 512, 1024, 4096)),
-    *(Case(f"decode at {c}, bf16 cache", 1, c, 1, kv="bf16") for c in (512, 4096)),
-    Case("decode 8 sequences at 1024", 8, 1024, 1),
-    Case("decode at 4096, 32/8 heads of 128, bf16 cache", 1, 4096, 1, 32, 8, 128, "bf16"),
-    Case("decode at 4096, 8/1 heads of 256", 1, 4096, 1, 8, 1, 256),
-    Case("decode at 4096, 8/8 heads of 64", 1, 4096, 1, 8, 8, 64),
+    *(Case(f"prefill {t}", 1, t, t, kv=kv) for t in (128, 512, 2048) for kv in KINDS),
+    *(Case("chunk 512 at 4096", 1, 4096, 512, kv=kv) for kv in KINDS),
+    *(Case("chunk 512 at 4096, 32/8 heads", 1, 4096, 512, 32, 8, kv=kv) for kv in KINDS[1:]),
+    Case("prefill 512, 32/8 heads of 128", 1, 512, 512, 32, 8, 128, "i8"),
+    *(Case(f"decode at {c}", 1, c, 1, kv=kv) for c in (128, 512, 4096) for kv in KINDS),
+    *(Case("decode at 4096, 32/8 heads", 1, 4096, 1, 32, 8, kv=kv) for kv in KINDS[1:]),
+    *(Case("decode 8 sequences at 1024", 8, 1024, 1, kv=kv) for kv in KINDS),
+    Case("decode at 4096, 32/8 heads of 128", 1, 4096, 1, 32, 8, 128, "i8"),
+    Case("decode at 4096, 8/1 heads of 256", 1, 4096, 1, 8, 1, 256, "i8"),
+    Case("decode at 4096, 8/8 heads of 64", 1, 4096, 1, 8, 8, 64, "i8"),
 ]
 
 
@@ -183,7 +191,7 @@ def build(folder: Path, clock: str) -> tuple[ctypes.CDLL, str]:
     path = folder / "attention.so"
     compile_library(f"#define CLOCK {clock}\n{SOURCE}", level.name, path)
     lib = ctypes.CDLL(str(path))
-    for name in ("fma_peak", "read_bandwidth", "attention_f32", "attention_bf16"):
+    for name in ("fma_peak", "read_bandwidth", *(f"attention_{kv}" for kv in KINDS)):
         getattr(lib, name).restype = ctypes.c_double
     lib.scratch_floats.restype = ctypes.c_int64
     return lib, level.name
@@ -198,31 +206,36 @@ def measure(lib: ctypes.CDLL, case: Case, cache: np.ndarray, threads: int, repea
     rng = np.random.default_rng(0)
     blocks = -(-case.context // BLOCK)
     total = case.sequences * blocks
-    element = 4 if case.kv == "f32" else 2
-    pool_bytes = total * case.hkv * case.dim * BLOCK * element
-    layers = max(1, DECODE_BYTES // (2 * pool_bytes)) if case.tokens == 1 else 2
+    layer_bytes = BLOCK * case.hkv * case.token_bytes
+    layers = max(1, DECODE_BYTES // (layer_bytes * total)) if case.tokens == 1 else 2
     rows = case.sequences * case.tokens
     starts = np.arange(case.sequences + 1, dtype=np.int32) * case.tokens
     contexts = np.full(case.sequences, case.context, np.int32)
-    table = rng.permutation(total).astype(np.int32).reshape(case.sequences, blocks)
+    table = np.arange(total, dtype=np.int32).reshape(case.sequences, blocks)
     q = rng.standard_normal((rows, case.heads * case.dim)).astype(np.float32)
     y = np.empty((rows, case.heads * case.dim), np.float32)
     scratch = np.empty(lib.scratch_floats(threads, case.context, case.dim), np.float32)
     problem = Problem(
         rows, case.sequences, blocks, case.heads, case.hkv, case.dim, case.dim, 0, layers,
         pointer(starts), pointer(contexts), pointer(table), pointer(q), pointer(cache),
-        pool_bytes, pointer(y), pointer(scratch),
+        layers * layer_bytes, pointer(y), pointer(scratch),
     )  # fmt: skip
     seconds = getattr(lib, f"attention_{case.kv}")(threads, repeat, problem)
     assert np.isfinite(y).all()
     return seconds
 
 
-def caches() -> dict[str, np.ndarray]:
-    """Normally distributed keys and values in both element types, larger than any case reads."""
-    values = np.random.default_rng(1).standard_normal(DECODE_BYTES // 64, dtype=np.float32)
-    wide = np.tile(values, 17)
-    return {"f32": wide, "bf16": (wide.view(np.uint32) >> 16).astype(np.uint16).repeat(2)}
+def cache_memory() -> np.ndarray:
+    """Memory larger than any case reads, on huge pages: random bits of moderate floats, which are
+    moderate bf16 pairs, codes and scales, too."""
+    mapping = mmap.mmap(-1, DECODE_BYTES + (64 << 20), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(mapping, np.uint16)
+    bits = np.random.default_rng(1).integers(0, 1 << 16, 1 << 20, dtype=np.uint16)
+    # Exponents of both halves between 2^-16 and 2: every value is finite as any of the types.
+    bits = (bits & 0x87FF) | 0x3800
+    memory[:] = np.resize(bits, memory.size)
+    return memory
 
 
 def main() -> None:
@@ -231,6 +244,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -239,14 +253,14 @@ def main() -> None:
     clock = "CLOCK_THREAD_CPUTIME_ID" if args.cpu_time else "CLOCK_MONOTONIC"
     with tempfile.TemporaryDirectory() as folder:
         lib, level = build(Path(folder), clock)
-        data = caches()
+        data = cache_memory()
         peak = lib.fma_peak(args.threads, args.repeat)
         read = lib.read_bandwidth(
-            args.threads, 5, ctypes.c_void_p(pointer(data["f32"])), ctypes.c_int64(DECODE_BYTES)
+            args.threads, 5, ctypes.c_void_p(pointer(data)), ctypes.c_int64(DECODE_BYTES)
         )
         rows = []
-        for case in CASES:
-            seconds = measure(lib, case, data[case.kv], args.threads, args.repeat)
+        for case in (c for c in CASES if args.only in f"{c.name}, {c.kv}"):
+            seconds = measure(lib, case, data, args.threads, args.repeat)
             rows.append(
                 asdict(case)
                 | {
@@ -268,11 +282,14 @@ def main() -> None:
         return
     print(f"{level}, {args.threads} threads", end=": ")
     print(f"{peak / 1e9:.0f} GFLOP/s multiply-add peak, {read / 1e9:.1f} GB/s read")
-    print(f"{'case':48} {'us/layer':>9} {'GFLOP/s':>8} {'of peak':>8} {'GB/s':>6} {'of read':>8}")
+    print(
+        f"{'case':40} {'cache':5} {'us/layer':>9} {'GFLOP/s':>8} {'of peak':>8} {'GB/s':>6}"
+        f" {'of read':>8}"
+    )
     for r in rows:
         print(
-            f"{r['name']:48} {r['us']:9.1f} {r['gflops']:8.1f} {r['peak_fraction']:8.0%}"
-            f" {r['gbs']:6.1f} {r['read_fraction']:8.0%}"
+            f"{r['name']:40} {r['kv']:5} {r['us']:9.1f} {r['gflops']:8.1f}"
+            f" {r['peak_fraction']:8.0%} {r['gbs']:6.1f} {r['read_fraction']:8.0%}"
         )
 
 

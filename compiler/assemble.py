@@ -50,8 +50,12 @@ PROMPTS = (
     "def fibonacci(n):\n    if n < 2:\n        return n\n",
 )
 TOLERANCE = {"f32": 2e-3, "bf16": 0.25}
-"""Largest difference of a logit between machine levels; 0.1 for quantized schemes, whose integer
-arithmetic is exact and whose cached keys are rounded to bf16."""
+"""Largest difference of a logit between machine levels with an f32 cache; 0.1 for quantized
+schemes, whose integer arithmetic is exact."""
+ROUNDED_TOLERANCE = 1.0
+"""With caches that some levels multiply in another precision than others, or where that moves int8
+codes of activations: of SmolLM2's 49152 logits, the largest difference is 0.8 in a median row,
+though the KL divergence from the source is the same on both levels."""
 
 
 def write_weights(
@@ -235,7 +239,15 @@ def _vector(model: Model, prompt: list[int], scheme: str) -> ConformanceVector:
             "the compiled model answers with NaN or infinity",
             hint=f"a weight may be too large for {scheme}: try --quant f32",
         )
-    return record(model, prompt, tolerance=TOLERANCE.get(scheme, 0.1))
+    return record(model, prompt, tolerance=_tolerance(scheme, model))
+
+
+def _tolerance(scheme: str, model: Model) -> float:
+    caches = {group.dtype for group in model.program.cache_groups}
+    if caches <= {"f32"}:
+        return TOLERANCE.get(scheme, 0.1)
+    is_quantized = scheme not in TOLERANCE or "i8" in caches
+    return ROUNDED_TOLERANCE if is_quantized else TOLERANCE["bf16"]
 
 
 def _prompt_ids(model: Model, manifest: Manifest) -> list[list[int]]:

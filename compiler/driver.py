@@ -71,6 +71,7 @@ def compile(
     *,
     target: str = "cpu",
     scheme: str = "f32",
+    kv_cache: str | None = None,
     levels: Sequence[str] = ("native",),
     output: str | Path | None = None,
     max_ram: int | None = None,
@@ -83,6 +84,7 @@ def compile(
 ) -> CompileReport:
     """Compile `model` (a directory, .gguf file, catalog name or Hub id) into an artifact.
 
+    `kv_cache` is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`);
     `levels` are instruction sets of the target; `max_ram` bytes of memory the compile may use;
     `max_kl` the largest mean KL divergence (nats) against the f32 source.
 
@@ -91,7 +93,7 @@ def compile(
             E0602 `max_ram` doesn't suffice, E07xx disk, network, a missing extra.
     """
     began = time.perf_counter()
-    chosen = find_scheme(scheme)
+    chosen = find_scheme(scheme, kv_cache)
     backend = find_backend(target)
     built = backend.resolve_levels(levels)
     backend.require_tools()
@@ -116,6 +118,7 @@ def compile(
     options = {
         "allow_fields": sorted(allow_fields),
         "context": context,
+        "kv_cache": kv_cache,
         "levels": list(built),
         "scheme": scheme,
         "target": target,

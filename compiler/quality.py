@@ -11,6 +11,7 @@ import torch
 
 from ..ir.graph import Value
 from ..ir.interpreted_program import InterpretedProgram
+from ..ir.ops import CACHE_BLOCK
 from ..ir.recipe_values import RecipeValues
 from ..passes.quantize import SCHEMES
 from ..runtime.artifact import Limits, Manifest
@@ -86,13 +87,17 @@ def _source_logits(source: ModelSource, ids: list[int], context: int) -> torch.T
     lowered = lower_model(source.config, context, lambda m: bind(m, source).recipes, SCHEMES["f32"])
     count = len(ids)
     limits = Limits(
-        max_tokens=count, max_sequences=1, max_context=count, max_logits_rows=count, block_size=32
+        max_tokens=count,
+        max_sequences=1,
+        max_context=count,
+        max_logits_rows=count,
+        block_size=CACHE_BLOCK,
     )
     values = RecipeValues(source.reader)
 
     def constant(value: Value) -> torch.Tensor:
         return tensor_of(values, value)
 
-    program = InterpretedProgram(lowered.graph, limits, -(-count // 32), constant)
+    program = InterpretedProgram(lowered.graph, limits, -(-count // CACHE_BLOCK), constant)
     with Model(program) as model:
         return torch.from_numpy(np.array(model.logits(ids)))

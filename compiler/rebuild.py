@@ -37,6 +37,7 @@ def rebuild(
             source or _source_of(manifest),
             target=options["target"],
             scheme=options["scheme"],
+            kv_cache=options["kv_cache"],
             levels=options["levels"],
             max_context=options["context"],
             allow_fields=options["allow_fields"],

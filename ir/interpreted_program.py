@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 
-from ..runtime.artifact import CacheGroup, Limits
+from ..runtime.artifact import CacheGroup, Limits, make_cache_group
 from ..runtime.program import BlockRow, StepInputs, StepOutputs
 from .graph import Graph, Value
 from .interpreter import Constants, interpret
 from .ops import TORCH_DTYPE
+from .ops.cache_codes import pool_widths
 
 
 class InterpretedProgram:
@@ -59,11 +60,14 @@ class InterpretedProgram:
         """Pools full of NaN: reading what was never written shows in the logits."""
         pools = {}
         for group in self._graph.cache_groups:
+            widths = pool_widths(group.dtype, group.key_dim, group.value_dim)
             for site in group.sites:
-                for name, width in (("key", group.key_dim), ("value", group.value_dim)):
+                for name, width in zip(("key", "value"), widths, strict=True):
                     shape = (self.cache_blocks[0], self.limits.block_size, group.kv_heads, width)
-                    dtype = TORCH_DTYPE[group.dtype]
-                    pools[f"{name}_pool.{site}"] = torch.full(shape, float("nan"), dtype=dtype)
+                    # All bits set: NaN in f32, in bf16, and in the scales of an int8 cache.
+                    size = TORCH_DTYPE[group.dtype].itemsize
+                    poison = torch.full((*shape[:-1], width * size), -1, dtype=torch.int8)
+                    pools[f"{name}_pool.{site}"] = poison.view(TORCH_DTYPE[group.dtype])
         return pools
 
 
@@ -75,21 +79,16 @@ def _padded(table: Sequence[BlockRow]) -> torch.Tensor:
 
 def manifest_groups(graph: Graph, block_size: int) -> list[CacheGroup]:
     """The graph's cache groups as the manifest states them."""
-    groups = []
-    for group in graph.cache_groups:
-        per_token = group.kv_heads * (group.key_dim + group.value_dim) * group.dtype.itemsize
-        groups.append(
-            CacheGroup(
-                name=group.name,
-                kind="sliding" if group.window else "full",
-                window=group.window,
-                layers=len(group.sites),
-                kv_heads=group.kv_heads,
-                key_dim=group.key_dim,
-                value_dim=group.value_dim,
-                dtype=group.dtype.value,  # type: ignore[arg-type]
-                block_size=block_size,
-                bytes_per_block=len(group.sites) * per_token * block_size,
-            )
+    return [
+        make_cache_group(
+            name=group.name,
+            window=group.window,
+            layers=len(group.sites),
+            kv_heads=group.kv_heads,
+            key_dim=group.key_dim,
+            value_dim=group.value_dim,
+            dtype=group.dtype.value,
+            block_size=block_size,
         )
-    return groups
+        for group in graph.cache_groups
+    ]

@@ -1,7 +1,7 @@
 """Lower attention to the paged cache: the program signature of the design.
 
-    attention(q, rotary(k), v)  =>  pools = cache_write(k, v, …) {rotary}
-                                    paged_attention(q, pools, …)
+    attention(rotary(q), rotary(k), v)  =>  pools = cache_write(k, v, …) {rotary}
+                                            paged_attention(q, pools, …) {rotary}
 
 Adds the serving inputs: query_start, context_len, one block table per cache group and two
 pools per attention site. Sites with the same window, heads and element type are one group;
@@ -10,8 +10,11 @@ sites that read the same keys and values share pools. After: no `Attention` is l
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..ir.graph import CacheGroup, Graph, Node, Value
 from ..ir.ops import CACHE_BLOCK, Attention, CacheWrite, PagedAttention, Rotary
+from ..ir.ops.cache_codes import pool_widths
 from ..ir.types import DType, S, Sym, TensorType
 
 
@@ -33,10 +36,23 @@ def lower_attention(graph: Graph, cache: DType) -> bool:
             written[key] = _write(graph, node, k, v, cache, meta)
         key_pool, value_pool, table = written[key]
         paged = PagedAttention(op.scale, op.window, op.softcap, op.sinks)
-        operands = [q, key_pool, value_pool, *meta, table, *node.inputs[3:]]
+        angles: list[Value] = []
+        rotary = _own_rotary(q)
+        if rotary is not None:
+            assert isinstance(rotary.op, Rotary)
+            paged = replace(paged, rotary=rotary.op.dim, interleaved=rotary.op.interleaved)
+            q, *angles = rotary.inputs
+        operands = [q, key_pool, value_pool, *meta, table, *node.inputs[3:], *angles]
         graph.replace_uses(node.output, graph.insert_before(node, paged, operands).output)
     graph.erase_dead()
     return True
+
+
+def _own_rotary(heads: Value) -> Node | None:
+    """The rotation that made `heads`, if nothing else reads its result."""
+    node = heads.producer
+    rotates = node is not None and isinstance(node.op, Rotary) and len(heads.users) == 1
+    return node if rotates else None
 
 
 def _write(
@@ -47,14 +63,16 @@ def _write(
     site = sum(len(g.sites) for g in graph.cache_groups)
     group.sites.append(site)
     blocks = Sym(f"P{group.name}")
+    widths = pool_widths(cache, group.key_dim, group.value_dim)
     pools = [
         graph.add_input(
-            f"{name}.{site}", TensorType(cache, (blocks, CACHE_BLOCK, *x.type.shape[1:]))
+            f"{name}.{site}", TensorType(cache, (blocks, CACHE_BLOCK, group.kv_heads, width))
         )
-        for name, x in (("key_pool", k), ("value_pool", v))
+        for name, width in zip(("key_pool", "value_pool"), widths, strict=True)
     ]
-    rotary = k.producer
-    if rotary is not None and isinstance(rotary.op, Rotary) and len(k.users) == 1:
+    rotary = _own_rotary(k)
+    if rotary is not None:
+        assert isinstance(rotary.op, Rotary)
         op = CacheWrite(rotary.op.dim, rotary.op.interleaved)
         operands = [rotary.inputs[0], v, *pools, *meta, table, *rotary.inputs[1:]]
     else:

@@ -42,26 +42,34 @@ SCHEMES: dict[str, Scheme] = {
     for s in (
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
-        Scheme("int8", DType.I8C, DType.I8C, DType.BF16),
-        Scheme("int4", DType.I4A, DType.I8B, DType.BF16, keeps_blocks=True),
-        Scheme("int4-sym", DType.I4S, DType.I8B, DType.BF16, keeps_blocks=True),
+        Scheme("int8", DType.I8C, DType.I8C, DType.I8),
+        Scheme("int4", DType.I4A, DType.I8B, DType.I8, keeps_blocks=True),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, keeps_blocks=True),
     )
 }
 """The schemes that a user can name."""
 
 
-def find_scheme(name: str) -> Scheme:
-    """The scheme called `name`.
+CACHES: dict[str, DType] = {"f32": DType.F32, "bf16": DType.BF16, "int8": DType.I8}
+"""The element types of the KV cache that a user can name."""
+
+
+def find_scheme(name: str, kv_cache: str | None = None) -> Scheme:
+    """The scheme called `name`, its cache replaced by the one called `kv_cache`.
 
     Raises:
-        LlmcError: LLMC-E0201, there is none.
+        LlmcError: LLMC-E0201, there is no such scheme or cache.
     """
+    if kv_cache is not None and kv_cache not in CACHES:
+        names = ", ".join(CACHES)
+        raise LlmcError("LLMC-E0201", f"unknown KV cache {kv_cache!r}", hint=f"use one of {names}")
     if name not in SCHEMES:
         names = ", ".join(SCHEMES)
         raise LlmcError(
             "LLMC-E0201", f"unknown quantization scheme {name!r}", hint=f"use one of {names}"
         )
-    return SCHEMES[name]
+    scheme = SCHEMES[name]
+    return scheme if kv_cache is None else replace(scheme, cache=CACHES[kv_cache])
 
 
 def quantize(graph: Graph, scheme: Scheme) -> bool:

@@ -32,7 +32,11 @@ TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATION = "generation.json"
 
-ELEMENT_BYTES = {"f32": 4, "bf16": 2}
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "i8": 1}
+SCALE_BYTES = {"f32": 0, "bf16": 0, "i8": 4}
+"""Beside the elements of one key or value."""
+HEAD_MULTIPLE = 16
+"""Head sizes are rounded up to a multiple of this in the cache."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Positive = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -71,10 +75,11 @@ class Limits(_Schema, frozen=True, kw_only=True):
 class CacheGroup(_Schema, frozen=True, kw_only=True):
     """Layers whose keys and values live and die together.
 
-    The group's memory is, for each of its layers, a key pool [blocks, kv_heads, key_dim,
-    block_size] and then a value pool [blocks, kv_heads, block_size, value_dim].
-    `window` is the number of positions a query sees, itself included (0: all of them).
-    `bytes_per_block` counts the keys and values of all layers of the group.
+    The group's memory is one block after another. A block holds, layer by layer and kv head by kv
+    head, the keys and values of `block_size` tokens, head sizes rounded up to multiples of 16, and
+    with `i8` a float32 scale for each key and each value. How they are arranged inside is the
+    program's own affair. `window` is the number of positions a query sees, itself included (0:
+    all of them). `bytes_per_block` counts all layers.
     """
 
     name: str
@@ -84,14 +89,22 @@ class CacheGroup(_Schema, frozen=True, kw_only=True):
     kv_heads: Positive
     key_dim: Positive
     value_dim: Positive
-    dtype: Literal["f32", "bf16"]
+    dtype: Literal["f32", "bf16", "i8"]
     block_size: Positive
     bytes_per_block: Count
 
     def expected_bytes_per_block(self) -> int:
         """What `bytes_per_block` must be, from the group's own geometry."""
-        per_token = self.kv_heads * (self.key_dim + self.value_dim) * ELEMENT_BYTES[self.dtype]
-        return self.layers * per_token * self.block_size
+        sizes = sum(-(-d // HEAD_MULTIPLE) for d in (self.key_dim, self.value_dim)) * HEAD_MULTIPLE
+        per_head = sizes * ELEMENT_BYTES[self.dtype] + 2 * SCALE_BYTES[self.dtype]
+        return self.layers * self.kv_heads * per_head * self.block_size
+
+
+def make_cache_group(*, window: int, **geometry: Any) -> CacheGroup:
+    """A `CacheGroup` with what follows from its geometry: kind and bytes per block."""
+    kind = "sliding" if window else "full"
+    group = CacheGroup(kind=kind, window=window, bytes_per_block=0, **geometry)
+    return msgspec.structs.replace(group, bytes_per_block=group.expected_bytes_per_block())
 
 
 class Buffer(_Schema, frozen=True, kw_only=True):

@@ -84,9 +84,9 @@ ERRORS: dict[str, ErrorInfo] = {
         "see `llmc --help` or `llmc VERB --help`",
     ),
     "LLMC-E0201": ErrorInfo(
-        "unknown quantization scheme",
-        "`--quant` names a scheme that this version doesn't know.",
-        "choose one of the schemes that `llmc compile --help` lists",
+        "unknown quantization scheme or KV cache",
+        "`--quant` or `--kv-cache` names something that this version doesn't know.",
+        "choose one of those that `llmc compile --help` lists",
     ),
     "LLMC-E0202": ErrorInfo(
         "unknown instruction-set level",

@@ -34,47 +34,46 @@ def emit_cache_write(fn: Function, node: Node) -> None:
     heads, dk = k.view.shape[-2:]
     dv = v.view.shape[-1]
     angles = [matrix(fn, fn.view(t)) for t in tables]
-    name = "rotary_cache_write" if angles else "cache_write"
     line = call(
-        name, "s.batch", _table(fn, table), heads, dk, dv,
-        *_rotary_table(op, angles), k.pointer, k.stride, v.pointer, v.stride,
-        keys.expression, values.expression,
+        "cache_write", "s.batch", _table(fn, table), heads, dk, dv,
+        _rotary_table(op, angles), k.pointer, k.stride, v.pointer, v.stride, keys.expression,
     )  # fmt: skip
     pools = (keys.buffer, values.buffer)
     fn.step([line], [m.view for m in (k, v, *angles)], [], extra=((), pools))
     fn.pools[node.outputs[0]], fn.pools[node.outputs[1]] = keys, values
 
 
-def _rotary_table(op: CacheWrite, angles: list[Matrix]) -> list[str]:
+def _rotary_table(op: CacheWrite | PagedAttention, angles: list[Matrix]) -> str:
     if not angles:
-        return []
+        return "kNoRotary"
     cos, sin = angles
     interleaved = "true" if op.interleaved else "false"
     places = f"{cos.pointer}, {cos.stride}, {sin.pointer}, {sin.stride}"
-    return [f"RotaryTable{{{op.rotary}, {interleaved}, true, {places}}}"]
+    return f"RotaryTable{{{op.rotary}, {interleaved}, true, {places}}}"
 
 
 def emit_paged_attention(fn: Function, node: Node) -> None:
     op = node.op
     assert isinstance(op, PagedAttention)
-    q_value, key_value, value_value, _, _, table, *sinks = node.inputs
+    q_value, key_value, value_value, _, _, table, *rest = node.inputs
+    sinks, tables = rest[: int(op.sinks)], rest[int(op.sinks) :]
     q = matrix(fn, fn.view(q_value), keep=2)
     keys, values = _pool(fn, key_value), _pool(fn, value_value)
     out = fn.result(node.output)
     y = matrix(fn, out, keep=2)
     heads, dk = q.view.shape[-2:]
-    kv_heads, dv = value_value.type.shape[-2:]
+    kv_heads, dv = key_value.type.shape[-2], y.view.shape[-1]
     sink_pointer, sink_views = vector(fn, sinks[0] if sinks else None)
+    angles = [matrix(fn, fn.view(t)) for t in tables]
     line = call(
         "paged_attention", "s.batch", _table(fn, table), heads, kv_heads, dk, dv,
         float_literal(op.scale), float_literal(op.softcap), op.window,
-        sink_pointer, "nullptr",
-        q.pointer, q.stride, keys.expression, values.expression, y.pointer, y.stride,
-        "s.attention_scratch",
+        sink_pointer, "nullptr", _rotary_table(op, angles),
+        q.pointer, q.stride, keys.expression, y.pointer, y.stride, "s.attention_scratch",
     )  # fmt: skip
     fn.step(
         [line],
-        [q.view, *sink_views],
+        [q.view, *sink_views, *(m.view for m in angles)],
         [out],
         extra=((keys.buffer, values.buffer), (SCRATCH,)),
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops import CACHE_BLOCK, Call, PagedAttention
+from ...ir.ops.cache_codes import pool_widths
 from ...ir.plan import Buffer, Schedule
 from ...ir.types import Dim, DType, Sym
-from ...runtime.artifact import ABI_VERSION, CacheGroup, Limits
+from ...runtime.artifact import ABI_VERSION, CacheGroup, Limits, make_cache_group
 from .bodies import (
     Body,
     Planned,
@@ -32,7 +33,10 @@ _STEP_ARRAYS = ("token_ids", "positions", "query_start", "context_len", "logits_
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The pools of one attention site; sites of a group lie behind one another in this order."""
+    """Keys and values of one attention site; a block of its group holds all sites in this order.
+
+    `key_dim`: of an int8 cache the size in memory, a multiple of 16.
+    """
 
     group: int
     kv_heads: int
@@ -40,10 +44,18 @@ class Site:
     value_dim: int
     dtype: DType
 
-    def bytes_per_block(self) -> tuple[int, int]:
-        """Of the key pool and of the value pool."""
-        one = CACHE_BLOCK * self.kv_heads * self.dtype.itemsize
-        return one * self.key_dim, one * self.value_dim
+    def group_of(self, number: int, window: int, layers: int) -> CacheGroup:
+        """The manifest's entry of a group of such sites."""
+        return make_cache_group(
+            name=f"group{number}",
+            window=window,
+            layers=layers,
+            kv_heads=self.kv_heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            dtype=self.dtype.value,
+            block_size=CACHE_BLOCK,
+        )
 
 
 @dataclass(slots=True)
@@ -141,16 +153,19 @@ def _bind_inputs(context: _Context) -> None:
             raise refusal(None, f"graph input {value.name}")
     for index in range(len(pools) // 2):
         keys, values = pools[f"key_pool.{index}"], pools[f"value_pool.{index}"]
-        bind_pool(main, keys, f"s.pools[{2 * index}]", f"pool{2 * index}")
-        bind_pool(main, values, f"s.pools[{2 * index + 1}]", f"pool{2 * index + 1}")
+        for value in (keys, values):  # they lie side by side
+            bind_pool(main, value, f"s.pools[{index}]", f"pool{index}")
         context.sites.append(_site(keys, values))
 
 
 def _site(keys: Value, values: Value) -> Site:
     blocks = keys.type.shape[0]
     assert isinstance(blocks, Sym)
-    heads, key_dim, value_dim = map(_fixed, (*keys.type.shape[2:], values.type.shape[-1]))
-    return Site(int(blocks.name[1:] or 0), heads, key_dim, value_dim, keys.type.dtype)
+    heads, key_width, value_width = map(_fixed, (*keys.type.shape[2:], values.type.shape[-1]))
+    dtype = keys.type.dtype
+    key_extra, value_extra = pool_widths(dtype, 0, 0)
+    dims = key_width - key_extra, value_width - value_extra
+    return Site(int(blocks.name[1:] or 0), heads, *dims, dtype)
 
 
 def _fixed(dim: Dim) -> int:
@@ -165,21 +180,7 @@ def _cache_groups(context: _Context) -> list[CacheGroup]:
         members = [site for site in context.sites if site.group == number]
         if len(set(members)) != 1:
             raise refusal(None, f"cache group {number} mixes shapes {set(members)}")
-        window = windows.get(number, 0)
-        groups.append(
-            CacheGroup(
-                name=f"group{number}",
-                kind="sliding" if window else "full",
-                window=window,
-                layers=len(members),
-                kv_heads=members[0].kv_heads,
-                key_dim=members[0].key_dim,
-                value_dim=members[0].value_dim,
-                dtype="bf16" if members[0].dtype == DType.BF16 else "f32",
-                block_size=CACHE_BLOCK,
-                bytes_per_block=sum(sum(m.bytes_per_block()) for m in members),
-            )
-        )
+        groups.append(members[0].group_of(number, windows.get(number, 0), len(members)))
     return groups
 
 
@@ -207,8 +208,7 @@ def _attentions(graph: Graph) -> list[tuple[Node, Value]]:
 
 
 def _site_text(site: Site) -> str:
-    keys, values = site.bytes_per_block()
-    return f"{{{site.group}, {keys}, {values}}}"
+    return f"{{{site.group}, {site.group_of(site.group, 0, 1).bytes_per_block}}}"
 
 
 def _group_text(group: CacheGroup) -> str:

@@ -3,10 +3,10 @@
 Heads are `[T, H, D]`. `Attention` is one sequence from its first token (phases up to
 QUANTIZED); lowering turns it into `CacheWrite` and `PagedAttention` on a block table.
 
-A cache pool is `[P, 32, H_kv, D]`: P blocks of 32 tokens; how a backend lays it out
-in memory is its own affair. Query token j of sequence s stands at the absolute
-position `context_len[s] - query_len[s] + j`, which lives in block
-`block_table[s, position // 32]`.
+A cache pool is `[P, 64, H_kv, width]`: P blocks of 64 tokens, elements as `cache_codes.py`
+describes them; how a backend lays it out in memory is its own affair. Query token j of
+sequence s stands at the absolute position `context_len[s] - query_len[s] + j`, which
+lives in block `block_table[s, position // 64]`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 
 from ..types import Dim, DType, R, TensorType, bind_dim
 from .base import Op, require
+from .cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
 
-CACHE_BLOCK = 32
+CACHE_BLOCK = 64
 """Tokens per cache block."""
 
 
@@ -151,14 +152,20 @@ class CacheWrite(Op):
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         k, v, key_pool, value_pool, *_ = inputs
         require(len(inputs) == (9 if self.rotary else 7), f"{self}: {len(inputs)} inputs")
-        require(key_pool.shape[2:] == k.shape[1:], f"{k} into pool {key_pool}")
-        require(value_pool.shape[2:] == v.shape[1:], f"{v} into pool {value_pool}")
+        require(key_pool.dtype == value_pool.dtype, f"pools {key_pool}, {value_pool}")
+        sizes = k.shape[-1], v.shape[-1]
+        assert all(isinstance(size, int) for size in sizes)
+        widths = pool_widths(key_pool.dtype, *sizes)  # type: ignore[arg-type]
+        require(key_pool.shape[2:] == (k.shape[1], widths[0]), f"{k} into pool {key_pool}")
+        require(value_pool.shape[2:] == (v.shape[1], widths[1]), f"{v} into pool {value_pool}")
         return key_pool, value_pool
 
     def reference(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         k, v, key_pool, value_pool, query_start, context_len, block_table, *tables = inputs
         if self.rotary:
             k = Rotary(self.rotary, self.interleaved).reference(k, *tables)
+        cache = DType.I8 if key_pool.dtype == torch.int8 else DType.F32
+        k, v = encode_keys(k, cache), encode_values(v, cache)
         key_pool, value_pool = key_pool.clone(), value_pool.clone()
         for s, (a, b, end) in enumerate(query_spans(query_start, context_len)):
             position = torch.arange(end - (b - a), end)
@@ -172,33 +179,49 @@ class CacheWrite(Op):
 class PagedAttention(Op):
     """Attention of every sequence's query tokens over its cached keys and values.
 
-    Inputs: q [T, H, D], key pool, value pool, query_start, context_len, block_table, and
-    sinks [H] if `sinks`. Result [T, H, Dv]. Attributes as for `Attention`.
+    Inputs: q [T, H, D], key pool, value pool, query_start, context_len, block_table; sinks
+    [H] if `sinks`; cos and sin if `rotary` > 0: then the first `rotary` elements of every
+    query head are rotated on the way. Result [T, H, Dv]. Attributes as for `Attention`
+    and `Rotary`.
+
+    Backends may round queries and the softmax's weights to the precision of the pools.
     """
 
     scale: float
     window: int = 0
     softcap: float = 0.0
     sinks: bool = False
+    rotary: int = 0
+    interleaved: bool = False
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         q, key_pool, value_pool = inputs[:3]
-        require(len(inputs) == 6 + self.sinks, f"{self}: {len(inputs)} inputs")
-        require(q.shape[-1] == key_pool.shape[-1], f"{q} over pool {key_pool}")
-        return (TensorType(DType.F32, (*q.shape[:-1], value_pool.shape[-1])),)
+        count = 6 + self.sinks + 2 * (self.rotary > 0)
+        require(len(inputs) == count, f"{self}: {len(inputs)} inputs")
+        key_dim, value_dim = q.shape[-1], value_pool.shape[-1]
+        assert isinstance(key_dim, int)
+        assert isinstance(value_dim, int)
+        widths = pool_widths(key_pool.dtype, key_dim, 0)
+        require(key_pool.shape[-1] == widths[0], f"{q} over pool {key_pool}")
+        return (TensorType(DType.F32, (*q.shape[:-1], value_dim - widths[1])),)
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
         q, key_pool, value_pool, query_start, context_len, block_table = inputs[:6]
         sinks = inputs[6] if self.sinks else None
-        y = torch.full((*q.shape[:-1], value_pool.shape[-1]), float("nan"))
+        if self.rotary:
+            q = Rotary(self.rotary, self.interleaved).reference(q, *inputs[-2:])
+        extra = 0
+        if key_pool.dtype == torch.int8:
+            q, extra = rotate(q), pool_widths(DType.I8, 0, 0)[1]
+        y = torch.full((*q.shape[:-1], value_pool.shape[-1] - extra), float("nan"))
         for s, (a, b, end) in enumerate(query_spans(query_start, context_len)):
             first = end - (b - a)
             # Blocks that the window has left may be freed already (table entry -1).
             oldest = max(0, first - self.window + 1) if self.window else 0
             position = torch.arange(oldest, end)
             block = block_table[s, position // CACHE_BLOCK].long()
-            k = key_pool[block, position % CACHE_BLOCK].float()
-            v = value_pool[block, position % CACHE_BLOCK].float()
+            k = decode(key_pool[block, position % CACHE_BLOCK])
+            v = decode(value_pool[block, position % CACHE_BLOCK])
             y[a:b] = attend(self, q[a:b], k, v, first, sinks, oldest)
         return y
 

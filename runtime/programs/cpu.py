@@ -89,7 +89,7 @@ class CpuProgram:
         self._weights = weights
         self._arena = allocate(variant.memory_plan.arena_bytes, huge_pages=True)
         self._cache = [
-            allocate(group.bytes_per_block * blocks)
+            allocate(group.bytes_per_block * blocks, huge_pages=True)
             for group, blocks in zip(self.cache_groups, cache_blocks, strict=True)
         ]
         try:

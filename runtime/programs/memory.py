@@ -48,8 +48,9 @@ def address_of(buffer: memoryview) -> int:
 def allocate(nbytes: int, *, huge_pages: bool = False) -> memoryview:
     """Page-aligned zeros that take memory only where they are touched. E0601 if there are none.
 
-    Huge pages suit the arena, all of which a long step uses, and the logits, of which a panel's
-    rows lie far apart. The cache would take 2 MiB for the first token of each layer's pools.
+    Huge pages suit the arena, all of which a long step uses, the logits, of which a panel's rows
+    lie far apart, and the cache, whose blocks hold all layers and are given out from the lowest on:
+    at most one page is used in part.
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # the default is shared memory
     try:

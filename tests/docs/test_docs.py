@@ -193,13 +193,15 @@ def test_phases_are_those_of_the_enum() -> None:
 
 
 def test_schemes_are_those_of_the_compiler() -> None:
-    from llmc.passes.quantize import SCHEMES
+    from llmc.passes.quantize import CACHES, SCHEMES
 
+    caches = {dtype: name for name, dtype in CACHES.items()}
+    assert set(cli.CACHES) == set(CACHES)
     documented = {}
     for name, weight, _, head, _, cache in README.rows("| `--quant` |"):
         first = [re.findall(r"`([\w-]+)`", cell)[0] for cell in (name, weight, head, cache)]
         documented[first[0]] = tuple(first[1:])
-    actual = {s.name: (s.weight.value, s.head.value, s.cache.value) for s in SCHEMES.values()}
+    actual = {s.name: (s.weight.value, s.head.value, caches[s.cache]) for s in SCHEMES.values()}
     assert documented == actual
 
 

@@ -16,15 +16,15 @@ input logits_rows: i32[R]
 input query_start: i32[S1]
 input context_len: i32[S]
 input block_table.0: i32[S, B]
-input key_pool.0: {dtype}[P0, 32, 1, 8]
-input value_pool.0: {dtype}[P0, 32, 1, 8]
+input key_pool.0: {dtype}[P0, 64, 1, 8]
+input value_pool.0: {dtype}[P0, 64, 1, 8]
 cache 0: window={window} heads=1 key=8 value=8 {dtype} sites=[0]
 const @table: f32[10, 16] = @table:f32
 const @head: f32[10, 16] = @head:f32
 %0: f32[T, 16] = embedding(@table, token_ids)
 %1: f32[T, 2, 8] = reshape(%0) {{shape=(T, 2, 8)}}
 %2: f32[T, 1, 8] = slice(%1) {{dim=-2, start=0, stop=1}}
-%3: {dtype}[P0, 32, 1, 8], %4: {dtype}[P0, 32, 1, 8] = cache_write(%2, %2, key_pool.0, \
+%3: {dtype}[P0, 64, 1, 8], %4: {dtype}[P0, 64, 1, 8] = cache_write(%2, %2, key_pool.0, \
 value_pool.0, query_start, context_len, block_table.0)
 %5: f32[T, 2, 8] = paged_attention(%1, %3, %4, query_start, context_len, block_table.0) \
 {{scale=0.5, window={window}}}
@@ -33,7 +33,9 @@ value_pool.0, query_start, context_len, block_table.0)
 %8: f32[R, 10] = linear(%7, @head)
 output %8
 """
-LIMITS = Limits(max_tokens=80, max_sequences=4, max_context=96, max_logits_rows=80, block_size=32)
+LIMITS = Limits(
+    max_tokens=150, max_sequences=4, max_context=192, max_logits_rows=150, block_size=64
+)
 WEIGHTS = {
     name: torch.randn(10, 16, generator=torch.Generator().manual_seed(i))
     for i, name in enumerate(("table", "head"))
@@ -52,18 +54,18 @@ def inputs(ids: list[int], past: int, table: list[int]) -> StepInputs:
     return StepInputs(ids, positions, [0, n], [past + n], list(range(n)), [[table]])
 
 
-IDS = np.random.default_rng(3).integers(0, 10, 70).tolist()
+IDS = np.random.default_rng(3).integers(0, 10, 140).tolist()
 
 
 @pytest.mark.parametrize("window", [0, 8])
 def test_steps_continue_where_the_last_one_ended(window: int) -> None:
-    """70 tokens at once, or in chunks across two block borders, give the same logits."""
+    """140 tokens at once, or in chunks across two block borders, give the same logits."""
     whole, parts = program(window), program(window)
     step = inputs(IDS, 0, [3, 0, 4])
     check_inputs(step, whole)
     expected = whole.step(step).logits
     done, rows = 0, []
-    for count in (1, 30, 2, 36, 1):
+    for count in (1, 62, 2, 74, 1):
         step = inputs(IDS[done : done + count], done, [1, 4, 2])
         rows.append(parts.step(step).logits.copy())
         done += count
@@ -73,22 +75,22 @@ def test_steps_continue_where_the_last_one_ended(window: int) -> None:
 
 def test_argmax_belongs_to_the_logits() -> None:
     outputs = program().step(inputs(IDS, 0, [0, 1, 2]))
-    assert outputs.logits.shape == (70, 10)
+    assert outputs.logits.shape == (140, 10)
     assert outputs.argmax == outputs.logits.argmax(-1).tolist()
 
 
 def test_reading_what_was_never_written_shows() -> None:
     """A wrong block table reads NaN, not plausible zeros."""
     served = program()
-    served.step(inputs(IDS[:40], 0, [0, 1, -1]))
-    assert np.isnan(served.step(inputs(IDS[40:41], 40, [2, 1, -1])).logits).all()
+    served.step(inputs(IDS[:70], 0, [0, 1, -1]))
+    assert np.isnan(served.step(inputs(IDS[70:71], 70, [2, 1, -1])).logits).all()
 
 
 def test_blocks_that_the_window_left_are_not_read() -> None:
     served = program(window=8)
-    served.step(inputs(IDS[:64], 0, [0, 1, -1]))
-    expected = served.step(inputs(IDS[64:65], 64, [0, 1, 2])).logits
-    again = served.step(inputs(IDS[64:65], 64, [-1, 1, 2])).logits
+    served.step(inputs(IDS[:128], 0, [0, 1, -1]))
+    expected = served.step(inputs(IDS[128:129], 128, [0, 1, 2])).logits
+    again = served.step(inputs(IDS[128:129], 128, [-1, 1, 2])).logits
     np.testing.assert_array_equal(again, expected)
 
 
@@ -101,7 +103,7 @@ def test_a_bf16_cache_rounds_keys_and_values() -> None:
 
 def test_groups_as_the_manifest_states_them() -> None:
     graph = parse(TEXT.format(window=8, dtype="bf16"))
-    (group,) = manifest_groups(graph, 32)
+    (group,) = manifest_groups(graph, 64)
     assert (group.kind, group.window, group.layers, group.dtype) == ("sliding", 8, 1, "bf16")
-    assert group.bytes_per_block == group.expected_bytes_per_block() == 32 * 2 * 8 * 2
-    assert manifest_groups(parse(TEXT.format(window=0, dtype="f32")), 32)[0].kind == "full"
+    assert group.bytes_per_block == group.expected_bytes_per_block() == 64 * 2 * 16 * 2
+    assert manifest_groups(parse(TEXT.format(window=0, dtype="f32")), 64)[0].kind == "full"

@@ -104,12 +104,12 @@ def test_pools_are_written_in_place() -> None:
         """
         graph main: SERVING
         input k: f32[T, 1, 4]
-        input keys: f32[P, 32, 1, 4]
-        input values: f32[P, 32, 1, 4]
+        input keys: f32[P, 64, 1, 4]
+        input values: f32[P, 64, 1, 4]
         input query_start: i32[S1]
         input context_len: i32[S]
         input block_table: i32[S, B]
-        %0: f32[P, 32, 1, 4], %1: f32[P, 32, 1, 4] = cache_write(k, k, keys, values, query_start, context_len, block_table)
+        %0: f32[P, 64, 1, 4], %1: f32[P, 64, 1, 4] = cache_write(k, k, keys, values, query_start, context_len, block_table)
         output %0
         """  # noqa: E501
     )
@@ -117,11 +117,11 @@ def test_pools_are_written_in_place() -> None:
     keys, values = (torch.full((2, CACHE_BLOCK, 1, 4), torch.nan) for _ in range(2))
     meta = {
         "query_start": torch.tensor([0, 3]),
-        "context_len": torch.tensor([34]),  # positions 31, 32, 33: the third crosses blocks
+        "context_len": torch.tensor([66]),  # positions 63, 64, 65: the third crosses blocks
         "block_table": torch.tensor([[1, 0]]),
     }
     (result,) = interpret(graph, {"k": k, "keys": keys, "values": values} | meta, as_constants({}))
     assert result is keys
-    torch.testing.assert_close(keys[1, 31], k[0])
+    torch.testing.assert_close(keys[1, 63], k[0])
     torch.testing.assert_close(keys[0, :2], k[1:])
     assert torch.equal(values[~values.isnan()].sort().values, k.flatten().sort().values)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from llmc.ir.ops import (
+    TORCH_DTYPE,
     Attention,
     CacheWrite,
     CombineExperts,
@@ -18,6 +19,8 @@ from llmc.ir.ops import (
     RouteTokens,
     TopK,
 )  # fmt: skip
+from llmc.ir.ops.cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
+from llmc.ir.types import DType
 
 # float32, the same formula in another order of sums: a few units in the last place.
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
@@ -56,12 +59,19 @@ def test_sinks_take_their_share_of_the_softmax() -> None:
 
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("rotary", [0, 4])
-def test_paged_attention_is_attention_of_each_sequence(window: int, rotary: int) -> None:
+@pytest.mark.parametrize("cache", [DType.F32, DType.BF16, DType.I8])
+def test_paged_attention_is_attention_of_each_sequence(
+    window: int, rotary: int, cache: DType
+) -> None:
     """Two sequences in one step, each with a past, equal the last rows of dense attention."""
-    lengths, new = (40, 3), (2, 3)
-    pools = [torch.full((4, 32, 2, 8), torch.nan) for _ in range(2)]
+    lengths, new = (72, 3), (2, 3)
+    poison = torch.full((4, 64, 2, 1), -1, dtype=torch.int8)  # all bits set: NaN
+    pools = [
+        poison.expand(-1, -1, -1, width * cache.itemsize).contiguous().view(TORCH_DTYPE[cache])
+        for width in pool_widths(cache, 8, 8)
+    ]
     table = torch.tensor([[2, 0], [3, -1]])
-    write, paged = CacheWrite(rotary), PagedAttention(0.4, window)
+    write, paged = CacheWrite(rotary), PagedAttention(0.4, window, rotary=rotary)
     q, k, v = ([torch.randn(n, h, 8) for n in lengths] for h in (4, 2, 2))
     angle = [torch.randn(n, 2) for n in lengths]
 
@@ -74,17 +84,20 @@ def test_paged_attention_is_attention_of_each_sequence(window: int, rotary: int)
         a = rows(angle, new, past)
         tables = (a.cos(), a.sin()) if rotary else ()
         pools[:] = write.reference(rows(k, new, past), rows(v, new, past), *pools, *meta, *tables)
-        return paged.reference(rows(q, new, past), *pools, *meta)
+        return paged.reference(rows(q, new, past), *pools, *meta, *tables)
 
-    step(True, (38, 0), (38, 0))
+    step(True, (70, 0), (70, 0))
     actual = step(False, new, lengths)
     dense = []
     for s in range(2):
-        key = k[s]
+        query, key = q[s], k[s]
         if rotary:
-            key = Rotary(rotary).reference(key, angle[s].cos(), angle[s].sin())
-        dense.append(Attention(0.4, window).reference(q[s], key, v[s])[-new[s] :])
-    close(actual, torch.cat(dense))
+            turn = Rotary(rotary)
+            query, key = (turn.reference(x, angle[s].cos(), angle[s].sin()) for x in (query, key))
+        dense.append(Attention(0.4, window).reference(query, key, v[s])[-new[s] :])
+    # Elements off by 2^-9 of themselves, codes by 1/254 of the head's largest element.
+    tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.I8: 0.06}[cache]
+    torch.testing.assert_close(actual, torch.cat(dense), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -162,3 +175,23 @@ def test_equal_values_come_in_the_order_of_their_index() -> None:
     values, index = TopK(3).reference(torch.tensor([[1.0, 2.0, 1.0, 2.0]]))
     assert values.tolist() == [[2, 2, 1]]
     assert index.tolist() == [[1, 3, 0]]
+
+
+def test_an_int8_cache_holds_keys_and_values_to_half_a_step() -> None:
+    """Also keys with one dimension far larger than the others, zeros, and tiny values."""
+    x = torch.randn(6, 2, 24)
+    x[0], x[1, :, 3], x[2] = 0, 300.0, x[2] * 1e-30
+    for encode in (encode_keys, encode_values):
+        back = decode(encode(x, DType.I8))
+        wanted = x
+        if encode is encode_keys:
+            back, wanted = back * 32, rotate(x)  # 24 dimensions become 32
+        step = wanted.abs().amax(-1, keepdim=True) / 127
+        # Powers of two for values: up to twice the step, and nothing below 2^-60.
+        step = step * (1 if encode is encode_keys else 2) + 2.0**-60
+        assert ((back - wanted).abs() <= 0.5001 * step).all()
+
+
+def test_rotation_keeps_products() -> None:
+    q, k = torch.randn(5, 80), torch.randn(7, 80)
+    torch.testing.assert_close(rotate(q) @ rotate(k).T / 16, q @ k.T, rtol=1e-4, atol=1e-4)

@@ -55,7 +55,7 @@ def i(*shape, dtype: DType = I64) -> TensorType:
     return TensorType(dtype, shape)
 
 
-POOL = f(P, 32, 2, 8)
+POOL = f(P, 64, 2, 8)
 META = (i(S1, dtype=I32), i(S, dtype=I32), i(S, B, dtype=I32))
 META_VALUES = (
     torch.tensor([0, 4, 5]), torch.tensor([35, 1]), torch.tensor([[3, 1], [5, -1]]),

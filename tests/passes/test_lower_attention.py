@@ -65,10 +65,10 @@ def test_a_rotary_that_only_the_cache_reads_joins_the_write() -> None:
         input query_start: i32[S1]
         input context_len: i32[S]
         input block_table.0: i32[S, B]
-        input key_pool.0: f32[P0, 32, 2, 8]
-        input value_pool.0: f32[P0, 32, 2, 8]
+        input key_pool.0: f32[P0, 64, 2, 8]
+        input value_pool.0: f32[P0, 64, 2, 8]
         cache 0: window=8 heads=2 key=8 value=8 f32 sites=[0]
-        %0: f32[P0, 32, 2, 8], %1: f32[P0, 32, 2, 8] = cache_write(k, v, key_pool.0, value_pool.0, query_start, context_len, block_table.0, c, s) {rotary=6}
+        %0: f32[P0, 64, 2, 8], %1: f32[P0, 64, 2, 8] = cache_write(k, v, key_pool.0, value_pool.0, query_start, context_len, block_table.0, c, s) {rotary=6}
         %2: f32[T, 4, 8] = paged_attention(q, %0, %1, query_start, context_len, block_table.0) {scale=0.5, window=8, softcap=20.0}
         output %2
         """,
@@ -88,11 +88,11 @@ def test_sinks_stay_an_operand() -> None:
         input query_start: i32[S1]
         input context_len: i32[S]
         input block_table.0: i32[S, B]
-        input key_pool.0: f32[P0, 32, 2, 8]
-        input value_pool.0: f32[P0, 32, 2, 8]
+        input key_pool.0: f32[P0, 64, 2, 8]
+        input value_pool.0: f32[P0, 64, 2, 8]
         cache 0: window=0 heads=2 key=8 value=8 f32 sites=[0]
         const @sinks: f32[4] = @sinks:f32
-        %0: f32[P0, 32, 2, 8], %1: f32[P0, 32, 2, 8] = cache_write(k, v, key_pool.0, value_pool.0, query_start, context_len, block_table.0)
+        %0: f32[P0, 64, 2, 8], %1: f32[P0, 64, 2, 8] = cache_write(k, v, key_pool.0, value_pool.0, query_start, context_len, block_table.0)
         %2: f32[T, 4, 8] = paged_attention(q, %0, %1, query_start, context_len, block_table.0, @sinks) {scale=0.5, sinks=True}
         output %2
         """,

@@ -132,8 +132,13 @@ def test_learned_positions_are_no_table_of_tokens() -> None:
 
 
 def test_unknown_schemes_are_refused_with_the_known_ones() -> None:
-    assert find_scheme("int4").cache == DType.BF16
+    assert find_scheme("int4").cache == DType.I8
+    assert find_scheme("int4", "bf16").cache == DType.BF16
     with pytest.raises(LlmcError, match="'int3'") as caught:
         find_scheme("int3")
     assert caught.value.id == "LLMC-E0201"
     assert "int4-sym" in (caught.value.hint or "")
+    with pytest.raises(LlmcError, match="'fp8'") as caught:
+        find_scheme("int4", "fp8")
+    assert caught.value.id == "LLMC-E0201"
+    assert "int8" in (caught.value.hint or "")

@@ -49,7 +49,7 @@ def group(name: str, window: int = 0) -> CacheGroup:
         value_dim=1,
         dtype="f32",
         block_size=BLOCK,
-        bytes_per_block=2 * 4 * BLOCK,
+        bytes_per_block=2 * 16 * 4 * BLOCK,
     )
 
 

@@ -211,7 +211,7 @@ def test_inspect(invoke: Invoke, toy_artifact: Path) -> None:
     for part in ("test/tiny", "cpu portable", "context 320", "programs/cpu/portable.so"):
         assert part in out
     code, out, _ = invoke("inspect", toy_artifact, "--memory")
-    assert "cache sliding: 1 layers, f32, 8 B a token, keeps the last 40 tokens" in out
+    assert "cache sliding: 1 layers, f32, 128 B a token, keeps the last 40 tokens" in out
     code, out, _ = invoke("inspect", toy_artifact, "--graph", "--json")
     assert (code, error_of(out)["id"]) == (5, "LLMC-E0503")  # the toy was made without a graph
 

@@ -1,14 +1,17 @@
-// Attention of a few query rows to one tile of 32 keys: scores, one step of the online softmax,
+// Attention of a few query rows to one tile of 64 keys: scores, one step of the online softmax,
 // weighted values.
 //
 // A row is one query of one head. Every row goes through the same arithmetic whatever rows it
 // shares the tile with, and a tile that is masked for a row leaves that row's state as it was, bit
-// for bit: its running maximum stays, the rescaling factor is e^0 = 1 and every weight is 0. So
+// for bit: its running maximum stays, the rescaling factor is 2^0 = 1 and every weight is 0. So
 // decode and prefill agree exactly.
+//
+// Scores are in units of log2: queries come multiplied by log2(e), and weights are powers of 2.
 #pragma once
 
 #include <stdint.h>
 
+#include "attention_dot.h"
 #include "cache.h"
 #include "simd.h"
 
@@ -16,17 +19,20 @@ namespace llmc {
 
 // Rows and columns (in vectors) of a register block: as many accumulators as the register file
 // holds beside the vectors loaded from K or V. A Vec is one AVX-512 register, two AVX2 registers
-// or four of the 32 of NEON or the 16 of SSE2.
+// or four of the 32 of NEON or the 16 of SSE2. Few rows take more columns, for enough independent
+// sums.
 #if defined(__AVX512F__)
-constexpr int kTileRows = 8, kTileVecs = 2;
+constexpr int kTileRows = 8, kTileVecs = 2, kFewTileRows = 4, kFewTileVecs = 4;
 #elif defined(__AVX2__) || defined(__aarch64__)
-constexpr int kTileRows = 6, kTileVecs = 1;
+constexpr int kTileRows = 6, kTileVecs = 1, kFewTileRows = 3, kFewTileVecs = 2;
 #else
-constexpr int kTileRows = 2, kTileVecs = 1;
+constexpr int kTileRows = 2, kTileVecs = 1, kFewTileRows = 1, kFewTileVecs = 2;
 #endif
+constexpr int vectors_for(int rows) { return rows <= kFewTileRows ? kFewTileVecs : kTileVecs; }
 
 // A running maximum before the first key; finite, so that max - max is 0.
 constexpr float kNoMax = -1e30f;
+constexpr float kLog2E = 1.44269504f;
 
 struct AttentionShape {
   int heads, hkv, dk, dv;
@@ -35,14 +41,21 @@ struct AttentionShape {
 };
 
 // Query rows of one work item and their running softmax within one segment of keys:
-// acc[r] = sum of e^(s - max[r]) v, and lanes[r] the same sum of weights, spread over 16 lanes.
+// acc[r] = sum of 2^(s - max[r]) v, and lanes[r] the same sum of weights, spread over 16 lanes.
 struct QueryRows {
-  const float* q;       // [rows, dk], scaled
-  float* acc;           // [rows, dv rounded up to 16]
-  float* max;           // [rows]
-  float* lanes;         // [rows, 16]
-  const int* position;  // [rows] absolute, ascending
-  const float* slope;   // [rows] of the linear position bias; nullptr: none
+  const uint32_t* q;     // [rows, ldq], as `Arithmetic` made them
+  int ldq;
+  const float* q_scale;  // [rows]
+  const int32_t* start;  // [rows]
+  const int* position;   // [rows] absolute, ascending
+  const float* slope;    // [rows] of the linear position bias; nullptr: none
+  float* acc;            // [rows, dv rounded up to 16]
+  float* max;            // [rows]
+  float* lanes;          // [rows, 16]
+  QueryRows from(int r, int ldacc) const {
+    return {q + (int64_t)r * ldq, ldq, q_scale + r, start + r, position + r,
+            slope ? slope + r : nullptr, acc + (int64_t)r * ldacc, max + r, lanes + r * kLanes};
+  }
 };
 
 // Memory that the next tile will be read from. Blocks are scattered, so the processor does not see
@@ -57,142 +70,189 @@ struct Ahead {
   }
 };
 
-// acc[r] += sum over i in [begin, end) of a[r * lda + i] * b[i * ldb ..], in this order. Where
-// `tail` is not 0, only so many columns of b exist.
-template <int R, int NV, class KV>
-LLMC_INLINE void multiply_add(Vec (&acc)[R][NV], const float* a, int lda, const KV* b, int ldb,
-                              int begin, int end, int tail, Ahead ahead) {
+// acc[r] += sum over words i in [begin, end) of row r's word i times vectors b + i * ldb.
+template <class Dot, int R, int NV>
+LLMC_INLINE void multiply_add(typename Dot::Acc (&acc)[R][NV], const uint32_t* a, int lda,
+                              const uint32_t* b, int ldb, int begin, int end, Ahead ahead) {
   for (int i = begin; i < end; ++i) {
     ahead.fetch(i);
-    Vec row[NV];
-    for (int v = 0; v < NV; ++v) {
-      const KV* from = b + (int64_t)i * ldb + v * kLanes;
-      row[v] = tail ? load_partial(from, tail) : load(from);
-    }
-    for (int r = 0; r < R; ++r) {
-      const Vec weight = splat(a[(int64_t)r * lda + i]);
-      for (int v = 0; v < NV; ++v) acc[r][v] = fma(weight, row[v], acc[r][v]);
-    }
-  }
-}
-
-// s [R, 32] = q [R, dk] K, with K [dk][32].
-template <int R, class KV>
-LLMC_INLINE void tile_scores(int dk, const float* q, const KV* k, const KV* next_k, float* s) {
-  for (int column = 0; column < BLOCK; column += kTileVecs * kLanes) {
-    Vec acc[R][kTileVecs];
+    typename Dot::Operand x[NV];
+    for (int v = 0; v < NV; ++v) x[v] = Dot::operand(b + (int64_t)i * ldb + v * kLanes);
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kTileVecs; ++v) acc[r][v] = splat(0.0f);
-    const Ahead ahead{column == 0 ? (const char*)next_k : nullptr, BLOCK * (int)sizeof(KV)};
-    multiply_add<R, kTileVecs>(acc, q, dk, k + column, BLOCK, 0, dk, 0, ahead);
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kTileVecs; ++v) store(s + r * BLOCK + column + v * kLanes, acc[r][v]);
+      for (int v = 0; v < NV; ++v)
+        acc[r][v] = Dot::add(acc[r][v], a + (int64_t)r * lda + i * Dot::kRowWords, x[v]);
   }
 }
 
-// Columns [column, column + 16 NV) of acc = acc * rescale + p V, with V [32][dv]; keys outside
-// [begin, end) have weight 0 for all rows and are not read.
-template <int R, int NV, class KV>
-LLMC_INLINE void tile_values(int dv, const float* p, const float* rescale, const KV* v,
-                             const KV* next_v, float* acc, int ldacc, int column, int begin,
-                             int end, int tail) {
-  acc += column;
-  Vec sum[R][NV];
-  for (int r = 0; r < R; ++r)
-    for (int i = 0; i < NV; ++i)
-      sum[r][i] = load(acc + (int64_t)r * ldacc + i * kLanes) * splat(rescale[r]);
-  const Ahead ahead{column == 0 ? (const char*)next_v : nullptr, dv * (int)sizeof(KV)};
-  multiply_add<R, NV>(sum, p, BLOCK, v + column, dv, begin, end, tail, ahead);
-  for (int r = 0; r < R; ++r)
-    for (int i = 0; i < NV; ++i) store(acc + (int64_t)r * ldacc + i * kLanes, sum[r][i]);
-}
-
-// Lane i is a key at absolute position key + i: soft cap, position bias and mask.
-LLMC_INLINE Vec adjust_scores(const AttentionShape& shape, Vec s, int key, int query,
-                              const float* slope) {
-  if (shape.softcap != 0.0f) s = tanh(s * splat(1.0f / shape.softcap)) * splat(shape.softcap);
-  const IVec iota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const IVec distance = iota + (key - query);
-  if (slope) s = fma(to_float(distance), splat(*slope), s);
-  s = select(distance <= 0, s, splat(-__builtin_inff()));
-  if (shape.window) s = select(distance > -shape.window, s, splat(-__builtin_inff()));
-  return s;
-}
-
-// Scores s [R, 32] of rows first.. become weights e^(s - max), in place; running maxima and sums
-// move on. rescale[r] is the factor that brings what row r summed before to its new maximum.
-template <int R>
-LLMC_INLINE void tile_softmax(const AttentionShape& shape, const QueryRows& rows, int first,
-                              int key, float* s, float* rescale) {
-  // Most tiles need no adjustment: all their keys are seen by all rows.
-  const bool masked = key + BLOCK - 1 > rows.position[first] ||
-                      (shape.window && key <= rows.position[first + R - 1] - shape.window);
-  if (masked || shape.softcap != 0.0f || rows.slope)
-    for (int r = 0; r < R; ++r) {
-      const float* slope = rows.slope ? rows.slope + first + r : nullptr;
-      const int query = rows.position[first + r];
-      float* row = s + r * BLOCK;
-      for (int i = 0; i < BLOCK; i += kLanes)
-        store(row + i, adjust_scores(shape, load(row + i), key + i, query, slope));
-    }
-  float* row_max = rows.max + first;
-  Vec change = splat(0.0f);
-  for (int r = 0; r < R; ++r) {
-    const float tile_max = reduce_max(max(load(s + r * BLOCK), load(s + r * BLOCK + kLanes)));
-    const float new_max = tile_max > row_max[r] ? tile_max : row_max[r];
-    change[r] = row_max[r] - new_max;
-    row_max[r] = new_max;
-  }
-  store_partial(rescale, exp(change), R);
-  for (int r = 0; r < R; ++r) {
-    const Vec top = splat(row_max[r]);
-    const Vec p0 = exp(load(s + r * BLOCK) - top), p1 = exp(load(s + r * BLOCK + kLanes) - top);
-    store(s + r * BLOCK, p0);
-    store(s + r * BLOCK + kLanes, p1);
-    float* lanes = rows.lanes + (int64_t)(first + r) * kLanes;
-    store(lanes, fma(load(lanes), splat(rescale[r]), p0 + p1));
-  }
-}
-
-// One tile of keys and values, and the one that follows it (null: none).
-template <class KV>
+// One tile: its page, the absolute position of its first key, and the page to fetch meanwhile.
 struct Tile {
-  int key;  // absolute position of its first key
-  const KV *k, *v;
-  const KV *next_k, *next_v;
+  int key;
+  char* page;
+  const char* next;  // nullptr: none
 };
 
-// Rows [first, first + R) attend to a tile.
+// s [R, 64] = products of rows and keys, as floats.
 template <int R, class KV>
-inline void attend_block(const AttentionShape& shape, const QueryRows& rows, int first,
-                         const Tile<KV>& tile) {
+LLMC_INLINE void tile_scores(const Pages<KV>& pages, const QueryRows& rows, const Tile& tile,
+                             float* s) {
+  using A = Arithmetic<KV>;
+  constexpr int kVecs = vectors_for(R);
+  const uint32_t* keys = pages.keys(tile.page);
+  const int words = pages.dk / Pages<KV>::kPerWord;
+  const char* next = tile.next;
+  for (int column = 0; column < BLOCK; column += kVecs * kLanes) {
+    typename A::Keys::Acc acc[R][kVecs];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kVecs; ++v) acc[r][v] = A::start(rows.start[r]);
+    multiply_add<typename A::Keys, R, kVecs>(acc, rows.q, rows.ldq, keys + column, BLOCK, 0, words,
+                                             Ahead{next, BLOCK * 4});
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kVecs; ++v)
+        store(s + r * BLOCK + column + v * kLanes, __builtin_convertvector(acc[r][v], Vec));
+    next = nullptr;  // fetched once
+  }
+}
+
+// Soft cap, position bias and masks of scores of the 16 keys from position `key` on.
+LLMC_INLINE Vec adjust_scores(const AttentionShape& shape, Vec s, IVec distance,
+                              const float* slope) {
+  if (shape.softcap != 0.0f) s = tanh(s) * splat(shape.softcap * kLog2E);
+  if (slope) s = fma(to_float(distance), splat(*slope * kLog2E), s);
+  return s;
+}
+LLMC_INLINE IVec visible_keys(const AttentionShape& shape, IVec distance) {
+  const IVec past = distance <= 0;
+  return shape.window ? past & (distance > -shape.window) : past;
+}
+
+// Scores s [R, 64] become weights 2^(s - max), as rows p of words; running maxima and sums move on.
+// rescale[r] is the factor that brings what row r summed before to its new maximum; with coded
+// values, whose weights refer to the tile's own maximum, add[r] does so for the tile's sums.
+template <int R, class KV>
+LLMC_INLINE void tile_softmax(const AttentionShape& shape, const Pages<KV>& pages,
+                              const QueryRows& rows, const Tile& tile, float* s, uint32_t* p,
+                              int ldp, float* rescale, float* add) {
+  using A = Arithmetic<KV>;
+  constexpr int kVecs = BLOCK / kLanes;
+  constexpr bool kCoded = Pages<KV>::kCoded;
+  // Most tiles need no adjustment: all their keys are seen by all rows.
+  const bool masked = tile.key + BLOCK - 1 > rows.position[0] ||
+                      (shape.window && tile.key <= rows.position[R - 1] - shape.window);
+  const bool adjusted = masked || shape.softcap != 0.0f || rows.slope;
+  const IVec iota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Vec key_scale[kVecs], log_scale[kVecs], inverse_scale[kVecs];
+  if constexpr (kCoded)
+    for (int v = 0; v < kVecs; ++v) {
+      key_scale[v] = load(pages.key_scales(tile.page) + v * kLanes);
+      const IVec bits = as_int(load(pages.value_scales(tile.page) + v * kLanes));
+      log_scale[v] = to_float((bits >> 23) - 127);  // a power of two
+      inverse_scale[v] = as_float(0x7f000000 - bits);
+    }
+  Vec top = splat(kNoMax);  // of row r in lane r
+  for (int r = 0; r < R; ++r) {
+    Vec row[kVecs], most = splat(kNoMax);
+    for (int v = 0; v < kVecs; ++v) {
+      row[v] = load(s + r * BLOCK + v * kLanes);
+      if constexpr (kCoded) row[v] = row[v] * (key_scale[v] * splat(rows.q_scale[r]));
+      if (adjusted) {
+        const IVec distance = iota + (tile.key + v * kLanes - rows.position[r]);
+        row[v] = adjust_scores(shape, row[v], distance, rows.slope ? rows.slope + r : nullptr);
+        if constexpr (kCoded) row[v] += log_scale[v];
+        row[v] = select(visible_keys(shape, distance), row[v], splat(-__builtin_inff()));
+      } else if constexpr (kCoded) {
+        row[v] += log_scale[v];
+      }
+      most = max(row[v], most);
+      store(s + r * BLOCK + v * kLanes, row[v]);
+    }
+    top[r] = reduce_max(most);
+  }
+  if constexpr (kCoded) top = max(top - splat(kCodeTop), splat(kNoMax));
+  const Vec before = load_partial(rows.max, R), after = max(top, before);
+  store_partial(rows.max, after, R);
+  store_partial(rescale, exp2(before - after), R);
+  if constexpr (A::kOwnScale) store_partial(add, exp2(top - after), R);
+  const Vec reference = A::kOwnScale ? top : after;
+  for (int r = 0; r < R; ++r) {
+    const Vec from = splat(reference[r]);
+    Vec sum = splat(0.0f);
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec weight = A::power(load(s + r * BLOCK + v * kLanes) - from);
+      A::weight_row(p + r * ldp, v * kLanes, weight);
+      if constexpr (kCoded) {
+        Vec share = weight * inverse_scale[v];
+        // Beside the keys that a row sees may lie scales that were never written.
+        if (masked) share = weight > splat(0.0f) ? share : splat(0.0f);
+        sum += share;
+      } else {
+        sum += weight;
+      }
+    }
+    float* lanes = rows.lanes + r * kLanes;
+    if constexpr (A::kOwnScale) sum *= splat(add[r]);
+    store(lanes, fma(load(lanes), splat(rescale[r]), sum));
+  }
+}
+
+// acc [R, NV vectors from column i on] takes in the tile's weighted values.
+template <int R, int NV, class KV>
+LLMC_INLINE void tile_values(const Pages<KV>& pages, const QueryRows& rows, const uint32_t* p,
+                             int ldp, const Tile& tile, int begin, int end, int i,
+                             const float* rescale, const float* add) {
+  using A = Arithmetic<KV>;
+  typename A::Values::Acc acc[R][NV];
+  float* at = rows.acc + i;
+  const int ldacc = pages.dv;
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < NV; ++v) {
+      if constexpr (A::kOwnScale)
+        acc[r][v] = (typename A::Values::Acc)(0);
+      else
+        acc[r][v] = load(at + (int64_t)r * ldacc + v * kLanes) * splat(rescale[r]);
+    }
+  const char* next = i == 0 && tile.next ? tile.next + pages.key_bytes() : nullptr;
+  multiply_add<typename A::Values, R, NV>(acc, p, ldp, pages.values(tile.page) + i, pages.dv, begin,
+                                          end, Ahead{next, pages.dv * 4});
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < NV; ++v) {
+      float* to = at + (int64_t)r * ldacc + v * kLanes;
+      Vec sum = __builtin_convertvector(acc[r][v], Vec);
+      if constexpr (A::kOwnScale) sum = fma(sum, splat(add[r]), load(to) * splat(rescale[r]));
+      store(to, sum);
+    }
+}
+
+// R rows attend to a tile.
+template <int R, class KV>
+inline void attend_block(const AttentionShape& shape, const Pages<KV>& pages, const QueryRows& rows,
+                         const Tile& tile) {
+  using A = Arithmetic<KV>;
+  constexpr int kPerWord = Pages<KV>::kPerWord, kVecs = vectors_for(R);
+  constexpr int ldp = BLOCK / kPerWord * A::Values::kRowWords;
   // Keys that any row sees: the last row reaches furthest ahead, the first furthest back.
-  const int end = min_int(BLOCK, rows.position[first + R - 1] - tile.key + 1);
-  const int oldest = shape.window ? rows.position[first] - shape.window + 1 : 0;
+  const int end = min_int(BLOCK, rows.position[R - 1] - tile.key + 1);
+  const int oldest = shape.window ? rows.position[0] - shape.window + 1 : 0;
   const int begin = max_int(0, oldest - tile.key);
   if (begin >= end) return;
   alignas(64) float s[R * BLOCK];
-  float rescale[R];
-  tile_scores<R>(shape.dk, rows.q + (int64_t)first * shape.dk, tile.k, tile.next_k, s);
-  tile_softmax<R>(shape, rows, first, tile.key, s, rescale);
-  const int dv = shape.dv, ldacc = round_up(dv, kLanes);
-  float* acc = rows.acc + (int64_t)first * ldacc;
-  const KV *v = tile.v, *next = tile.next_v;
-  constexpr int kWidth = kTileVecs * kLanes;
+  alignas(64) uint32_t p[R * ldp];
+  float rescale[R], add[R];
+  tile_scores<R>(pages, rows, tile, s);
+  tile_softmax<R>(shape, pages, rows, tile, s, p, ldp, rescale, add);
+  const int first = begin / kPerWord, last = ceil_div(end, kPerWord);
   int i = 0;
-  for (; i + kWidth <= dv; i += kWidth)
-    tile_values<R, kTileVecs>(dv, s, rescale, v, next, acc, ldacc, i, begin, end, 0);
-  for (; i + kLanes <= dv; i += kLanes)
-    tile_values<R, 1>(dv, s, rescale, v, next, acc, ldacc, i, begin, end, 0);
-  if (i < dv) tile_values<R, 1>(dv, s, rescale, v, next, acc, ldacc, i, begin, end, dv - i);
+  for (; i + kVecs * kLanes <= pages.dv; i += kVecs * kLanes)
+    tile_values<R, kVecs>(pages, rows, p, ldp, tile, first, last, i, rescale, add);
+  for (; i < pages.dv; i += kLanes)
+    tile_values<R, 1>(pages, rows, p, ldp, tile, first, last, i, rescale, add);
 }
 
 // Up to R rows: the count becomes a template parameter.
 template <int R, class KV>
-inline void attend_rows(const AttentionShape& shape, const QueryRows& rows, int first, int count,
-                        const Tile<KV>& tile) {
-  if (count == R) return attend_block<R>(shape, rows, first, tile);
-  if constexpr (R > 1) attend_rows<R - 1>(shape, rows, first, count, tile);
+inline void attend_rows(const AttentionShape& shape, const Pages<KV>& pages, const QueryRows& rows,
+                        int count, const Tile& tile) {
+  if (count == R) return attend_block<R>(shape, pages, rows, tile);
+  if constexpr (R > 1) attend_rows<R - 1>(shape, pages, rows, count, tile);
 }
 
 }  // namespace llmc

@@ -22,17 +22,17 @@ struct Step {
   const int32_t *token_ids, *positions, *query_start, *context_len, *logits_rows;
   Batch batch;
   CacheGroup groups[kMaxGroups];
-  char* const* pools;  // key pool, value pool of attention site 0, then of site 1, …
+  char* const* pools;  // where each attention site lies in block 0 of its group
   const uint8_t* weights;
   char* arena;
   float* attention_scratch;
   float* logits;
 };
 
-// The key and value pool of one attention site, in the order in which they lie in their group's memory.
+// What one attention site takes of a block; the sites of a group follow one another in it.
 struct SitePools {
   int group;
-  int64_t key_bytes_per_block, value_bytes_per_block;
+  int64_t bytes_per_block;
 };
 
 struct Program {
@@ -71,23 +71,20 @@ struct llmc_model {
   llmc::TeamPool* team;
   llmc::Step step;
   char** pools;
+  int64_t block_bytes[llmc::kMaxGroups];
   float* attention_scratch;
   int32_t* argmax;  // of the step that runs
 };
 
 namespace llmc {
 
-// Where each site's pools begin: groups' sites lie behind one another in the group's one allocation.
-inline void place_pools(const llmc_config& config, char** pools) {
-  int64_t used[kMaxGroups] = {};
+// Where each site begins in its group's one allocation, and how far a group's blocks are apart.
+inline void place_pools(const llmc_config& config, char** pools, int64_t* block_bytes) {
+  for (int g = 0; g < kMaxGroups; ++g) block_bytes[g] = 0;
   for (int site = 0; site < program.sites; ++site) {
     const SitePools& p = program.pools[site];
-    char* base = (char*)config.cache[p.group];
-    const int64_t blocks = config.cache_blocks[p.group];
-    pools[2 * site] = base + used[p.group];
-    used[p.group] += blocks * p.key_bytes_per_block;
-    pools[2 * site + 1] = base + used[p.group];
-    used[p.group] += blocks * p.value_bytes_per_block;
+    pools[site] = (char*)config.cache[p.group] + block_bytes[p.group];
+    block_bytes[p.group] += p.bytes_per_block;
   }
 }
 
@@ -144,13 +141,13 @@ extern "C" LLMC_EXPORT int llmc_create(const llmc_config* config, llmc_model** o
   if (!model) return LLMC_NO_RESOURCES;
   const int64_t floats = attention_scratch_floats(config->threads, program.max_context, program.max_value_dim);
   void* scratch = nullptr;
-  model->pools = (char**)calloc(2 * program.sites + 1, sizeof(char*));
+  model->pools = (char**)calloc(program.sites + 1, sizeof(char*));
   model->team = team_create(config->threads, config->spin);
   if (!model->pools || !model->team || posix_memalign(&scratch, 64, floats * sizeof(float) + 64)) {
     release(model);
     return LLMC_NO_RESOURCES;
   }
-  place_pools(*config, model->pools);
+  place_pools(*config, model->pools, model->block_bytes);
   model->attention_scratch = (float*)scratch;
   model->step.pools = model->pools;
   model->step.weights = (const uint8_t*)config->weights;
@@ -179,7 +176,8 @@ extern "C" LLMC_EXPORT int llmc_step(llmc_model* model, const llmc_step_inputs* 
   s.context_len = in->context_len;
   s.logits_rows = in->logits_rows;
   s.batch = Batch{s.T, s.S, s.query_start, s.context_len};
-  for (int g = 0; g < program.groups; ++g) s.groups[g] = CacheGroup{in->block_table[g], in->blocks_per_seq[g]};
+  for (int g = 0; g < program.groups; ++g)
+    s.groups[g] = CacheGroup{in->block_table[g], in->blocks_per_seq[g], model->block_bytes[g]};
   s.logits = in->logits;
   model->argmax = in->argmax;
   team_run(model->team, run_step, model);

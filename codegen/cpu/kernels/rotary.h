@@ -7,6 +7,7 @@
 
 #include <stdint.h>
 
+#include "simd.h"
 #include "team.h"
 
 namespace llmc {
@@ -23,6 +24,8 @@ struct RotaryTable {
   const float* sin;
   int lds;
 };
+
+constexpr RotaryTable kNoRotary = {0, false, true, nullptr, 0, nullptr, 0};
 
 // Calls emit(index, value) for each element of one head of token t, in pairs:
 //   y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin
@@ -44,6 +47,27 @@ inline void rotate_head(const RotaryTable& table, int t, int head_dim, const flo
   for (int i = table.dim; i < head_dim; ++i) emit(i, x[i]);
 }
 
+// One head of token t: `to` gets what `rotate_head` emits, or a copy where the table has no cosines.
+// `to` may be x.
+inline void rotate_or_copy(const RotaryTable& table, int t, int head_dim, const float* x,
+                           float* to) {
+  if (!table.cos) {
+    for (int i = 0; i < head_dim; ++i) to[i] = x[i];
+    return;
+  }
+  const int half = table.dim / 2;
+  if (table.interleaved || !table.half_table || half % kLanes)
+    return rotate_head(table, t, head_dim, x, [to](int i, float value) { to[i] = value; });
+  const float* cos = table.cos + (int64_t)t * table.ldc;
+  const float* sin = table.sin + (int64_t)t * table.lds;
+  for (int i = 0; i < half; i += kLanes) {
+    const Vec x1 = load(x + i), x2 = load(x + i + half), c = load(cos + i), s = load(sin + i);
+    store(to + i, x1 * c - x2 * s);
+    store(to + i + half, x2 * c + x1 * s);
+  }
+  for (int i = table.dim; i < head_dim; ++i) to[i] = x[i];
+}
+
 // x, y: [T, heads, head_dim], head h of token t at x[t * ldx + h * head_dim]; y == x is allowed.
 inline void rotary(Team& team, int T, int heads, int head_dim, int rotary_dim, bool interleaved,
                    const float* x, int ldx, const float* cos, int ldc, const float* sin, int lds,
@@ -54,7 +78,7 @@ inline void rotary(Team& team, int T, int heads, int head_dim, int rotary_dim, b
     const int t = item / heads, h = item % heads;
     const float* from = x + (int64_t)t * ldx + (int64_t)h * head_dim;
     float* to = y + (int64_t)t * ldy + (int64_t)h * head_dim;
-    rotate_head(table, t, head_dim, from, [to](int i, float value) { to[i] = value; });
+    rotate_or_copy(table, t, head_dim, from, to);
   }
 }
 

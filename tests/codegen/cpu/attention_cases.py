@@ -8,10 +8,10 @@ exactly as long as promised.
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from cache_pages import BLOCK, PER_WORD, Pages, as_cached
 from kernel_harness import aligned
-from row_kernels import call, from_bf16, library, to_bf16
+from row_kernels import call, library
 
-BLOCK = 32
 POISON = np.float32(-77.25)
 
 
@@ -36,7 +36,7 @@ class Step:
 
     shape: Shape
     sequences: list[tuple[int, int]]
-    k: list[np.ndarray]  # [context, hkv, dk] as the cache holds it (already rounded for bf16)
+    k: list[np.ndarray]  # [context, hkv, dk] before the cache rounds it
     v: list[np.ndarray]
     q: list[np.ndarray]  # [query tokens, heads, dk]
     sinks: np.ndarray | None
@@ -69,15 +69,11 @@ def make_step(shape: Shape, sequences: list[tuple[int, int]], seed: int = 0) -> 
     def normal(*dims: int) -> np.ndarray:
         return rng.standard_normal(dims).astype(np.float32)
 
-    def cached(*dims: int) -> np.ndarray:
-        x = normal(*dims)
-        return from_bf16(to_bf16(x)) if shape.kv == "bf16" else x
-
     return Step(
         shape,
         sequences,
-        k=[cached(context, shape.hkv, shape.dk) for context, _ in sequences],
-        v=[cached(context, shape.hkv, shape.dv) for context, _ in sequences],
+        k=[normal(context, shape.hkv, shape.dk) for context, _ in sequences],
+        v=[normal(context, shape.hkv, shape.dv) for context, _ in sequences],
         # twice the usual size, so that the softmax is far from uniform
         q=[2 * normal(tokens, shape.heads, shape.dk) for _, tokens in sequences],
         sinks=normal(shape.heads) if shape.sinks else None,
@@ -92,32 +88,35 @@ def first_visible(step: Step, index: int) -> int:
     return max(0, context - tokens - step.shape.window + 1) if step.shape.window else 0
 
 
-def build_cache(step: Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """K pool [blocks, hkv, dk, 32], V pool [blocks, hkv, 32, dv], block table [S, ...]."""
+def build_cache(step: Step) -> tuple[Pages, np.ndarray]:
+    """The pages and the block table [S, ...]."""
     shape = step.shape
     needed = [-(-context // BLOCK) for context, _ in step.sequences]
     count = sum(needed) + 3
     free = list(np.random.default_rng(step.seed).permutation(count))
     table = np.full((len(needed), max([*needed, 1]) + 1), -1, np.int32)
-    k = np.full((count, shape.hkv, shape.dk, BLOCK), np.nan, np.float32)
-    v = np.full((count, shape.hkv, BLOCK, shape.dv), np.nan, np.float32)
+    pages = Pages(shape.kv, count, shape.hkv, shape.dk, shape.dv, gap=192)
+    if shape.kv == "i8":
+        pages.scales[:] = np.nan
+    else:
+        nan = np.nan if shape.kv == "f32" else 0x7FC0
+        pages.keys[:], pages.values[:] = nan, nan
     for s, (context, tokens) in enumerate(step.sequences):
         first = first_visible(step, s)
+        first -= first % PER_WORD[shape.kv]  # the rest of a word was written before
         for position in range(first, context if tokens else 0):
             b, place = divmod(position, BLOCK)
             if table[s, b] < 0:
                 table[s, b] = free.pop()
-            k[table[s, b], :, :, place] = step.k[s][position]
-            v[table[s, b], :, place, :] = step.v[s][position]
-    if shape.kv == "f32":
-        return k, v, table
-    return to_bf16(k), to_bf16(v), table
+            pages.put(table[s, b], place, step.k[s][position], step.v[s][position])
+            pages.clear_after(table[s, b], place)
+    return pages, table
 
 
-def run(step: Step, level: str, threads: int = 1) -> np.ndarray:
-    """The kernel's y [T, heads, dv]."""
+def run(step: Step, level: str, threads: int = 1, rotary: tuple | None = None) -> np.ndarray:
+    """The kernel's y [T, heads, dv]; rotary is (cos, sin, dim, interleaved, half) or None."""
     shape = step.shape
-    k, v, table = build_cache(step)
+    pages, table = build_cache(step)
     tokens = [n for _, n in step.sequences]
     total = sum(tokens)
     starts = np.array([0, *np.cumsum(tokens)], np.int32)
@@ -131,16 +130,19 @@ def run(step: Step, level: str, threads: int = 1) -> np.ndarray:
     scratch = aligned(size + 16, np.float32)
     scratch[:] = np.nan
     scratch[size:] = POISON
+    cos, sin, dim, interleaved, half = rotary or (None, None, 0, 0, 0)
+    strides = [0 if t is None else t.shape[1] for t in (cos, sin)]
     call(
         level,
         f"paged_attention_{shape.kv}",
         threads,
         [
-            *(total, len(tokens), table.shape[1], shape.heads, shape.hkv, shape.dk, shape.dv),
-            *(shape.window, q.shape[1], y.shape[1]),
+            *(total, len(tokens), table.shape[1], pages.block_bytes, shape.heads, shape.hkv),
+            *(shape.dk, shape.dv, shape.window, q.shape[1], y.shape[1]),
+            *(dim, interleaved, half, *strides),
         ],
         [step.scale, shape.softcap],
-        [starts, contexts, table, step.sinks, step.slopes, q, k, v, y, scratch],
+        [starts, contexts, table, step.sinks, step.slopes, q, pages.bytes, y, scratch, cos, sin],
     )
     assert (scratch[size:] == POISON).all(), "scratch overrun"
     width = shape.heads * shape.dv
@@ -150,13 +152,13 @@ def run(step: Step, level: str, threads: int = 1) -> np.ndarray:
 
 
 def reference(step: Step) -> np.ndarray:
-    """The same in float64, written from the definition: one softmax a query and head."""
+    """In float64 with what the cache holds, from the definition: one softmax a query and head."""
     shape = step.shape
     rows = []
     for (context, tokens), k, v, q in zip(step.sequences, step.k, step.v, step.q, strict=True):
         groups = shape.heads // shape.hkv
-        keys = np.repeat(k.astype(np.float64), groups, axis=1)
-        values = np.repeat(v.astype(np.float64), groups, axis=1)
+        keys = np.repeat(as_cached(shape.kv, k, True).astype(np.float64), groups, axis=1)
+        values = np.repeat(as_cached(shape.kv, v, False).astype(np.float64), groups, axis=1)
         s = np.einsum("qhd,khd->hqk", q.astype(np.float64), keys) * step.scale
         if shape.softcap:
             s = shape.softcap * np.tanh(s / shape.softcap)

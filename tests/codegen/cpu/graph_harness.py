@@ -61,7 +61,7 @@ class StepArgs(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("T", "S", "R")),
         *((f"array{i}", ctypes.c_void_p) for i in range(5)),
         ("batch", ctypes.c_char * 24),
-        ("groups", ctypes.c_char * 16 * 16),
+        ("groups", ctypes.c_char * 24 * 16),
         *((name, ctypes.c_void_p) for name in ("pools", "weights", "arena", "scratch", "logits")),
     ]
 

@@ -65,34 +65,35 @@ KERNEL(rotary,
               n[9]))
 
 static Batch batch(const int* n, void* const* p) { return Batch{n[0], n[1], I(0), I(1)}; }
-static CacheGroup group(const int* n, void* const* p) { return CacheGroup{I(2), n[2]}; }
+static CacheGroup group(const int* n, void* const* p) { return CacheGroup{I(2), n[2], n[3]}; }
 
-// ints: T, S, blocks_per_seq, hkv, dk, dv, ldk, ldv
-//       [, rotary_dim, interleaved, half_table, ldc, lds]
-// arrays: query_start, context_len, block_table, k, v, kpool, vpool [, cos, sin]
-template <class KV> static void write(Team& team, const int* n, void* const* p) {
-  cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], F(3), n[6], F(4), n[7], (KV*)p[5],
-              (KV*)p[6]);
+// Rotary arguments: rotary_dim (0: none), interleaved, half_table, ldc, lds; cos, sin.
+static RotaryTable table(const int* n, const float* cos, const float* sin) {
+  return n[0] ? RotaryTable{n[0], n[1] != 0, n[2] != 0, cos, n[3], sin, n[4]} : kNoRotary;
 }
-template <class KV> static void rotary_write(Team& team, const int* n, void* const* p) {
-  RotaryTable table{n[8], n[9] != 0, n[10] != 0, F(7), n[11], F(8), n[12]};
-  rotary_cache_write(team, batch(n, p), group(n, p), n[3], n[4], n[5], table, F(3), n[6], F(4),
-                     n[7], (KV*)p[5], (KV*)p[6]);
+
+// ints: T, S, blocks_per_seq, block_bytes, hkv, dk, dv, ldk, ldv, rotary arguments
+// arrays: query_start, context_len, block_table, k, v, pool, cos, sin
+template <class KV> static void write(Team& team, const int* n, void* const* p) {
+  cache_write(team, batch(n, p), group(n, p), n[4], n[5], n[6], table(n + 9, F(6), F(7)), F(3),
+              n[7], F(4), n[8], (KV*)p[5]);
 }
 KERNEL(cache_write_f32, write<float>(team, n, p))
 KERNEL(cache_write_bf16, write<bf16>(team, n, p))
-KERNEL(rotary_cache_write_f32, rotary_write<float>(team, n, p))
-KERNEL(rotary_cache_write_bf16, rotary_write<bf16>(team, n, p))
+KERNEL(cache_write_i8, write<int8_t>(team, n, p))
 
-// ints: T, S, blocks_per_seq, heads, hkv, dk, dv, window, ldq, ldy; floats: scale, softcap
-// arrays: query_start, context_len, block_table, sinks, slopes, q, kpool, vpool, y, scratch
+// ints: T, S, blocks_per_seq, block_bytes, heads, hkv, dk, dv, window, ldq, ldy, rotary arguments
+// floats: scale, softcap
+// arrays: query_start, context_len, block_table, sinks, slopes, q, pool, y, scratch, cos, sin
 template <class KV>
 static void attention(Team& team, const int* n, const float* f, void* const* p) {
-  paged_attention<KV>(team, batch(n, p), group(n, p), n[3], n[4], n[5], n[6], f[0], f[1], n[7],
-                      F(3), F(4), F(5), n[8], (const KV*)p[6], (const KV*)p[7], F(8), n[9], F(9));
+  paged_attention<KV>(team, batch(n, p), group(n, p), n[4], n[5], n[6], n[7], f[0], f[1], n[8],
+                      F(3), F(4), table(n + 11, F(9), F(10)), F(5), n[9], (const KV*)p[6], F(7),
+                      n[10], F(8));
 }
 KERNEL(paged_attention_f32, attention<float>(team, n, f, p))
 KERNEL(paged_attention_bf16, attention<bf16>(team, n, f, p))
+KERNEL(paged_attention_i8, attention<int8_t>(team, n, f, p))
 EXPORT int64_t scratch_floats(int threads, int max_context, int dv) {
   return attention_scratch_floats(threads, max_context, dv);
 }

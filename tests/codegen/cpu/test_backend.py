@@ -16,6 +16,7 @@ from llmc.codegen.cpu.backend import CpuBackend, CpuProgram
 from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import (
+    CACHE_BLOCK,
     Attention,
     CacheWrite,
     Call,
@@ -38,7 +39,9 @@ from llmc.runtime.errors import LlmcError
 from llmc.runtime.program import StepInputs
 from llmc.runtime.programs import cpu
 
-LIMITS = Limits(max_tokens=48, max_sequences=4, max_context=160, max_logits_rows=4, block_size=32)
+LIMITS = Limits(
+    max_tokens=48, max_sequences=4, max_context=160, max_logits_rows=4, block_size=CACHE_BLOCK
+)
 HIDDEN, HEADS, KV_HEADS, DIM, MLP, VOCAB = 48, 4, 2, 12, 72, 50
 LAYERS = 3
 
@@ -105,7 +108,7 @@ def serving_inputs(graph: Graph) -> dict[str, Value]:
     for i in range(LAYERS):
         for kind in ("key", "value"):
             name = f"{kind}_pool.{i}"
-            pool = TensorType(DType.F32, (Sym("P0"), 32, KV_HEADS, DIM))
+            pool = TensorType(DType.F32, (Sym("P0"), CACHE_BLOCK, KV_HEADS, DIM))
             found[name] = graph.add_input(name, pool)
     return found
 
@@ -180,7 +183,7 @@ def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuProgram:
 def session_steps() -> list[StepInputs]:
     """Three sequences: prefill in two uneven chunks, then decode past the window of 40."""
     generator = np.random.default_rng(3)
-    tables = generator.permutation(24)[:15].reshape(3, 5).astype(np.int32)
+    tables = generator.permutation(24)[:9].reshape(3, 3).astype(np.int32)
     done = np.zeros(3, np.int32)
     steps = []
     for lengths in ([20, 1, 7], [24, 2, 22], *[[1, 1, 1]] * 3, [1, 37, 1]):
@@ -205,7 +208,7 @@ def session_steps() -> list[StepInputs]:
 
 def reference_logits(graph: Graph, steps: list[StepInputs]) -> list[torch.Tensor]:
     pools = {
-        v.name: torch.full((24, 32, KV_HEADS, DIM), float("nan"))
+        v.name: torch.full((24, CACHE_BLOCK, KV_HEADS, DIM), float("nan"))
         for v in graph.inputs
         if "pool" in v.name
     }

@@ -28,11 +28,22 @@ needs_emulator = pytest.mark.skipif(emulated_machine() is None, reason=MISSING)
 
 
 def compiled(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, levels: tuple[str, ...]
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    levels: tuple[str, ...],
+    kv_cache: str | None = None,
 ) -> Path:
     monkeypatch.setattr(driver, "probe", lambda *_: "probe: left out")
     checkpoint, path = MODEL.save(folder / "checkpoint"), folder / "model.llmc"
-    driver.compile(str(checkpoint), output=path, scheme=scheme, max_context=CONTEXT, levels=levels)
+    driver.compile(
+        str(checkpoint),
+        output=path,
+        scheme=scheme,
+        kv_cache=kv_cache,
+        max_context=CONTEXT,
+        levels=levels,
+    )
     return path
 
 
@@ -71,13 +82,15 @@ def test_every_level_conforms_to_eager(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @needs_emulator
+@pytest.mark.parametrize(("kv_cache", "tolerance"), [("f32", 0.01), ("int8", 0.1)])
 def test_int4_on_every_level_agrees_with_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_cache: str, tolerance: float
 ) -> None:
     """Integer products are exact everywhere. Where this machine has no fused multiply-add, the rest
-    differs in the last bits of float32, which now and then move an activation's int8 code or a
-    cached key's bf16 by one: 1% of the logits' range."""
-    path = compiled(tmp_path, monkeypatch, "int4", ("native", "aarch64"))
+    differs in the last bits of float32, which now and then move an activation's int8 code by one:
+    1% of the logits' range. With an int8 cache, levels with VNNI round queries and the softmax's
+    weights to 8 bits, too, which others don't: 10% of what random weights give."""
+    path = compiled(tmp_path, monkeypatch, "int4", ("native", "aarch64"), kv_cache)
     check_variants(path)
     random = np.random.default_rng(0)
     ids = [random.integers(0, VOCAB, length) for length in text_lengths(CONTEXT)]
@@ -88,7 +101,7 @@ def test_int4_on_every_level_agrees_with_this_machine(
         report = run_schedule(program, texts, max_context=CONTEXT)
         program.close()
         assert report.rows >= 80, level
-        assert report.worst < 0.01, (level, report.where)
+        assert report.worst < tolerance, (level, report.where)
 
 
 # An instruction that a level needs and the level below lacks; both give 6.

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from row_kernels import LEVELS, call, to_bf16
+from cache_pages import BLOCK, Pages, hadamard
+from row_kernels import LEVELS, call
 
 POISON = np.float32(-77.25)
 # (head_dim, rotary_dim): full and partial, with and without whole vectors
@@ -87,22 +88,19 @@ def test_rotary(level: str, interleaved: bool, half: bool):
 
 
 class Cache:
-    """Pools of poison with shuffled block tables for the given (context, query tokens) pairs."""
+    """Poisoned pages with shuffled block tables for the given (context, query tokens) pairs."""
 
     def __init__(self, sequences: list[tuple[int, int]], hkv: int, dk: int, dv: int, kv: str):
         self.sequences, self.hkv, self.dk, self.dv, self.kv = sequences, hkv, dk, dv, kv
-        dtype = np.float32 if kv == "f32" else np.uint16
-        poison = POISON if kv == "f32" else 0xAAAA
-        needed = [-(-context // 32) for context, _ in sequences]
+        needed = [-(-context // BLOCK) for context, _ in sequences]
         order = np.random.default_rng(7).permutation(sum(needed) + 2).astype(np.int32)
         self.table = np.full((len(sequences), max(needed) + 1), -1, np.int32)
         for s, count in enumerate(needed):
             # Blocks that no query of this step lies in may be freed already.
-            first = (sequences[s][0] - sequences[s][1]) // 32
+            first = (sequences[s][0] - sequences[s][1]) // BLOCK
             self.table[s, first:count] = order[:count][first:]
             order = order[count:]
-        self.k = np.full((sum(needed) + 2, hkv, dk, 32), poison, dtype)
-        self.v = np.full((sum(needed) + 2, hkv, 32, dv), poison, dtype)
+        self.pages = Pages(kv, sum(needed) + 2, hkv, dk, dv, gap=64)
 
     def write(
         self, level: str, k: np.ndarray, v: np.ndarray, threads: int, rotary: tuple | None = None
@@ -115,27 +113,37 @@ class Cache:
         wide_k[:, :-3] = k.reshape(len(k), -1)
         wide_v = np.full((len(v), self.hkv * self.dv + 1), np.nan, np.float32)
         wide_v[:, :-1] = v.reshape(len(v), -1)
-        ints = [sum(tokens), len(tokens), self.table.shape[1], self.hkv, self.dk, self.dv]
-        ints += [wide_k.shape[1], wide_v.shape[1]]
-        arrays = [starts, contexts, self.table, wide_k, wide_v, self.k, self.v]
-        name = f"cache_write_{self.kv}"
-        if rotary:
-            cos, sin, dim, interleaved, half = rotary
-            ints += [dim, interleaved, half, cos.shape[1], sin.shape[1]]
-            arrays += [cos, sin]
-            name = f"rotary_{name}"
-        call(level, name, threads, ints, [], arrays)
+        cos, sin, dim, interleaved, half = rotary or (None, None, 0, 0, 0)
+        strides = [0 if t is None else t.shape[1] for t in (cos, sin)]
+        ints = [sum(tokens), len(tokens), self.table.shape[1], self.pages.block_bytes, self.hkv]
+        ints += [self.dk, self.dv, wide_k.shape[1], wide_v.shape[1]]
+        ints += [dim, interleaved, half, *strides]
+        arrays = [starts, contexts, self.table, wide_k, wide_v, self.pages.bytes, cos, sin]
+        call(level, f"cache_write_{self.kv}", threads, ints, [], arrays)
 
     def expect(self, k: np.ndarray, v: np.ndarray) -> None:
         """Put the rows where the layout says, in place of the kernel."""
-        convert = to_bf16 if self.kv == "bf16" else lambda x: x
         t = 0
         for s, (context, tokens) in enumerate(self.sequences):
             for position in range(context - tokens, context):
-                block = self.table[s, position // 32]
-                self.k[block, :, :, position % 32] = convert(k[t])
-                self.v[block, :, position % 32, :] = convert(v[t])
+                block, place = self.table[s, position // BLOCK], position % BLOCK
+                self.pages.put(block, place, k[t], v[t])
+                if position == context - 1:
+                    self.pages.clear_after(block, place)
                 t += 1
+
+
+def check_same(got: Pages, want: Pages) -> None:
+    """Equal bytes; scales of int8 keys, and codes that lie between two, may round differently."""
+    if want.kv != "i8":
+        np.testing.assert_array_equal(got.bytes, want.bytes)
+        return
+    np.testing.assert_allclose(got.scales, want.scales, rtol=1e-6, atol=0)
+    apart = np.abs(got.keys.astype(int) - want.keys.astype(int))
+    assert apart.max() <= 1, "key codes"
+    assert apart.mean() < 1e-3, "key codes"
+    got.keys[:], got.scales[:] = want.keys, want.scales
+    np.testing.assert_array_equal(got.bytes, want.bytes)
 
 
 SEQUENCES = [
@@ -146,7 +154,7 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("kv", ["f32", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "bf16", "i8"])
 @pytest.mark.parametrize(("dk", "dv"), [(8, 8), (24, 16), (64, 64), (80, 33)])
 def test_cache_write(level: str, kv: str, dk: int, dv: int):
     rng = np.random.default_rng(2)
@@ -154,17 +162,17 @@ def test_cache_write(level: str, kv: str, dk: int, dv: int):
         total = sum(n for _, n in sequences)
         k = rng.standard_normal((total, 3, dk)).astype(np.float32)
         v = rng.standard_normal((total, 3, dv)).astype(np.float32)
+        v[0, 0] = 0
         want = Cache(sequences, 3, dk, dv, kv)
         want.expect(k, v)
         for threads in (1, 2, 3):
             got = Cache(sequences, 3, dk, dv, kv)
             got.write(level, k, v, threads)
-            np.testing.assert_array_equal(got.k, want.k)
-            np.testing.assert_array_equal(got.v, want.v)
+            check_same(got.pages, want.pages)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("kv", ["f32", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "bf16", "i8"])
 @pytest.mark.parametrize(("interleaved", "half"), STYLES)
 def test_rotary_cache_write_is_rotary_then_cache_write(
     level: str, kv: str, interleaved: bool, half: bool
@@ -178,7 +186,26 @@ def test_rotary_cache_write_is_rotary_then_cache_write(
             cos, sin = tables(rng, total, dim, interleaved, half)
             rotated = rotate(level, k, cos, sin, dk, dim, interleaved, half)
             want, got = Cache(sequences, 3, dk, 16, kv), Cache(sequences, 3, dk, 16, kv)
-            want.expect(rotated, v)
+            want.write(level, rotated, v, 1)
             got.write(level, k, v, 2, (cos, sin, dim, interleaved, half))
-            np.testing.assert_array_equal(got.k, want.k)
-            np.testing.assert_array_equal(got.v, want.v)
+            np.testing.assert_array_equal(got.pages.bytes, want.pages.bytes)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_keys_of_zeros_and_of_one_large_dimension(level: str):
+    """Scales of 0, and keys that coding without a rotation would lose."""
+    k = np.random.default_rng(4).standard_normal((2, 3, 64)).astype(np.float32)
+    k[0] = 0
+    k[1, :, 5] = 200
+    v = np.ones((2, 3, 16), np.float32)
+    cache = Cache([(2, 2)], 3, 64, 16, "i8")
+    cache.write(level, k, v, 2)
+    (block,) = (b for b in cache.table[0] if b >= 0)
+    codes = cache.pages.keys[block, :, :, :2].astype(float) - 128  # [hkv, 16, token, 4]
+    codes = np.moveaxis(codes, 2, 0).reshape(2, 3, 64)
+    scales = cache.pages.scales[block, :, 0, :2].T
+    back = codes * scales[..., None] @ hadamard(64).T
+    np.testing.assert_array_equal(back[0], 0)
+    # Rotated, 200 is 25 in each dimension: steps of about 0.22, errors of their share of it.
+    np.testing.assert_allclose(back[1], k[1], rtol=0, atol=0.5)
+    assert np.sqrt(np.square(back[1] - k[1]).mean()) < 0.1
