@@ -17,17 +17,18 @@ from .results import Report, Row, best_peer
 SCHEME = "int4"
 PANEL_WIDTH, GAP, MARGIN = 430, 28, 20
 LABEL_WIDTH, BAR, STEP = 132, 15, 22
-HEADER, FOOTER_LINE = 66, 16
+HEADER, FOOTER_LINE = 84, 16
 
 _STYLE = """
   .surface { fill: #fcfcfb } .text { fill: #1d1c1a } .quiet { fill: #62605b }
   .ours { fill: #2a78d6 } .peer { fill: #a9a7a0 } .room { fill: #eeede9 } .limit { stroke: #62605b }
+  .on-ours { fill: #ffffff } .on-peer { fill: #1d1c1a }
   text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif } .title { font-size: 15px;
   font-weight: 600 } .strong { font-weight: 600 } .small { font-size: 11px }
   @media (prefers-color-scheme: dark) {
     .surface { fill: #1a1a19 } .text { fill: #f4f3ef } .quiet { fill: #a9a7a0 }
     .ours { fill: #4a92ec } .peer { fill: #77756f } .room { fill: #2b2a28 }
-    .limit { stroke: #a9a7a0 }
+    .limit { stroke: #a9a7a0 } .on-ours { fill: #0d1b2c } .on-peer { fill: #ffffff }
   }
 """
 
@@ -107,11 +108,11 @@ def draw(report: Report) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="surface" width="{width}" height="{height:.0f}" rx="6"/>',
     ]
-    title = f"Tokens per second, {SCHEME} weights; the full width is the machine's limit"
-    parts.append(_text(MARGIN, 26, title, "text title"))
+    parts.append(_text(MARGIN, 26, f"Tokens per second, {SCHEME} weights", "text title"))
+    parts.append(_text(MARGIN, 43, "full width: what this machine's limits allow", "quiet"))
     for index, column in enumerate(columns):
         left, top = MARGIN + index * (PANEL_WIDTH + GAP), HEADER
-        parts.append(_text(left, 52, column[0].model, "text strong"))
+        parts.append(_text(left, 70, column[0].model, "text strong"))
         for panel in column:
             parts += _panel(panel, left, top)
             top += panel.height
@@ -138,7 +139,7 @@ def _panel(panel: Panel, left: float, top: float) -> list[str]:
         parts.append(_bar(left + LABEL_WIDTH, y, full * value / panel.scale, _colour(ours)))
         share = getattr(row, panel.fraction)
         note = f"{value:,.0f}" + (f"  ({share:.0%} of its limit)" if ours and share else "")
-        parts.append(_value(left + LABEL_WIDTH, y, full, value / panel.scale, note))
+        parts.append(_value(left + LABEL_WIDTH, y, full, value / panel.scale, note, _colour(ours)))
     if panel.limit is not None:
         x = left + LABEL_WIDTH + full * panel.limit / panel.scale
         bottom = top + 19 + STEP * len(panel.rows) - 5
@@ -156,14 +157,14 @@ def _bar(x: float, y: float, width: float, name: str) -> str:
     return f'<rect class="{name}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}"/>'
 
 
-def _value(x: float, y: float, full: float, share: float, note: str) -> str:
+def _value(x: float, y: float, full: float, share: float, note: str, bar: str) -> str:
     """Behind the bar's end where there is room, otherwise inside it."""
     if share < 0.55:
         return _text(x + full * share + 6, y + 12, note, "text")
     at = x + full * share - 6
     return (
-        f'<text x="{at:.1f}" y="{y + 12:.1f}" text-anchor="end" fill="#ffffff" '
-        f'class="strong">{escape(note)}</text>'
+        f'<text class="on-{bar}" x="{at:.1f}" y="{y + 12:.1f}" text-anchor="end">'
+        f"{escape(note)}</text>"
     )
 
 
