@@ -179,7 +179,9 @@ def _summary(columns: list[list[Panel]]) -> str:
 
 def _footer(report: Report) -> list[str]:
     machine = report.machine
-    lines = [f"{report.date}, {machine['cpu']}, {machine['threads']} threads; medians."]
+    features = ", ".join(machine.get("features", []))
+    where = f"{machine['cpu']}, {machine['cores']} cores ({features}), {machine['threads']} threads"
+    lines = [f"{report.date}, {where}; medians of interleaved rounds."]
     found = {name: versions for name, versions in report.versions.items() if name != OURS}
     named = [f"{ENVIRONMENTS[name].label} {next(iter(v.values()))}" for name, v in found.items()]
     if named:

@@ -7,7 +7,7 @@ that can be written, read and merged with another.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,8 +27,8 @@ class Row:
     through the output) over what memory could have read in that time. `peak_fraction`: operations
     of prefill over the peak of the instruction for the scheme. `run_fraction`: the least time that
     both limits allow for the whole run, over the time it took. `anonymous_mb`: memory at the end
-    without mapped files. `others`: share of the processors that others took. `error`: why there
-    are no figures.
+    without mapped files. `others`: share of the processors that others took. `turns`: the
+    figures of each round. `error`: why there are none.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Row:
     decode_bytes: float | None = None
     read_gbs: float | None = None
     peak_gops: float | None = None
+    turns: list[dict[str, float | None]] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -114,57 +115,43 @@ def rows_of(measured: Measured, absent: dict[str, str]) -> list[Row]:
 
 
 def _figures(group: Group, turns: list[Turn]) -> dict[str, Any]:
-    """The fields of a row; every fraction is taken within its turn, then the median."""
+    """The fields of a row: medians of what each turn reached, fractions within their own turn."""
+    of_turns = [_of_turn(group, turn.answer, turn.limits) for turn in turns]
+    medians = {name: _typical(one[name] for one in of_turns) for name in of_turns[0]}
+    return {"rounds": len(turns), "turns": of_turns, **medians}
 
-    def middle(figure: Callable[[Raw, Raw], float | None]) -> float | None:
-        values = [figure(turn.answer, turn.limits) for turn in turns]
-        known = [value for value in values if value is not None]
-        return median(known) if known else None
 
-    case, model = group.case, group.model
-    output, sequences = case.output(model), case.sequences
-    figures: dict[str, Any] = {
-        "rounds": len(turns),
-        "load_s": middle(lambda a, _: a["load_s"]),
-        "peak_rss_mb": middle(lambda a, _: a["peak_rss_mb"]),
-        "anonymous_mb": middle(lambda a, _: a["anonymous_mb"]),
-        "others": middle(lambda a, _: a["others"]),
-        "decode_bytes": middle(lambda a, _: step_bytes(group, a)),
-        "read_gbs": middle(lambda _, lim: lim["read"]),
-        "peak_gops": middle(lambda _, lim: peak(group.scheme, lim)),
+def _of_turn(group: Group, answer: Raw, limits: Raw) -> dict[str, float | None]:
+    """The figures of one turn, named as the fields of a row."""
+    figures: dict[str, float | None] = {
+        "load_s": answer["load_s"],
+        "peak_rss_mb": answer["peak_rss_mb"],
+        "anonymous_mb": answer["anonymous_mb"],
+        "others": answer["others"],
+        "decode_bytes": step_bytes(group, answer),
+        "read_gbs": limits["read"],
+        "peak_gops": peak(group.scheme, limits),
     }
+    case, output = group.case, group.case.output(group.model)
     if case.cold:
-        figures["first_token_s"] = middle(lambda a, _: a["first_token_at"] - a["started_at"])
-        return figures
-    figures |= {
-        "prefill_tokens_per_s": middle(
-            lambda a, _: _over(sequences * case.prompt, _typical(a["prefill_s"]))
-        ),
-        "decode_tokens_per_s": middle(
-            lambda a, _: _over(sequences * (output - 1), decode_seconds(a))
-        ),
-        "output_tokens_per_s": middle(
-            lambda a, _: _over(sequences * output, _typical(a["total_s"]))
-        ),
-        "read_fraction": middle(
-            lambda a, lim: _over(
-                step_bytes(group, a) * (output - 1) / (lim["read"] * 1e9), decode_seconds(a)
-            )
-        ),
-        "peak_fraction": middle(
-            lambda a, lim: _over(
-                prefill_ops(group) / (peak(group.scheme, lim) * 1e9), _typical(a["prefill_s"])
-            )
-        ),
-        "run_fraction": middle(
-            lambda a, lim: _over(least_seconds(group, a, lim), _typical(a["total_s"]))
-        ),
+        return {**figures, "first_token_s": answer["first_token_at"] - answer["started_at"]}
+    prefill, decode = _typical(answer["prefill_s"]), decode_seconds(answer)
+    total = _typical(answer["total_s"])
+    reading = step_bytes(group, answer) * (output - 1) / (limits["read"] * 1e9)
+    computing = prefill_ops(group) / (peak(group.scheme, limits) * 1e9)
+    return {
+        **figures,
+        "prefill_tokens_per_s": _over(case.sequences * case.prompt, prefill),
+        "decode_tokens_per_s": _over(case.sequences * (output - 1), decode),
+        "output_tokens_per_s": _over(case.sequences * output, total),
+        "read_fraction": _over(reading, decode),
+        "peak_fraction": _over(computing, prefill),
+        "run_fraction": _over(least_seconds(group, answer, limits), total),
     }
-    return figures
 
 
 def _typical(values: Iterable[float | None]) -> float | None:
-    """Median of the runs in one process; None if the peer doesn't tell."""
+    """Median of what is known; None if nothing is."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
 

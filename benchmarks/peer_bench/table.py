@@ -18,7 +18,7 @@ _NOTHING, _MARK = "–", "†"
 
 def tables(report: Report) -> Lines:
     """Everything in the report, in the order in which it was measured."""
-    places = dict.fromkeys((row.model, row.scheme) for row in report.rows)
+    places = dict.fromkeys((row.model, row.scheme) for row in report.rows if row.case != "start")
     parts: list[Table | Text] = [Text(line) for line in heading(report)]
     parts += [_table(report, model, scheme) for model, scheme in places]
     if any(row.case == "start" for row in report.rows) or report.compiles:
@@ -39,7 +39,8 @@ def _label(row: Row) -> str:
 def heading(report: Report) -> list[str]:
     """Date, machine, versions, and who is missing and why."""
     machine = report.machine
-    lines = [f"{report.date}  {machine['cpu']}, {machine['threads']} threads"]
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
+    lines = [f"{report.date}  {where}"]
     for name, distributions in report.versions.items():
         label = ENVIRONMENTS[name].label if name in ENVIRONMENTS else name
         found = ", ".join(f"{one} {version}" for one, version in distributions.items())

@@ -52,6 +52,6 @@ def report(missing: dict[str, str] | None = None) -> Report:
         }
         absent = {c.label: missing[c.peer] for c in group.contenders if c.peer in missing}
         rows += rows_of(Measured(group, turns), absent)
-    machine = {"cpu": "A CPU & more", "threads": 2}
+    machine = {"cpu": "A CPU & more", "cores": 4, "threads": 2, "features": ["avx2"]}
     versions = {"llmc": {"llmc": "0.1"}, "openvino": {"openvino-genai": "2026.4"}}
     return Report("2026-01-02", machine, versions, missing, [], rows)

@@ -70,7 +70,7 @@ def test_ratios_need_both_sides() -> None:
 def test_the_heading_says_when_and_on_what() -> None:
     first = heading(report())[0]
     assert "2026-01-02" in first
-    assert "2 threads" in first
+    assert "4 cores, 2 threads" in first
 
 
 def test_the_picture_is_well_formed_and_inside_its_box() -> None:
