@@ -238,19 +238,20 @@ def test_the_cache_follows_the_memory_plan(make_variant):
     variant = make_variant()
     per_sequence = (10, 4)  # 320 tokens; 40 - 1 + 48 tokens of window and step
     fixed = 4096 + 6 * 97 * 4 + 1000
+    (block,) = {group.bytes_per_block for group in variant.cache_groups}
 
     def plan(memory, max_context=None):
         return plan_cache(variant, weights_bytes=1000, max_context=max_context, memory=memory)
 
     assert plan(1 << 30) == (60, 24)  # never more than max_sequences can use
-    assert plan(fixed + 14 * 256) == per_sequence
-    assert plan(fixed + 2 * 14 * 256) == (20, 8)
-    full, sliding = plan(fixed + 11 * 256)
+    assert plan(fixed + 14 * block) == per_sequence
+    assert plan(fixed + 2 * 14 * block) == (20, 8)
+    full, sliding = plan(fixed + 11 * block)
     assert full + sliding == 11
     assert full < 10
-    assert plan(fixed + 1000 * 256, max_context=64) == (12, 12)
+    assert plan(fixed + 1000 * block, max_context=64) == (12, 12)
     with pytest.raises(LlmcError, match="E0601"):
-        plan(fixed + 256)
+        plan(fixed + block)
 
 
 # ---- conformance

@@ -145,6 +145,7 @@ inline void fetch_ahead(Team& team, int rows, int units, int64_t unit_bytes, con
 template <class F>
 inline void linear(Team& team, int rows, int n, int k, const typename F::Input& x, const uint8_t* w,
                    const Epilogue& e, float* y, int ldy, const int32_t* row_index) {
+  team.ahead = team.ahead_end;  // these were the weights to fetch
   linear_part<F>(team.id, team.size, team.scratch, rows, n, k, x, w, e, y, ldy, row_index);
 }
 
