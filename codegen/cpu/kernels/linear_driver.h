@@ -39,7 +39,7 @@ constexpr int kFloatTileRows = 4, kIntTileRows = 2;
 constexpr int kFloatTileRows = 2, kIntTileRows = 1;
 #endif
 
-constexpr int kTileAlign = 8;  // chunks are full tiles of every size above, but for the last
+constexpr int kTileAlign = 16;  // the largest tile of any level: only the last chunk has smaller ones
 
 // Weights are fetched ahead, since the hardware's own prefetch stops at every page. One or two rows
 // only read: 4 KiB ahead, into the first-level cache, keeps the memory busy. More rows compute
