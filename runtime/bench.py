@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from .artifact import Manifest, Variant
-from .engine import Engine, Request
+from .engine.engine import Engine, Request
 from .errors import LlmcError
 from .generate import Model, load
 from .machine import available_cores, available_memory

@@ -17,18 +17,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from .artifact import Generation, Manifest, Variant, decode_generation
-from .engine import Engine, FinishReason, Request
+from .engine.engine import Engine, FinishReason, Request
+from .engine.sampling import SamplingParams
 from .errors import LlmcError
 from .loading import open_artifact_program
 from .program import Program
 from .reader import ArtifactReader
-from .sampling import SamplingParams
 from .stream import Chunk, Stats, Stream
-from .tokenizer import Tokenizer
+from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .arrays import Float32Array
-    from .chat import ChatTemplate
+    from .text.chat import ChatTemplate
 
 __all__ = ["Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
 
@@ -80,7 +80,7 @@ class Model:
         """The model's chat template, if it has one."""
         if self._chat_source is None:
             return None
-        from .chat import ChatTemplate
+        from .text.chat import ChatTemplate
 
         return ChatTemplate(self._chat_source, self.generation.special_tokens)
 
@@ -135,7 +135,7 @@ class Model:
 
     def logits(self, token_ids: Sequence[int]) -> "Float32Array":
         """Logits f32 [T, vocab] of every position of a text given as ids."""
-        from . import scoring
+        from .engine import scoring
 
         with self._lock:
             self._drop_abandoned()
@@ -143,7 +143,7 @@ class Model:
 
     def iter_logits(self, token_ids: Sequence[int]) -> "Iterator[tuple[int, Float32Array]]":
         """The same in pieces: (first position, rows) with rows valid until the next piece."""
-        from . import scoring
+        from .engine import scoring
 
         with self._lock:
             self._drop_abandoned()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from . import machine
 from .artifact import Manifest, Variant
-from .blocks import blocks_needed
+from .engine.blocks import blocks_needed
 from .errors import LlmcError
 from .program import Program
 from .reader import ArtifactReader

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from .engine import FinishReason, Request
-from .tokenizer import Detokenizer, StopStrings
+from .engine.engine import FinishReason, Request
+from .text.tokenizer import Detokenizer, StopStrings
 
 if TYPE_CHECKING:
     from .generate import Model

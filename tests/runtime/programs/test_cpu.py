@@ -6,7 +6,7 @@ import threading
 import msgspec
 import numpy as np
 import pytest
-from llmc.runtime.engine import Engine, Request
+from llmc.runtime.engine.engine import Engine, Request
 from llmc.runtime.errors import LlmcError
 from llmc.runtime.program import StepInputs
 from llmc.runtime.programs import cpu, memory

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
+from ..program import Limits
 from .blocks import CacheHold, CacheManager
-from .program import Limits
 
 
 @dataclass(slots=True, eq=False)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .arrays import Float32Array
+from ..arrays import Float32Array
+from ..errors import LlmcError
 from .batch import step_inputs
 from .engine import Engine, check_prompt
-from .errors import LlmcError
 from .scheduler import ScheduledSequence, StepPlan
 from .scheduler import Sequence as TokenSequence
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.runtime.engine.sampler import Sampler
+from llmc.runtime.engine.sampling import SamplingParams
 from llmc.runtime.errors import LlmcError
-from llmc.runtime.sampler import Sampler
-from llmc.runtime.sampling import SamplingParams
 
 
 def kept(logits: np.ndarray, p: SamplingParams) -> dict[int, float]:

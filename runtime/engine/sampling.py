@@ -6,7 +6,7 @@ Apart from the sampler, because greedy decoding needs no numpy.
 import math
 from dataclasses import dataclass
 
-from .errors import LlmcError
+from ..errors import LlmcError
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmc.runtime.chat import ChatTemplate
 from llmc.runtime.errors import LlmcError
-from llmc.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer
+from llmc.runtime.text.chat import ChatTemplate
+from llmc.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 
 @pytest.fixture(scope="module")

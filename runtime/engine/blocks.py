@@ -9,7 +9,7 @@ come to hold at once are still unpromised, so that a running sequence never wait
 import heapq
 from dataclasses import dataclass, field
 
-from .artifact import CacheGroup
+from ..artifact import CacheGroup
 
 FREED = -1
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from threading import Lock, Thread
 from typing import Any
 
-from .errors import LlmcError
+from ..errors import LlmcError
 
 _BROKEN = "\ufffd"
 """What decoders put where bytes aren't (yet) a character."""

@@ -8,10 +8,10 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import LlmcError
+from ..program import Program, StepOutputs
 from .batch import step_inputs
 from .blocks import CacheManager
-from .errors import LlmcError
-from .program import Program, StepOutputs
 from .sampling import SamplingParams
 from .scheduler import Scheduler, Sequence, StepPlan
 

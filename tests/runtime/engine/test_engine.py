@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmc.runtime import scoring
-from llmc.runtime.engine import Engine, Request
+from llmc.runtime.engine import scoring
+from llmc.runtime.engine.engine import Engine, Request
+from llmc.runtime.engine.sampling import SamplingParams
 from llmc.runtime.errors import LlmcError
-from llmc.runtime.sampling import SamplingParams
 
 
 def run(engine: Engine, requests: list[Request]) -> None:

@@ -1,7 +1,7 @@
 """A plan turned into the inputs that a program reads."""
 
+from ..program import StepInputs
 from .blocks import CacheHold, CacheManager
-from .program import StepInputs
 from .scheduler import StepPlan
 
 

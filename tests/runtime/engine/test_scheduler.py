@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.runtime.artifact import CacheGroup
-from llmc.runtime.batch import step_inputs
-from llmc.runtime.blocks import FREED, BlockPool, CacheManager, blocks_needed
+from llmc.runtime.engine.batch import step_inputs
+from llmc.runtime.engine.blocks import FREED, BlockPool, CacheManager, blocks_needed
+from llmc.runtime.engine.scheduler import Scheduler, Sequence
 from llmc.runtime.program import check_inputs
-from llmc.runtime.scheduler import Scheduler, Sequence
 
 
 def group(window: int) -> CacheGroup:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .arrays import Float32Array
+from ..arrays import Float32Array
 from .sampling import SamplingParams
 
 _FIRST_CANDIDATES = 256

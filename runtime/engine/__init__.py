@@ -1,0 +1,1 @@
+"""Requests in, tokens out: scheduling, the paged cache and its prefixes, sampling."""

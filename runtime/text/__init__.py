@@ -1,0 +1,1 @@
+"""Text around the tokens: tokenizer, detokenizer, stop strings, chat templates, tool calls."""
