@@ -1,0 +1,89 @@
+"""What is asked of the engine, and what it answers: requests, their news after each step, timings.
+
+A caller makes a `Request` and adds it; every step gives a `Delta` for each request that has
+something new. All clock readings are of `time.monotonic`, so a change of the wall clock does
+nothing.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ..errors import LlmcError
+from .sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from ..text.output import OutputText
+    from .structured import Grammar
+
+FinishReason = Literal["stop", "length", "aborted", "timeout", "error"]
+"""`stop`: an end-of-text id, a stop id, a stop string, or a grammar that is complete. `length`:
+max_tokens or the context. `aborted`: its reader left. `timeout`: its deadline passed. `error`: the
+program or the grammar failed; `Request.error` says how."""
+
+
+class TokenLogprob(NamedTuple):
+    """Natural log-probability of a token under the model's own distribution (before temperature,
+    penalties, bias and grammar), and the most likely tokens at that place, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Timings:
+    """Moments in the life of a request, in seconds of `time.monotonic`; 0 until it happened."""
+
+    arrived: float = 0.0
+    scheduled: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    finished: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One continuation to make.
+
+    `eos_ids` (and stop ids, which are the same to the engine) end it with reason "stop"; the id is
+    part of `output`. `text` turns its tokens into text and looks for stop strings; without it the
+    request is about ids only. `priority`: smaller is served earlier. `client`: requests of one
+    client share its turn when others wait. `namespace`: cached prefixes are shared only within one
+    (a tenant, an adapter). `deadline`: `time.monotonic()` after which it ends with "timeout".
+    `follows`: a request with the same prompt whose cached prompt this one waits for (`n` > 1).
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    params: SamplingParams = field(default_factory=SamplingParams)
+    eos_ids: frozenset[int] = frozenset()
+    text: "OutputText | None" = None
+    grammar: "Grammar | None" = None
+    priority: int = 0
+    client: str = ""
+    namespace: str = ""
+    deadline: float | None = None
+    follows: "Request | None" = None
+
+    output: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    """The stop id or stop string that ended it."""
+    error: LlmcError | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """One for each output token, if `params.logprobs` asks for them."""
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    """One for each prompt token, None for the first, if `params.prompt_logprobs` asks."""
+    cached_tokens: int = 0
+    """Prompt tokens that were found in the prefix cache when it was first scheduled."""
+    timings: Timings = field(default_factory=Timings)
+
+
+class Delta(NamedTuple):
+    """News of one request after a step. `token_ids`: those that came since its last delta, and
+    `text` what has become certain with them. A finish reason makes it the last one."""
+
+    request: Request
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason | None
