@@ -13,7 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {"runtime": 0, "ir": 1, "models": 1, "passes": 2, "codegen": 3, "compiler": 4, "cli": 5}
-RUNTIME_MAY_IMPORT = {"jinja2", "msgspec", "numpy", "rich", "tokenizers"}
+RUNTIME_MAY_IMPORT = {
+    "runtime/": {"jinja2", "msgspec", "numpy", "rich", "tokenizers"},
+    "runtime/server/": {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"},
+    "runtime/engine/structured.py": {"llguidance"},
+    "runtime/engine/tracing.py": {"opentelemetry"},
+}
+"""What comes with the package, and where the packages of the extra `serve` may be named."""
 MAX_LINES = 400
 FAMILIES = re.compile(
     r"\b(llama|qwen|mi[sx]tral|gemma|smollm|olmo|granite|cohere|starcoder|stablelm|deepseek|"
@@ -72,15 +78,24 @@ def test_package_uses_relative_imports() -> None:
     assert [name_of(p) for p in python_files() if absolute.search(p.read_text())] == []
 
 
-def test_runtime_imports_base_dependencies_only() -> None:
-    allowed = RUNTIME_MAY_IMPORT | set(sys.stdlib_module_names) | {"llmc"}
+def runtime_may_import(path: Path) -> set[str]:
+    """Names that this file of the runtime may import, the standard library included."""
+    places = (
+        names for place, names in RUNTIME_MAY_IMPORT.items() if name_of(path).startswith(place)
+    )
+    return {"llmc", *sys.stdlib_module_names}.union(*places)
+
+
+def test_runtime_imports_what_its_place_allows() -> None:
     wrong = [
         f"{name_of(path)}:{line} imports {name}"
         for path in python_files("runtime")
         for line, name in imports(path)
-        if name.split(".")[0] not in allowed
+        if name.split(".")[0] not in runtime_may_import(path)
     ]
     assert not wrong
+    assert "llguidance" in runtime_may_import(ROOT / "runtime/engine/structured.py")
+    assert "llguidance" not in runtime_may_import(ROOT / "runtime/engine/engine.py")
 
 
 @pytest.mark.parametrize("module", ["llmc", "llmc.cli", "llmc.models.zoo"])
