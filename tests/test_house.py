@@ -31,7 +31,7 @@ FAMILIES = re.compile(
 
 def python_files(*rooms: str) -> list[Path]:
     """Return the package's Python files, or those of `rooms` only."""
-    folders = [ROOT / room for room in rooms or FLOORS if room != "cli"]
+    folders = [ROOT / room for room in rooms or FLOORS]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     return files if rooms else [*files, *sorted(ROOT.glob("*.py"))]
 
@@ -42,7 +42,7 @@ def name_of(path: Path) -> str:
 
 def room_of(path: Path) -> str:
     part = path.relative_to(ROOT).parts[0]
-    return "cli" if part in ("cli.py", "__init__.py") else part
+    return "cli" if part == "__init__.py" else part
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

@@ -10,12 +10,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import typer
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
-from llmc import cli
+from llmc.cli import compiling
+from llmc.cli.app import VERBS as NAMES_OF_VERBS
+from llmc.cli.app import invoke, verb
 from llmc.runtime import artifact
 from llmc.runtime.errors import ERRORS
-from typer.core import TyperGroup
+from llmc.runtime.sizes import parse_size
 
 PAGES = pages()
 README = page("README.md")
@@ -25,9 +26,7 @@ ROOMS = sorted(p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.start
 FILE = re.compile(r"[\w.<>*-]+(/[\w.<>*-]+)*/?")
 SUFFIXES = (".py", ".h", ".j2", ".toml", ".md", ".txt", ".c", ".cpp")
 NOT_IN_THE_TREE = {"graph.txt", "NN-pass.txt"}  # an entry of artifacts, a dump
-COMMAND = typer.main.get_command(cli.app)
-assert isinstance(COMMAND, TyperGroup)
-VERBS = COMMAND.commands
+VERBS = {name: verb(name) for name in NAMES_OF_VERBS}
 
 
 def name_of(value: object) -> str:
@@ -51,17 +50,17 @@ def test_every_command_parses(words: list[str]) -> None:
     context = VERBS[words[0]].make_context(words[0], words[1:])
     if words[0] == "compile":
         options = context.params
-        scheme = cli._scheme(options["int8"], options["int4"], options["quant"])
-        assert scheme in cli.SCHEMES
-        assert set(options["cpu"].split(",")) <= set(cli.LEVELS)
+        scheme = compiling.scheme_of(options["int8"], options["int4"], options["quant"])
+        assert scheme in compiling.SCHEMES
+        assert set(options["cpu"].split(",")) <= set(compiling.LEVELS)
         if options["max_ram"]:
-            cli.parse_size(options["max_ram"])
+            parse_size(options["max_ram"])
 
 
 @pytest.mark.parametrize("one", PAGES, ids=name_of)
 def test_every_verb_and_option_exists(one: Page) -> None:
     """Inline code too, where commands are not written out."""
-    known = {o for verb in VERBS.values() for p in verb.params for o in p.opts}
+    known = {o for one in VERBS.values() for p in one.params for o in p.opts}
     known |= {"--help", "--version"}
     for code in one.inline:
         named = re.match(r"llmc ([a-z]+)", code)
@@ -88,7 +87,7 @@ def test_readme_shows_what_make_help_prints() -> None:
 
 def test_readme_shows_what_explain_prints(capsys: pytest.CaptureFixture[str]) -> None:
     """The one transcript that doesn't depend on a machine."""
-    assert cli._invoke(["explain", "LLMC-E0506"]) == 0
+    assert invoke(["explain", "LLMC-E0506"]) == 0
     assert f"$ llmc explain LLMC-E0506\n{capsys.readouterr().out}" in [
         block.text for block in README.blocks
     ]
@@ -196,7 +195,7 @@ def test_schemes_are_those_of_the_compiler() -> None:
     from llmc.passes.quantize import CACHES, SCHEMES
 
     caches = {dtype: name for name, dtype in CACHES.items()}
-    assert set(cli.CACHES) == set(CACHES)
+    assert set(compiling.CACHES) == set(CACHES)
     documented = {}
     for name, weight, _, head, _, cache in README.rows("| `--quant` |"):
         first = [re.findall(r"`([\w-]+)`", cell)[0] for cell in (name, weight, head, cache)]
@@ -208,7 +207,7 @@ def test_schemes_are_those_of_the_compiler() -> None:
 def test_command_takes_every_scheme() -> None:
     from llmc.passes.quantize import SCHEMES
 
-    assert set(cli.SCHEMES) == set(SCHEMES)
+    assert set(compiling.SCHEMES) == set(SCHEMES)
 
 
 def test_levels_are_those_of_the_toolchain() -> None:
@@ -218,7 +217,7 @@ def test_levels_are_those_of_the_toolchain() -> None:
     documented = {row[0].strip("`"): tuple(re.findall(r"`([\w-]+)`", row[1])) for row in rows}
     assert documented.pop("native") == ()
     assert documented == USER_LEVELS
-    assert {*documented, "native"} == set(cli.LEVELS)
+    assert {*documented, "native"} == set(compiling.LEVELS)
     assert {level for levels in documented.values() for level in levels} <= set(LEVELS)
 
 
@@ -238,7 +237,7 @@ def test_families_are_those_of_the_zoo() -> None:
 
 
 def test_sketch_matches_the_folders() -> None:
-    (sketch,) = [b.text for b in README.blocks if "cli.py  __init__.py" in b.text]
+    (sketch,) = [b.text for b in README.blocks if "cli/ __init__.py" in b.text]
     stack: list[tuple[int, Path]] = []
     named = set()
     for line in sketch.splitlines():

@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit codes, and how it ends when it must end early."""
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -10,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from llmc import cli
-from llmc.cli import parse_size
+from llmc.cli import compiling
+from llmc.cli.app import invoke as invoke_command
 from llmc.runtime.conformance import Check
 from llmc.runtime.errors import ERRORS, LlmcError
 from llmc.runtime.failures import (
@@ -21,6 +22,7 @@ from llmc.runtime.failures import (
     as_llmc_error,
     run_guarded,
 )
+from llmc.runtime.sizes import parse_size
 
 COMMAND = [sys.executable, "-c", "from llmc.cli import main; main()"]
 
@@ -33,7 +35,7 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Iterator[Invoke]:
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = run_guarded(cli._invoke, [str(argument) for argument in arguments])
+        code = run_guarded(invoke_command, [str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -263,8 +265,8 @@ def test_the_command_knows_every_scheme_and_level() -> None:
     """Its own lists save it from importing the compiler to print its help."""
     quantize = pytest.importorskip("llmc.passes.quantize")
     toolchain = pytest.importorskip("llmc.codegen.cpu.toolchain")
-    assert set(cli.SCHEMES) == set(quantize.SCHEMES)
-    assert set(cli.LEVELS) == {"native", *toolchain.USER_LEVELS}
+    assert set(compiling.SCHEMES) == set(quantize.SCHEMES)
+    assert set(compiling.LEVELS) == {"native", *toolchain.USER_LEVELS}
 
 
 def test_explain(invoke: Invoke) -> None:
@@ -397,3 +399,24 @@ def test_without_standard_output(toy_artifact: Path) -> None:
         command, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=lambda: os.close(1)
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_verb_imports_no_other(toy_artifact: Path) -> None:
+    code = (
+        "import sys; from llmc.cli.app import invoke; invoke(sys.argv[1:]);"
+        "print(*(m for m in sys.modules if m.startswith('llmc.cli.')), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "explain", "LLMC-E0401"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(done.stderr.split()) == {f"llmc.cli.{n}" for n in ("app", "options", "explaining")}
+
+
+def test_the_collector_runs_again_when_the_compiler_cannot_be_imported() -> None:
+    def fail() -> None:
+        with compiling.collection_paused():
+            assert not gc.isenabled()
+            raise ModuleNotFoundError("torch")
+
+    with pytest.raises(ModuleNotFoundError):
+        fail()
+    assert gc.isenabled()

@@ -1,0 +1,5 @@
+"""`python -m llmc.cli` is the `llmc` command."""
+
+from . import main
+
+main()

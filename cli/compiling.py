@@ -1,0 +1,136 @@
+"""`llmc compile`."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..runtime.errors import LlmcError
+from ..runtime.sizes import parse_size
+from .options import Json, print_result
+
+SCHEMES = ("f32", "bf16", "int8", "int4", "int4-sym")
+CACHES = ("f32", "bf16", "int8")
+LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable", "aarch64", "sapphire-rapids")
+
+
+def compile_(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A catalog name, a Hugging Face folder, a .gguf file, or a Hub id.",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write (default: NAME.llmc).")
+    ] = None,
+    target: Annotated[str, typer.Option(help="What the artifact runs on: cpu.")] = "cpu",
+    int8: Annotated[bool, typer.Option("--int8", help="Short for --quant int8.")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="Short for --quant int4.")] = False,
+    quant: Annotated[
+        str | None,
+        typer.Option(metavar="SCHEME", help=f"{', '.join(SCHEMES)} (default: {SCHEMES[0]})."),
+    ] = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help=f"{', '.join(CACHES)} (default: the scheme's own)."),
+    ] = None,
+    cpu: Annotated[
+        str,
+        typer.Option(metavar="LEVEL,…", help=f"Instruction sets: {', '.join(LEVELS)}."),
+    ] = LEVELS[0],
+    max_ram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most memory to use, such as 2GB.")
+    ] = None,
+    max_context: Annotated[
+        int | None, typer.Option(help="Longest sequence (default: the model's own, at most 8192).")
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Refuse if KL against the source exceeds this (nats).")
+    ] = None,
+    allow_field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Accept a config field that the trace ignores."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run model code from the checkpoint.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="file (one .llmc) or dir.")] = "file",
+    as_json: Json = False,
+) -> None:
+    """Compile a model into an artifact.
+
+    \b
+    llmc compile smollm2-135m --int4 -o smol.llmc
+    llmc compile ./my-checkpoint --quant bf16 --cpu x86-64-v3,x86-64-v4,portable -o my.llmc
+    """
+    scheme = scheme_of(int8, int4, quant)
+    levels = tuple(level for level in cpu.split(",") if level)
+    _require("--kv-cache", "LLMC-E0201", (kv_cache or CACHES[0],), CACHES)
+    _require("--cpu", "LLMC-E0202", levels, LEVELS)
+    _require("--target", "LLMC-E0203", (target,), ("cpu",))
+    _require("--format", "LLMC-E0200", (format,), ("file", "dir"))
+    options: dict[str, Any] = {
+        "target": target, "scheme": scheme, "kv_cache": kv_cache, "levels": levels,
+        "output": output, "max_context": max_context, "max_kl": max_kl, "format": format,
+        "max_ram": None if max_ram is None else parse_size(max_ram),
+        "allow_fields": tuple(allow_field or ()), "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    from ..compiler.destination import check_output, output_path
+
+    _require_places(model)
+    check_output(output_path(output, model), options["format"], model)
+
+    with collection_paused():
+        from ..compiler.driver import compile
+    from ..runtime.progress import reporter
+
+    with reporter() as progress:
+        report = compile(model, progress=progress, **options)
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
+    size = f"{report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s, {report.peak_rss_mb:.0f} MB peak"
+    print_result(as_json, asdict(report), f"{report.artifact}  ({size})")
+
+
+def _require_places(model: str) -> None:
+    if "\0" in model:
+        raise LlmcError("LLMC-E0409", f"{model!r} names nothing")
+    try:
+        Path.cwd()  # without one, importing torch would end the process
+    except FileNotFoundError as error:
+        raise LlmcError("LLMC-E0707", "the current folder no longer exists", "cd to one") from error
+
+
+def scheme_of(int8: bool, int4: bool, quant: str | None) -> str:
+    """The scheme that these options mean together; E0200 if they exclude one another."""
+    chosen = ["int8"] * int8 + ["int4"] * int4 + ([quant] if quant else [])
+    if len(chosen) > 1:
+        raise LlmcError("LLMC-E0200", f"{' and '.join(chosen)} exclude one another")
+    scheme = chosen[0] if chosen else SCHEMES[0]
+    _require("--quant", "LLMC-E0201", (scheme,), SCHEMES)
+    return scheme
+
+
+def _require(
+    option: str, identifier: str, values: tuple[str, ...], allowed: tuple[str, ...]
+) -> None:
+    for value in values or ("",):
+        if value not in allowed:
+            raise LlmcError(identifier, f"{option}: {value!r} is not one of {', '.join(allowed)}")
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Import something large without looking for garbage on the way."""
+    gc.disable()  # importing torch makes a million objects that stay
+    try:
+        yield
+        gc.freeze()  # nor are they looked through again later
+    finally:
+        gc.enable()
