@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from .engine.engine import FinishReason, Request
-from .text.tokenizer import Detokenizer, StopStrings
+from .text.output import OutputText
 
 if TYPE_CHECKING:
     from .generate import Model
@@ -38,8 +38,7 @@ class Stream(Iterator[Chunk]):
     def __init__(self, model: "Model", request: Request, stop: Sequence[str], began: float) -> None:
         self._ended = True  # until everything is in place
         self._model, self._request = model, request
-        self._detokenizer = Detokenizer(model.tokenizer) if model.has_tokenizer else None
-        self._stops = StopStrings(stop)
+        self._output = OutputText(model.tokenizer, stop) if model.has_tokenizer else None
         self._read = 0
         self._began, self._first, self._last = began, 0.0, 0.0
         self.text = ""
@@ -88,23 +87,23 @@ class Stream(Iterator[Chunk]):
         self._last = perf_counter()
         self._first = self._first or self._last
         last = self._read == len(request.output) and request.finish_reason is not None
-        text = "" if last and request.finish_reason == "stop" else self._text_of(token)
-        if self._stops.found:
+        ended = last and request.finish_reason == "stop"
+        text = "" if ended or self._output is None else self._output.push(token)
+        if self._stopped:
             self._model._finish(request, "stop")
             self.finish_reason = "stop"
             return text
         return text + self._finish(request.finish_reason) if last else text
 
-    def _text_of(self, token: int) -> str:
-        if self._detokenizer is None:
-            return ""
-        return self._stops.push(self._detokenizer.push(token))
+    @property
+    def _stopped(self) -> bool:
+        """Whether a stop string has appeared."""
+        return self._output is not None and self._output.stopped
 
     def _finish(self, reason: FinishReason | None) -> str:
         """Sets the reason and returns what was still held back."""
-        rest = self._stops.push(self._detokenizer.flush()) if self._detokenizer else ""
-        rest += self._stops.flush()
-        self.finish_reason = "stop" if self._stops.found else reason
+        rest = self._output.flush() if self._output is not None else ""
+        self.finish_reason = "stop" if self._stopped else reason
         return rest
 
     def close(self) -> None:
