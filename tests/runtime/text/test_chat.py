@@ -42,5 +42,3 @@ def test_templates_that_refuse_or_try_too_much(source):
 def test_an_invalid_template_is_named():
     with pytest.raises(LlmcError, match="E0512"):
         ChatTemplate("{% for %}", {})
-
-

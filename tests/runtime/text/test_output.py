@@ -22,8 +22,8 @@ def size(kind: str) -> int:
     return tokenizer(kind)._tokenizer.get_vocab_size()
 
 
-def stream(of: Tokenizer, ids: list[int], **options: bool) -> list[str]:
-    output = OutputText(of, **options)
+def stream(of: Tokenizer, ids: list[int], *, keep_special: bool = False) -> list[str]:
+    output = OutputText(of, keep_special=keep_special)
     return [*(output.push(i) for i in ids), output.flush()]
 
 
@@ -145,7 +145,7 @@ def test_the_catalog_model_streams_what_it_decodes(data):
 
 @cache
 def catalog_tokenizer() -> Tokenizer:
-    from llmc.compiler.frontend import downloads, sources
+    from llmc.compiler.frontend import downloads
     from llmc.compiler.frontend.sources import open_source
     from llmc.models.catalog import catalog
 

@@ -30,7 +30,9 @@ def test_bytes_of_single_tokens(byte_level):
     assert b"".join(map(byte_level.token_bytes, ids)) == text.encode()
     fallback = tokenizer_of(TABLED[1])
     assert fallback.token_bytes(0xC3) == b"\xc3"
-    assert fallback.token_bytes(fallback.token_id("▁ab")) == b" ab"
+    piece = fallback.token_id("▁ab")
+    assert piece is not None
+    assert fallback.token_bytes(piece) == b" ab"
 
 
 def test_a_panic_of_the_library_is_an_error_of_ours():
