@@ -63,13 +63,18 @@ class Entry(_Schema, frozen=True, kw_only=True):
 
 
 class Limits(_Schema, frozen=True, kw_only=True):
-    """The most that one step takes: T, S, tokens of one sequence, R, and tokens per block."""
+    """The most that one step takes: T, S, tokens of one sequence, R, and tokens per block.
+
+    `uniform_query`: all sequences of a step bring equally many query tokens, so T counts
+    sequences times the most that one brings; such a program can't share blocks either.
+    """
 
     max_tokens: Positive
     max_sequences: Positive
     max_context: Positive
     max_logits_rows: Positive
     block_size: Positive
+    uniform_query: bool = False
 
 
 class CacheGroup(_Schema, frozen=True, kw_only=True):

@@ -6,17 +6,20 @@ and their meaning are those of transformers' logits processors: repetition penal
 top-k, top-p, min-p.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ..arrays import Float32Array
+from ..errors import LlmcError
+from ..program import StepOutputs
+from .request import Request, TokenLogprob
 from .sampling import SamplingParams
 
 _FIRST_CANDIDATES = 256
 
 
-class Sampler:
+class RowSampler:
     """Chooses the tokens of one request. `prompt`: ids that the repetition penalty also counts."""
 
     def __init__(self, params: SamplingParams, prompt: Iterable[int] = ()) -> None:
@@ -101,3 +104,30 @@ def _nucleus_candidates(weights: np.ndarray, mass: float) -> np.ndarray:
         if count >= len(weights) or weights[ids].sum(dtype=np.float64) >= mass:
             return ids
         count *= 8
+
+
+class SamplingState:
+    """What is kept of one request between its tokens."""
+
+    def __init__(self, request: Request) -> None:
+        self.row_sampler = RowSampler(request.params, request.prompt)
+        self.last_logprob: TokenLogprob | None = None
+        self.ended = False
+        self.error: LlmcError | None = None
+
+
+class Sampler:
+    """Chooses the tokens of a step."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def prepare(self, states: Sequence[SamplingState | None]) -> None:
+        """Called before the step runs."""
+
+    def sample(self, states: Sequence[SamplingState | None], outputs: StepOutputs) -> list[int]:
+        """A token for each row of logits; without a state the largest."""
+        return [
+            token if state is None else state.row_sampler.sample(outputs.logits[row], token)
+            for row, (state, token) in enumerate(zip(states, outputs.argmax, strict=True))
+        ]

@@ -6,8 +6,13 @@ Apart from the sampler, because greedy decoding needs no numpy.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..errors import LlmcError
+
+if TYPE_CHECKING:
+    from .request import Request
+    from .sampler import SamplingState
 
 MAX_LOGPROBS = 20
 """Most alternatives that a request may ask for at each place, as OpenAI's interface has it."""
@@ -74,3 +79,12 @@ class SamplingParams:
 def _check(name: str, value: object, ok: bool) -> None:
     if not ok:
         raise LlmcError("LLMC-E0205", f"{name} cannot be {value}")
+
+
+def sampling_state(request: "Request") -> "SamplingState | None":
+    """What the sampler keeps of a request; None if the program's argmax is the answer."""
+    if request.params.is_argmax and request.grammar is None:
+        return None
+    from .sampler import SamplingState
+
+    return SamplingState(request)

@@ -1,116 +1,160 @@
 """Which tokens of which sequences the next step computes.
 
 There is no prefill or decode mode: each sequence has tokens, some of them computed, and every step
-lets the computed ones catch up under one budget. Running sequences come first, in the order they
-were admitted, so that a long prompt never keeps others from their next token; then waiting ones
-are admitted, first come first served, while the cache can promise them their blocks.
+lets the computed ones catch up under one budget (`pacing.py` says how it is shared). Waiting
+sequences are admitted in the order of their keys while a place is free and the cache has room for
+their tokens. Blocks are taken as they are needed; when there are none left, the newest running
+sequence gives its own back and waits to be computed again, mostly from the prefix cache. The oldest
+one is never asked to, so there is always progress.
 """
 
-from collections import deque
-from collections.abc import Sequence as SequenceOf
+from bisect import insort
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Generic
 
 from ..program import Limits
-from .blocks import CacheHold, CacheManager
+from .admission import WaitingQueue
+from .cache import BlockCopy, CacheManager
+from .pacing import MixedSteps, StepShape
+from .sequence import AnySequence
+
+_BY_KEY = attrgetter("key")
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One sequence: its tokens, how many of them are in the cache, and the length it may reach.
+@dataclass(frozen=True, slots=True)
+class StepPlan(Generic[AnySequence]):
+    """What one step computes. Immutable: the engine executes it, nobody amends it.
 
-    `max_length` counts tokens that are ever computed: the last sampled token isn't.
+    AnySequence i brings `counts[i]` query tokens from its first uncomputed one on, and logits are
+    wanted after the last `rows[i]` of them. `copies` are to be made first. `admitted`: who is here
+    for the first time or again; `preempted`: how many had to go.
     """
 
-    tokens: list[int]
-    max_length: int
-    computed: int = 0
-    hold: CacheHold | None = None
-
-    @property
-    def uncomputed(self) -> int:
-        """Tokens that are not yet in the cache."""
-        return len(self.tokens) - self.computed
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
-    """`count` query tokens of a sequence from position `start` on; logits after the last one?"""
-
-    sequence: Sequence
-    start: int
-    count: int
-    wants_logits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What one step computes. Immutable: the engine executes it, nobody amends it."""
-
-    scheduled: tuple[ScheduledSequence, ...] = ()
+    sequences: tuple[AnySequence, ...] = ()
+    counts: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    copies: tuple[BlockCopy, ...] = ()
+    admitted: tuple[AnySequence, ...] = ()
+    preempted: int = 0
 
     @property
     def tokens(self) -> int:
         """T, the query tokens of the step."""
-        return sum(s.count for s in self.scheduled)
+        return sum(self.counts)
 
 
 @dataclass(slots=True)
-class Scheduler:
+class Scheduler(Generic[AnySequence]):
     """Keeps the running and the waiting sequences and plans steps within the limits."""
 
     limits: Limits
     cache: CacheManager
-    running: list[Sequence] = field(default_factory=list)
-    waiting: deque[Sequence] = field(default_factory=deque)
+    shape: StepShape = field(default_factory=lambda: MixedSteps(None))
+    running: list[AnySequence] = field(default_factory=list)
+    """In the order of their keys."""
+    waiting: WaitingQueue[AnySequence] = field(default_factory=WaitingQueue)
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: AnySequence) -> None:
         """Queues a sequence; the caller has made sure that it can ever be admitted."""
-        self.waiting.append(sequence)
+        self.waiting.push(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: AnySequence) -> None:
         """Forgets a finished or aborted sequence and takes its blocks back."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
+        if sequence in self.waiting:
             self.waiting.remove(sequence)
-        if sequence.hold is not None:
-            self.cache.release(sequence.hold)
-            sequence.hold = None
+        elif sequence in self.running:
+            self.running.remove(sequence)
+            self._release(sequence)
 
-    def schedule(self) -> StepPlan:
+    def schedule(self) -> StepPlan[AnySequence]:
         """The next step; empty if there is nothing to do."""
-        self._admit()
-        budget, rows = self.limits.max_tokens, self.limits.max_logits_rows
-        scheduled = []
-        # A sequence that needs one token is served before one that needs many, so that prompts
-        # share what the decoding sequences leave over.
-        for sequence in sorted(self.running, key=lambda s: s.uncomputed > 1):
-            count = min(sequence.uncomputed, budget)
-            wants_logits = count == sequence.uncomputed
-            if count == 0 or (wants_logits and rows == 0):
+        admitted = self._admit() if len(self.waiting) else ()
+        running, preempted = tuple(self.running), 0
+        uncomputed = [len(s.tokens) - s.computed for s in running]
+        shares = self.shape.counts(uncomputed, self.limits.max_tokens)
+        free_rows = self.limits.max_logits_rows
+        sequences, counts, rows = [], [], []
+        for sequence, count, left in zip(running, shares, uncomputed, strict=True):
+            if sequence.wants_all_rows:
+                count = wanted = min(count, free_rows)
+            else:
+                wanted = int(count == left)
+            if not count or wanted > free_rows:
                 continue
-            scheduled.append(ScheduledSequence(sequence, sequence.computed, count, wants_logits))
-            budget -= count
-            rows -= wants_logits
-        return self._reserve(scheduled)
+            if sequence.hold is not None and sequence.computed + count > sequence.hold.capacity:
+                preempted += self._make_room(sequence, sequence.computed + count)
+            if sequence.hold is None:  # preempted, just now or by an older one
+                continue
+            sequences.append(sequence)
+            counts.append(count)
+            rows.append(wanted)
+            free_rows -= wanted
+        copies = self.cache.take_copies()
+        return StepPlan(tuple(sequences), tuple(counts), tuple(rows), copies, admitted, preempted)
 
-    def _admit(self) -> None:
+    def _admit(self) -> tuple[AnySequence, ...]:
         """Moves waiting sequences to the running ones while there is room for them."""
-        while self.waiting and len(self.running) < self.limits.max_sequences:
-            if not self.cache.can_admit(self.waiting[0].max_length):
+        admitted = []
+        while len(self.running) < self.limits.max_sequences:
+            sequence = self.waiting.peek()
+            if sequence is None:
                 break
-            sequence = self.waiting.popleft()
-            sequence.hold = self.cache.admit(sequence.max_length)
-            self.running.append(sequence)
+            # A block for each that runs: else the newcomer would be preempted in the next steps.
+            granted = self.cache.admit(
+                sequence.tokens,
+                namespace=sequence.namespace,
+                reserve=len(self.running),
+                reuse=not sequence.wants_all_rows,
+            )
+            if granted is None:
+                break
+            self.waiting.remove(sequence)
+            sequence.hold, sequence.computed = granted
+            sequence.cached = sequence.computed
+            insort(self.running, sequence, key=_BY_KEY)
+            admitted.append(sequence)
+        return tuple(admitted)
 
-    def _reserve(self, scheduled: SequenceOf[ScheduledSequence]) -> StepPlan:
-        """Makes the cache ready for what the plan writes."""
-        for item in scheduled:
-            assert item.sequence.hold is not None
-            self.cache.grow(item.sequence.hold, item.start, item.start + item.count)
-        return StepPlan(tuple(scheduled))
+    def _make_room(self, sequence: AnySequence, end: int) -> int:
+        """Gets blocks for a sequence up to `end`, from the newest ones and at last from itself.
 
-    def advance(self, plan: StepPlan) -> None:
+        Returns how many were preempted.
+        """
+        assert sequence.hold is not None
+        preempted = 0
+        while not self.cache.grow(sequence.hold, sequence.computed, end):
+            newest = self.running.pop()
+            self._release(newest)
+            self.waiting.push(newest)
+            preempted += 1
+            if newest is sequence:
+                break
+        return preempted
+
+    def _release(self, sequence: AnySequence) -> None:
+        if sequence.hold is not None:
+            self.cache.release(sequence.hold, sequence.tokens, sequence.computed)
+            sequence.hold, sequence.computed = None, 0
+
+    def share_prompt(self, sequence: AnySequence) -> None:
+        """Lets others find all that a running sequence has computed, to the last token."""
+        if sequence.hold is not None:
+            self.cache.record_end(sequence.hold, sequence.tokens, sequence.computed)
+
+    def advance(self, plan: StepPlan[Any]) -> None:
         """Records that a plan was executed."""
-        for item in plan.scheduled:
-            item.sequence.computed = item.start + item.count
+        size, prefixes = self.cache.block_size, self.cache.prefixes
+        for sequence, count in zip(plan.sequences, plan.counts, strict=True):
+            sequence.computed += count
+            hold = sequence.hold
+            if prefixes and hold is not None and hold.indexed + size <= sequence.computed:
+                self.cache.record(hold, sequence.tokens, sequence.computed)
+
+
+def counts_by_kind(plan: StepPlan[Any]) -> tuple[int, int]:
+    """(decoding sequences, prompt tokens) of a plan, before it is advanced."""
+    if plan.tokens == len(plan.sequences):
+        return plan.tokens, 0
+    decoding = sum(s.uncomputed == 1 for s in plan.sequences)
+    return decoding, plan.tokens - decoding

@@ -1,7 +1,6 @@
 """Logits of every position of a text, for evaluation and verification."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -9,8 +8,8 @@ from ..arrays import Float32Array
 from ..errors import LlmcError
 from .batch import step_inputs
 from .engine import Engine, check_prompt
-from .scheduler import ScheduledSequence, StepPlan
-from .scheduler import Sequence as TokenSequence
+from .scheduler import StepPlan
+from .sequence import Sequence as TokenSequence
 
 
 def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
@@ -24,23 +23,22 @@ def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int,
         raise LlmcError(
             "LLMC-E0204", f"the text has {len(token_ids)} tokens, the context {engine.max_context}"
         )
-    if not engine.cache.can_admit(len(token_ids)):
+    granted = engine.cache.admit(token_ids, reuse=False)
+    if granted is None:
         raise LlmcError("LLMC-E0603", f"{len(token_ids)} tokens need more cache than is free")
-    sequence = TokenSequence(list(token_ids), len(token_ids))
-    sequence.hold = engine.cache.admit(len(token_ids))
+    sequence = TokenSequence(list(token_ids), len(token_ids), hold=granted[0])
     limits = engine.program.limits
     try:
         while sequence.uncomputed:
             start = sequence.computed
             count = min(sequence.uncomputed, limits.max_tokens, limits.max_logits_rows)
-            engine.cache.grow(sequence.hold, start, start + count)
-            plan = StepPlan((ScheduledSequence(sequence, start, count, True),))
-            inputs = step_inputs(plan, engine.cache)
-            outputs = engine.program.step(replace(inputs, logits_rows=list(range(count))))
+            engine.cache.grow(granted[0], start, start + count)
+            plan = StepPlan((sequence,), (count,), (count,))
+            outputs = engine.program.step(step_inputs(plan, len(engine.cache.groups)))
             sequence.computed += count
             yield start, outputs.logits
     finally:
-        engine.cache.release(sequence.hold)
+        engine.cache.release(granted[0], token_ids, sequence.computed)
 
 
 def logits(engine: Engine, token_ids: Sequence[int]) -> Float32Array:

@@ -174,6 +174,11 @@ class CpuProgram:
         self._inputs.sequences = len(inputs.context_len)
         self._inputs.logits_rows_count = len(inputs.logits_rows)
 
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copies a block of a cache group: keys and values of all its layers lie together."""
+        cache, size = self._cache[group], self.cache_groups[group].bytes_per_block
+        cache[target * size : (target + 1) * size] = cache[source * size : (source + 1) * size]
+
     def close(self) -> None:
         """Stops the library's threads and lets go of all memory."""
         if self._handle is not None:

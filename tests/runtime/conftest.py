@@ -126,6 +126,9 @@ class Toy:
                 h = ((h ^ (token + 1)) * 1099511628211) & MASK
         return Toy.logits([], h)
 
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        self.cache[group][target] = self.cache[group][source]
+
     def close(self) -> None:
         self.closed = True
 

@@ -29,7 +29,7 @@ def toy_model(toy, words) -> Model:
 
 
 def free_blocks(model):
-    return [pool.free_count for pool in model.engine.cache.pools]
+    return [pool.available for pool in model.engine.cache.pools]
 
 
 def test_text_ids_and_stats_agree(model, toy):

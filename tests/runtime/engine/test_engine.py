@@ -1,11 +1,14 @@
 """The engine with a toy program whose text shows every mistake in cache and batching."""
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.runtime.engine import scoring
-from llmc.runtime.engine.engine import Engine, Request
+from llmc.runtime.engine.engine import Engine, EngineOptions, Request
 from llmc.runtime.engine.sampling import SamplingParams
 from llmc.runtime.errors import LlmcError
 
@@ -32,7 +35,7 @@ def test_every_request_gets_the_text_it_would_get_alone(toy, requests):
     for request in made:
         assert request.output == toy.greedy(list(request.prompt), request.max_tokens)
         assert request.finish_reason == "length"
-    assert [pool.free_count for pool in engine.cache.pools] == list(engine.program.cache_blocks)
+    assert [pool.available for pool in engine.cache.pools] == list(engine.program.cache_blocks)
 
 
 def test_requests_share_steps(toy):
@@ -119,9 +122,10 @@ def test_an_aborted_request_frees_its_cache(toy):
     for request in requests:
         engine.finish(request)
         engine.finish(request)
+    assert [delta.finish_reason for delta in engine.step()][-8:] == ["aborted"] * 8
     assert not engine.has_work
     assert {r.finish_reason for r in requests} == {"aborted"}
-    assert [pool.free_count for pool in engine.cache.pools] == list(engine.program.cache_blocks)
+    assert [pool.available for pool in engine.cache.pools] == list(engine.program.cache_blocks)
 
 
 def test_scoring_gives_every_row_and_leaves_the_cache_as_it_was(toy):
@@ -130,6 +134,159 @@ def test_scoring_gives_every_row_and_leaves_the_cache_as_it_was(toy):
     got = scoring.logits(engine, tokens)
     want = np.stack([toy.logits(tokens[: n + 1]) for n in range(len(tokens))])
     np.testing.assert_array_equal(got, want)
-    assert [pool.free_count for pool in engine.cache.pools] == list(engine.program.cache_blocks)
+    assert [pool.available for pool in engine.cache.pools] == list(engine.program.cache_blocks)
     with pytest.raises(LlmcError, match="E0204"):
         scoring.logits(engine, [1] * 321)
+
+
+traffic = st.lists(
+    st.tuples(prompts, st.integers(1, 60), st.integers(0, 25), st.integers(0, 3)),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    traffic=traffic,
+    blocks=st.sampled_from([(40, 24), (12, 8), (10, 7)]),
+    prefix=st.integers(0, 100),
+    cache=st.booleans(),
+)
+def test_shared_prefixes_and_preemption_change_no_text(toy, traffic, blocks, prefix, cache):
+    """Requests that begin alike come while others run, on a cache that is often too small."""
+    program = toy(cache_blocks=blocks)
+    engine = Engine(program, options=EngineOptions(prefix_cache=cache))
+    made = [
+        (Request((*range(7, 7 + prefix // 2), *prompt), count, priority=priority), arrival)
+        for prompt, count, arrival, priority in traffic
+    ]
+    step = 0
+    while engine.has_work or any(arrival >= step for _, arrival in made):
+        for request, arrival in made:
+            if arrival == step:
+                engine.add(request)
+        engine.step()
+        step += 1
+        assert step < 5000
+    for request, _ in made:
+        assert request.output == toy.greedy(list(request.prompt), request.max_tokens)
+    assert [pool.available for pool in engine.cache.pools] == list(blocks)
+
+
+def test_a_prompt_that_was_computed_before_is_not_computed_again(toy):
+    program = toy()
+    engine = Engine(program)
+    prompt = tuple(range(90))
+    run(engine, [Request(prompt, 3)])
+    computed = sum(len(step.token_ids) for step in program.steps)
+    again = Request((*prompt, 95), 3)
+    run(engine, [again])
+    assert again.output == toy.greedy([*prompt, 95], 3)
+    assert again.cached_tokens == 90
+    assert sum(len(step.token_ids) for step in program.steps) - computed == 3
+    alone = Request(prompt, 3, namespace="another tenant")
+    run(engine, [alone])
+    assert alone.cached_tokens == 0
+
+
+def test_followers_wait_for_the_prompt_and_share_it(toy):
+    program = toy()
+    engine = Engine(program)
+    prompt = tuple(range(80))
+    first = Request(prompt, 10, SamplingParams(temperature=1.0, seed=1))
+    others = [
+        Request(prompt, 10, SamplingParams(temperature=1.0, seed=seed), follows=first)
+        for seed in (2, 3, 4)
+    ]
+    run(engine, [first, *others])
+    assert [other.cached_tokens for other in others] == [79] * 3
+    assert sum(len(step.token_ids) for step in program.steps) == 80 + 9 + 3 * 10
+    alone = Request(prompt, 10, SamplingParams(temperature=1.0, seed=3))
+    run(Engine(toy()), [alone])
+    assert others[1].output == alone.output
+
+
+@pytest.mark.parametrize("reason", ["aborted", "error"])
+def test_followers_go_on_without_their_leader(toy, reason):
+    engine = Engine(toy())
+    first = Request((1, 2, 3), 10)
+    other = Request((1, 2, 3), 10, follows=first)
+    engine.add(first)
+    engine.add(other)
+    engine.finish(first, reason)
+    run(engine, [])
+    assert other.output == toy.greedy([1, 2, 3], 10)
+
+
+def test_a_follower_may_leave_while_it_waits(toy):
+    engine = Engine(toy())
+    first = Request((1, 2, 3), 10)
+    other = Request((1, 2, 3), 10, follows=first)
+    engine.add(first)
+    engine.add(other)
+    engine.finish(other)
+    run(engine, [])
+    assert (first.finish_reason, other.finish_reason) == ("length", "aborted")
+
+
+def test_a_deadline_ends_a_request_wherever_it_is(toy, monkeypatch):
+    engine = Engine(toy(max_sequences=1))
+    now = time.monotonic()
+    running, waiting = (Request((n,), 50, deadline=now + 1000) for n in (1, 2))
+    later = Request((3,), 5, deadline=now + 5000)
+    for request in (running, waiting, later):
+        engine.add(request)
+    engine.step()
+    monkeypatch.setattr("llmc.runtime.engine.engine.monotonic", lambda: now + 2000)
+    run(engine, [])
+    assert (running.finish_reason, waiting.finish_reason) == ("timeout", "timeout")
+    assert len(running.output) == 1
+    assert later.finish_reason == "length"
+
+
+def test_deltas_tell_every_token_once(toy):
+    engine = Engine(toy())
+    requests = [Request((n,), 5 + n) for n in range(4)]
+    told = {id(request): [] for request in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for delta in engine.step():
+            told[id(delta.request)] += delta.token_ids
+            assert (delta.finish_reason is None) == (delta.request.finish_reason is None)
+    assert [told[id(request)] for request in requests] == [request.output for request in requests]
+
+
+def test_timings_and_counters_follow_a_request(toy):
+    engine = Engine(toy())
+    request = Request((1, 2, 3), 4)
+    run(engine, [request])
+    timings = request.timings
+    assert 0 < timings.arrived <= timings.scheduled <= timings.first_token
+    assert timings.first_token <= timings.last_token <= timings.finished
+    assert engine.counters.generated_tokens == 4
+    assert engine.counters.requests_finished["length"] == 1
+
+
+def test_a_program_of_uniform_steps_gives_the_same_text(toy):
+    program = toy(uniform_query=True)
+    requests = [Request(tuple(range(n, n + 5 + 20 * n)), 12) for n in range(5)]
+    run(Engine(program), requests)
+    for request in requests:
+        assert request.output == toy.greedy(list(request.prompt), 12)
+    for step in program.steps:
+        counts = {b - a for a, b in itertools.pairwise(step.query_start)}
+        assert counts == {1} or len(step.context_len) * max(counts) <= 48
+
+
+def test_failing_ends_everybody_with_the_cause(toy):
+    engine = Engine(toy())
+    requests = [Request((n,), 50) for n in range(8)]
+    for request in requests:
+        engine.add(request)
+    engine.step()
+    engine.fail(LlmcError("LLMC-E0102", "broken"))
+    assert {delta.finish_reason for delta in engine.step()} >= {"error"}
+    assert all(r.error is not None and r.error.id == "LLMC-E0102" for r in requests)
+    assert [pool.used for pool in engine.cache.pools] == [0, 0]

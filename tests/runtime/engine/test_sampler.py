@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmc.runtime.engine.sampler import Sampler
+from llmc.runtime.engine.sampler import RowSampler
 from llmc.runtime.engine.sampling import SamplingParams
 from llmc.runtime.errors import LlmcError
 
@@ -40,7 +40,7 @@ def test_candidates_and_weights_are_those_of_the_definitions(
 ):
     logits = np.random.default_rng(seed).normal(0, 2, 3000).astype(np.float32)
     params = SamplingParams(temperature, top_k, top_p, min_p)
-    ids, weights = Sampler(params)._candidates(logits, float(logits.max()))
+    ids, weights = RowSampler(params)._candidates(logits, float(logits.max()))
     want = kept(logits, params)
     got = dict(zip(ids.tolist(), (weights / weights.sum()).tolist(), strict=True))
     # An id whose mass lies within rounding of top_p may fall either way.
@@ -53,19 +53,19 @@ def test_candidates_and_weights_are_those_of_the_definitions(
 
 def test_frequencies_follow_the_probabilities():
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    sampler = Sampler(SamplingParams(temperature=1.0, seed=3))
+    sampler = RowSampler(SamplingParams(temperature=1.0, seed=3))
     counts = np.bincount([sampler.sample(logits, 0) for _ in range(4000)], minlength=4)
     # Standard deviation of the largest count is 32 of 4000; 4 of them.
     np.testing.assert_allclose(counts / 4000, [0.5, 0.3, 0.15, 0.05], atol=0.032)
 
 
 def test_greedy_takes_the_programs_argmax():
-    assert Sampler(SamplingParams()).sample(np.array([1, 3, 2], np.float32), 1) == 1
+    assert RowSampler(SamplingParams()).sample(np.array([1, 3, 2], np.float32), 1) == 1
 
 
 def test_the_repetition_penalty_is_transformers():
     logits = np.array([2.0, -1.0, 1.9, -3.0], np.float32)
-    sampler = Sampler(SamplingParams(repetition_penalty=2.0), [0, 1])
+    sampler = RowSampler(SamplingParams(repetition_penalty=2.0), [0, 1])
     np.testing.assert_array_equal(
         sampler._penalized(logits), np.array([1.0, -2.0, 1.9, -3.0], np.float32)
     )
@@ -78,7 +78,7 @@ def test_seeds():
     logits = np.random.default_rng(0).normal(size=500).astype(np.float32)
 
     def draw(seed):
-        sampler = Sampler(SamplingParams(temperature=2.0, seed=seed))
+        sampler = RowSampler(SamplingParams(temperature=2.0, seed=seed))
         return [sampler.sample(logits, 0) for _ in range(20)]
 
     assert draw(1) == draw(1)

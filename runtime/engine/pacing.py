@@ -1,0 +1,105 @@
+"""How many query tokens each running sequence brings to a step: the policies of a step's shape.
+
+In: for each running sequence, in order of service, how many of its tokens are uncomputed (1: it
+decodes). Out: how many of them the step computes.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+_LEAST_PROMPT_TOKENS = 16
+"""Prompts always advance by so many, however slow a step is."""
+_FIRST_PROMPT_TOKENS = 32
+"""Beside decoding sequences, before anything was measured."""
+_MEMORY = 0.8
+"""Weight of what was known in a running mean against a new measurement."""
+
+
+class StepShape(Protocol):
+    """A policy. `observe` is told the seconds of each step whose shape it gave."""
+
+    def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]: ...
+    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None: ...
+
+
+class MixedSteps:
+    """Decoding sequences first, and prompts in what is left of the token budget.
+
+    A step with prompt tokens takes longer, and everybody who decodes waits for it. So while
+    somebody decodes, prompts get as many tokens as make the step about `slack` times as long as
+    one of decoding alone, by the times that were measured so far. None: as many as fit.
+    """
+
+    def __init__(self, slack: float | None) -> None:
+        self._slack = slack
+        self._decode_seconds = 0.0
+        self._seconds_per_prompt_token = 0.0
+
+    def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
+        """Query tokens per sequence."""
+        decoding = sum(n == 1 for n in uncomputed)
+        if decoding == len(uncomputed) <= max_tokens:
+            return [1] * decoding
+        left = max(0, max_tokens - decoding)
+        if decoding and self._slack is not None:
+            left = min(left, self._prompt_tokens(self._slack))
+        counts, places = [], max_tokens  # of decoding sequences
+        for wanted in uncomputed:
+            if wanted == 1:
+                counts.append(min(1, places))
+                places -= counts[-1]
+            else:
+                counts.append(min(wanted, left))
+                left -= counts[-1]
+        return counts
+
+    def _prompt_tokens(self, slack: float) -> int:
+        if not self._decode_seconds or not self._seconds_per_prompt_token:
+            return _FIRST_PROMPT_TOKENS
+        tokens = (slack - 1) * self._decode_seconds / self._seconds_per_prompt_token
+        return max(_LEAST_PROMPT_TOKENS, int(tokens))
+
+    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+        """Learns what a decoding step and a prompt token take."""
+        if decoding and not prompt_tokens:
+            self._decode_seconds = _mean(self._decode_seconds, seconds)
+        elif prompt_tokens >= _LEAST_PROMPT_TOKENS:
+            beside = self._decode_seconds if decoding else 0.0
+            per_token = max(0.0, seconds - beside) / prompt_tokens
+            self._seconds_per_prompt_token = _mean(self._seconds_per_prompt_token, per_token)
+
+
+class UniformSteps:
+    """For programs whose sequences all bring equally many query tokens to a step.
+
+    Steps of decoding and steps of prompts take turns, so that neither waits for long. Of prompts
+    as many sequences as fit side by side bring the same number; a shorter rest is padded by the
+    program, which counts against the budget.
+    """
+
+    def __init__(self) -> None:
+        self._decoded_last = False
+
+    def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
+        """Query tokens per sequence; 0 for those that wait for the next step."""
+        decoding, prompts = sum(n == 1 for n in uncomputed), sum(n > 1 for n in uncomputed)
+        if decoding and not (prompts and self._decoded_last):
+            self._decoded_last = True
+            return [int(n == 1 and i < max_tokens) for i, n in enumerate(uncomputed)]
+        self._decoded_last = False
+        longest = max((n for n in uncomputed if n > 1), default=0)
+        query = min(longest, max(1, max_tokens // max(1, prompts)))
+        places = max_tokens // max(1, query)
+        counts = []
+        for wanted in uncomputed:
+            taken = min(wanted, query) if wanted > 1 and places else 0
+            places -= taken > 0
+            counts.append(taken)
+        return counts
+
+    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+        """Nothing to learn: the budget is the program's."""
+
+
+def _mean(known: float, new: float) -> float:
+    return _MEMORY * known + (1 - _MEMORY) * new if known else new
