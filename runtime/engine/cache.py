@@ -153,10 +153,10 @@ class CacheManager:
             table[hold.freed[group]] = FREED
             hold.freed[group] += 1
 
-    def record(self, hold: CacheHold, tokens: Sequence[int], computed: int) -> None:
+    def record(self, hold: CacheHold | None, tokens: Sequence[int], computed: int) -> None:
         """Lets others find the blocks that have become full."""
         size = self.block_size
-        while hold.indexed + size <= computed:
+        while self.prefixes and hold is not None and hold.indexed + size <= computed:
             start = hold.indexed
             hold.node = self._describe(hold, tuple(tokens[start : start + size]))
             hold.indexed += size

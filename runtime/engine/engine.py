@@ -45,15 +45,9 @@ class _Running(Sequence):
 
     request: Request
     state: "SamplingState | None" = None
-    given: int = 0
-    """How many of the request's output ids are in deltas already."""
+    untold: int = 0
+    """How many of the latest output ids are in no delta yet: their text isn't certain."""
     followers: list["_Running"] = field(default_factory=list)
-
-    def take_new_ids(self) -> tuple[int, ...]:
-        """The output ids that no delta has told yet."""
-        first, self.given = self.given, len(self.request.output)
-        return tuple(self.request.output[first:])
-
 
 class Engine:
     """Runs requests on a program. Not thread-safe: one caller steps it at a time."""
@@ -233,7 +227,7 @@ class Engine:
             else:
                 self._note_token(running, now)
             request.timings.last_token = now
-            self._tell(running, token)
+            self._tell(running, request, token)
         self.counters.tokens(given)
         if continuing:
             self.counters.inter_token(now - previous, continuing)
@@ -250,9 +244,10 @@ class Engine:
             self.scheduler.share_prompt(running)
             self._release_followers(running)
 
-    def _tell(self, running: _Running, token: int) -> None:
+    def _tell(self, running: _Running, request: Request, token: int) -> None:
         """Makes text of a token, and ends the request if it was the last."""
-        request, state, text = running.request, running.state, ""
+        state, text = running.state, ""
+        running.untold += 1
         if state is not None and not self._read_state(running, state):
             return None
         if token in request.eos_ids:
@@ -268,7 +263,9 @@ class Engine:
         if len(running.tokens) > running.max_length:  # it would have to be computed next
             return self._finish(running, "length", text)
         if text or request.text is None:
-            self._news.append(Delta(request, running.take_new_ids(), text, None))
+            ids = (token,) if running.untold == 1 else tuple(request.output[-running.untold :])
+            running.untold = 0
+            self._news.append(Delta(request, ids, text, None))
         return None
 
     def _read_state(self, running: _Running, state: "SamplingState") -> bool:
@@ -310,7 +307,8 @@ class Engine:
         self.scheduler.remove(running)
         self._release_followers(running)
         self.counters.finished(request)
-        self._news.append(Delta(request, running.take_new_ids(), text, reason))
+        ids = tuple(request.output[len(request.output) - running.untold :])
+        self._news.append(Delta(request, ids, text, reason))
 
     def _release_followers(self, running: _Running) -> None:
         """Those who waited for a prompt can find it in the cache now, or must compute it."""

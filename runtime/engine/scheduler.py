@@ -72,6 +72,9 @@ class Scheduler(Generic[AnySequence]):
         admitted = self._admit() if len(self.waiting) else ()
         running, preempted = tuple(self.running), 0
         uncomputed = [len(s.tokens) - s.computed for s in running]
+        if not admitted and uncomputed.count(1) == len(running) and self._have_room(running):
+            ones = (1,) * len(running)  # everybody decodes: most steps, and the shortest ones
+            return StepPlan(running, ones, ones)
         shares = self.shape.counts(uncomputed, self.limits.max_tokens)
         free_rows = self.limits.max_logits_rows
         sequences, counts, rows = [], [], []
@@ -92,6 +95,12 @@ class Scheduler(Generic[AnySequence]):
             free_rows -= wanted
         copies = self.cache.take_copies()
         return StepPlan(tuple(sequences), tuple(counts), tuple(rows), copies, admitted, preempted)
+
+    def _have_room(self, running: tuple[AnySequence, ...]) -> bool:
+        """Whether all of them can get their next token as they are."""
+        limits = self.limits
+        full = [s for s in running if s.hold is None or s.computed >= s.hold.capacity]
+        return not full and len(running) <= min(limits.max_tokens, limits.max_logits_rows)
 
     def _admit(self) -> tuple[AnySequence, ...]:
         """Moves waiting sequences to the running ones while there is room for them."""
@@ -144,12 +153,11 @@ class Scheduler(Generic[AnySequence]):
 
     def advance(self, plan: StepPlan[Any]) -> None:
         """Records that a plan was executed."""
-        size, prefixes = self.cache.block_size, self.cache.prefixes
+        size = self.cache.block_size
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
             sequence.computed += count
-            hold = sequence.hold
-            if prefixes and hold is not None and hold.indexed + size <= sequence.computed:
-                self.cache.record(hold, sequence.tokens, sequence.computed)
+            if count > 1 or sequence.computed % size == 0:
+                self.cache.record(sequence.hold, sequence.tokens, sequence.computed)
 
 
 def counts_by_kind(plan: StepPlan[Any]) -> tuple[int, int]:
