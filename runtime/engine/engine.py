@@ -49,6 +49,7 @@ class _Running(Sequence):
     """How many of the latest output ids are in no delta yet: their text isn't certain."""
     followers: list["_Running"] = field(default_factory=list)
 
+
 class Engine:
     """Runs requests on a program. Not thread-safe: one caller steps it at a time."""
 

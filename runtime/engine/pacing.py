@@ -4,15 +4,17 @@ In: for each running sequence, in order of service, how many of its tokens are u
 decodes). Out: how many of them the step computes.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
-_LEAST_PROMPT_TOKENS = 16
+_LEAST_PROMPT_TOKENS = 8
 """Prompts always advance by so many, however slow a step is."""
-_FIRST_PROMPT_TOKENS = 32
+_FIRST_PROMPT_TOKENS = 16
 """Beside decoding sequences, before anything was measured."""
-_MEMORY = 0.8
-"""Weight of what was known in a running mean against a new measurement."""
+_MEASUREMENTS = 15
+"""How many of the last ones are remembered. Their median counts: now and then a step is slow
+because the machine did something else."""
 
 
 class StepShape(Protocol):
@@ -32,8 +34,8 @@ class MixedSteps:
 
     def __init__(self, slack: float | None) -> None:
         self._slack = slack
-        self._decode_seconds = 0.0
-        self._seconds_per_prompt_token = 0.0
+        self._decode_seconds: deque[float] = deque(maxlen=_MEASUREMENTS)
+        self._seconds_per_prompt_token: deque[float] = deque(maxlen=_MEASUREMENTS)
 
     def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
         """Query tokens per sequence."""
@@ -56,17 +58,19 @@ class MixedSteps:
     def _prompt_tokens(self, slack: float) -> int:
         if not self._decode_seconds or not self._seconds_per_prompt_token:
             return _FIRST_PROMPT_TOKENS
-        tokens = (slack - 1) * self._decode_seconds / self._seconds_per_prompt_token
+        spare = (slack - 1) * _median(self._decode_seconds)
+        tokens = spare / max(_median(self._seconds_per_prompt_token), 1e-9)
         return max(_LEAST_PROMPT_TOKENS, int(tokens))
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Learns what a decoding step and a prompt token take."""
         if decoding and not prompt_tokens:
-            self._decode_seconds = _mean(self._decode_seconds, seconds)
+            self._decode_seconds.append(seconds)
         elif prompt_tokens >= _LEAST_PROMPT_TOKENS:
-            beside = self._decode_seconds if decoding else 0.0
+            known = decoding and self._decode_seconds
+            beside = _median(self._decode_seconds) if known else 0.0
             per_token = max(0.0, seconds - beside) / prompt_tokens
-            self._seconds_per_prompt_token = _mean(self._seconds_per_prompt_token, per_token)
+            self._seconds_per_prompt_token.append(per_token)
 
 
 class UniformSteps:
@@ -101,5 +105,5 @@ class UniformSteps:
         """Nothing to learn: the budget is the program's."""
 
 
-def _mean(known: float, new: float) -> float:
-    return _MEMORY * known + (1 - _MEMORY) * new if known else new
+def _median(values: Collection[float]) -> float:
+    return sorted(values)[len(values) // 2]  # `statistics` takes longer to import than a model

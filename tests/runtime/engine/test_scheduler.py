@@ -157,15 +157,15 @@ def test_uniform_steps_take_turns_and_bring_equal_numbers(toy):
 
 def test_prompts_beside_decoding_take_what_the_slack_allows():
     shape = MixedSteps(3.0)
-    assert shape.counts([1, 500], 512) == [1, 32]  # nothing measured yet
+    assert shape.counts([1, 500], 512) == [1, 16]  # nothing measured yet
     assert shape.counts([500, 400], 512) == [500, 12]  # nobody decodes
     for _ in range(50):
         shape.observe(8, 0, 0.010)
         shape.observe(8, 32, 0.010 + 32 * 0.0005)
     assert shape.counts([1, 500], 512) == [1, 40]  # (3 - 1) * 10 ms at 0.5 ms each
     for _ in range(50):
-        shape.observe(8, 32, 0.010 + 32 * 0.005)
-    assert shape.counts([1, 500], 512) == [1, 16]  # prompts always advance
+        shape.observe(8, 32, 0.010 + 32 * 0.5)
+    assert shape.counts([1, 500], 512) == [1, 8]  # prompts always advance
     assert MixedSteps(None).counts([1, 500], 512) == [1, 500]
 
 
