@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compiler.driver import compile
+    from .runtime.engine.async_engine import AsyncEngine
     from .runtime.generate import load
 
-__all__ = ["compile", "load"]
+__all__ = ["AsyncEngine", "compile", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from .compiler.driver import compile
 
         return compile
+    if name == "AsyncEngine":
+        from .runtime.engine.async_engine import AsyncEngine
+
+        return AsyncEngine
     raise AttributeError(f"module 'llmc' has no attribute {name!r}")

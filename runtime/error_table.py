@@ -44,6 +44,12 @@ ERRORS: dict[str, ErrorInfo] = {
         "Two buffers that are alive at the same time overlap in the plan.",
         "set LLMC_DUMP to a folder, compile again and report the dump of the plan",
     ),
+    "LLMC-E0104": ErrorInfo(
+        "the engine has stopped",
+        "A step failed, the model was closed, or the process was forked after the model was "
+        "loaded. What ran has ended, and nothing new is begun.",
+        "read the cause, then load the model again",
+    ),
     "LLMC-E0200": ErrorInfo(
         "wrong usage",
         "The command line has an unknown option or verb, lacks an argument, or combines options "

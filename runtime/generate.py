@@ -4,33 +4,37 @@
     for chunk in model.generate("Why is the sky blue?", max_tokens=64):
         print(chunk.text, end="")
 
-Several streams of one model may be read side by side: their requests share the engine's steps.
+Several streams of one model may be read side by side, by one thread or by many: a thread of the
+engine computes them together, ahead of their readers.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
-from time import perf_counter
+from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from .artifact import Generation, Manifest, Variant, decode_generation
-from .engine.engine import Engine, FinishReason, Request
+from .engine.engine import Engine, EngineOptions
+from .engine.request import Request
 from .engine.sampling import SamplingParams
+from .engine.thread import EngineThread
 from .errors import LlmcError
-from .loading import open_artifact_program
+from .loading import Capacity, capacity_of, open_artifact_program
+from .options import GenerateOptions, check_options, requests_of, seeded
 from .program import Program
 from .reader import ArtifactReader
-from .stream import Chunk, Stats, Stream
+from .stream import Choice, Chunk, Stats, Stream
+from .text.output import OutputText
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .arrays import Float32Array
+    from .engine.structured import Grammar
     from .text.chat import ChatTemplate
 
-__all__ = ["Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
+__all__ = ["Choice", "Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -51,17 +55,21 @@ class Model:
         chat_template: str | None = None,
         generation: Generation | None = None,
         max_context: int | None = None,
+        options: EngineOptions | None = None,
     ) -> None:
         self.program = program
         self.manifest = manifest
         self.variant = variant
         self.generation = generation or Generation()
-        self.engine = Engine(program, max_context=max_context)
+        self.engine = Engine(program, max_context=max_context, options=options)
+        self.thread = EngineThread(self.engine)
+        """Steps the engine; whoever uses `engine` itself does so while this is `paused`, or before
+        the first request."""
         self.stats: Stats | None = None
+        """Of the generation that was last read to its end."""
+        self._eos_ids = frozenset(self.generation.eos_token_ids)
         self._tokenizer = Tokenizer(tokenizer) if tokenizer is not None else None
         self._chat_source = chat_template
-        self._lock = RLock()
-        self._abandoned: deque[Request] = deque()
 
     @property
     def has_tokenizer(self) -> bool:
@@ -100,60 +108,117 @@ class Model:
             return self.tokenizer.encode(text, add_special_tokens=False)
         return [int(token) for token in cast(Sequence[int], prompt)]
 
-    def generate(
+    def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
+        """Continues a prompt: a `Stream`, whose chunks are computed ahead of its reader.
+
+        The options are those of `GenerateOptions`: max_tokens, temperature, top_k, top_p, min_p,
+        typical_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, bad_words,
+        min_tokens, seed, logprobs, prompt_logprobs, n, stop, stop_token_ids, ignore_eos,
+        keep_special, grammar, json_schema, regex, choice, priority, client, namespace, timeout,
+        raw. Without any: at most 256 tokens, greedily, of the chat template's answer.
+
+        Wrong options and prompts are refused here, not when the first chunk is read: E0204
+        prompt longer than the context, E0205, E0206, E0208, E0209, E0210, E0211, E0603, and E0104
+        if the model was closed.
+        """
+        began = monotonic()
+        check_options(options)
+        return Stream(self, self.thread, requests_of(self, prompt, options), began)
+
+    def make_request(
         self,
-        prompt: Prompt,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
         *,
         max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
         stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
-        raw: bool = False,
-    ) -> Stream:
-        """Continues a prompt; the chunks are computed while they are read.
+        grammar: "Grammar | None" = None,
+        priority: int = 0,
+        client: str = "",
+        namespace: str = "",
+        deadline: float | None = None,
+        keep_special: bool = False,
+    ) -> Request:
+        """A request for the engine's thread, with this model's end-of-text ids and tokenizer.
 
-        Wrong parameters and prompts are refused here, not when the first chunk is read: E0204
-        prompt longer than the context, E0205, E0206, E0208, E0209, E0210, E0603.
+        `deadline`: of `time.monotonic`. Errors: E0205, E0210 for stop strings without a tokenizer,
+        E0211. The engine checks the rest when the request is submitted.
         """
-        began = perf_counter()
-        params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        eos = frozenset() if ignore_eos else frozenset(self.generation.eos_token_ids)
-        request = Request(tuple(self.encode(prompt, raw=raw)), max_tokens, params, eos)
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if stop:
-            _ = self.tokenizer  # stop strings are text
-        stream = Stream(self, request, stop, began)
-        with self._lock:
-            self._drop_abandoned()
-            self.engine.add(request)
-        return stream
+        text = None
+        if stop or self.has_tokenizer:
+            text = OutputText(self.tokenizer, stop, keep_special=keep_special)
+        eos_ids = frozenset(stop_token_ids)
+        if not ignore_eos:
+            eos_ids |= self._eos_ids
+        return Request(
+            tuple(prompt_ids),
+            max_tokens,
+            params or SamplingParams(),
+            eos_ids,
+            text=text,
+            grammar=grammar,
+            priority=priority,
+            client=client,
+            namespace=namespace,
+            deadline=deadline,
+        )
+
+    def make_requests(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        **options: Any,
+    ) -> list[Request]:
+        """`n` requests for continuations of one prompt, which is computed once. Options as for
+        `make_request`; request i has the seed + i, if there is one."""
+        if n < 1:
+            raise LlmcError("LLMC-E0205", f"n cannot be {n}")
+        params, prompt_ids = params or SamplingParams(), tuple(prompt_ids)
+        requests = [
+            self.make_request(prompt_ids, seeded(params, index), **options) for index in range(n)
+        ]
+        for request in requests[1:]:
+            request.follows = requests[0]
+        return requests
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many sequences of how many tokens the cache has room for at once."""
+        return capacity_of(self.program, self.engine.max_context)
 
     def logits(self, token_ids: Sequence[int]) -> "Float32Array":
         """Logits f32 [T, vocab] of every position of a text given as ids."""
         from .engine import scoring
 
-        with self._lock:
-            self._drop_abandoned()
-            return scoring.logits(self.engine, token_ids)
+        with self.thread.paused() as engine:
+            return scoring.logits(engine, token_ids)
 
     def iter_logits(self, token_ids: Sequence[int]) -> "Iterator[tuple[int, Float32Array]]":
-        """The same in pieces: (first position, rows) with rows valid until the next piece."""
+        """The same in pieces: (first position, rows). Between two of them others may compute."""
         from .engine import scoring
 
-        with self._lock:
-            self._drop_abandoned()
-            yield from scoring.iter_logits(self.engine, token_ids)
+        pieces = cast("Generator[Any]", scoring.iter_logits(self.engine, token_ids))
+        try:
+            while True:
+                with self.thread.paused():
+                    piece = next(pieces, None)
+                    if piece is None:
+                        return
+                    first, rows = piece[0], piece[1].copy()  # the next step overwrites them
+                yield first, rows
+        finally:
+            self.thread.later(pieces.close)  # its blocks; also from a destructor
 
-    def close(self) -> None:
-        """Ends all streams and frees the program's memory; idempotent."""
-        with self._lock:
-            self.engine.abort_all()
-            self.program.close()
+    def close(self, *, drain: bool = False, timeout: float | None = None) -> bool:
+        """Ends the engine and frees the program's memory; idempotent. What runs is cancelled, or
+        with `drain` finished first, for at most `timeout` seconds. Returns whether all has ended.
+        """
+        return self.thread.close(drain, timeout)
 
     def __enter__(self) -> "Model":
         return self
@@ -166,22 +231,6 @@ class Model:
     ) -> None:
         self.close()
 
-    def _step_until(self, done: Callable[[], bool]) -> None:
-        """Steps the engine until `done()`, or until there is nothing left to compute."""
-        with self._lock:
-            self._drop_abandoned()
-            while not done() and self.engine.has_work:
-                self.engine.step()
-
-    def _drop_abandoned(self) -> None:
-        """Ends the requests whose streams nobody keeps any more."""
-        while self._abandoned:
-            self.engine.finish(self._abandoned.popleft())
-
-    def _finish(self, request: Request, reason: FinishReason) -> None:
-        with self._lock:
-            self.engine.finish(request, reason)
-
 
 def load(
     path: str | Path,
@@ -190,15 +239,19 @@ def load(
     memory: int | None = None,
     max_context: int | None = None,
     verify_weights: bool = False,
+    options: EngineOptions | None = None,
 ) -> Model:
     """Opens an artifact and starts the variant that suits this machine best.
 
     `threads`: of the program, default all usable cores. `memory`: bytes that weights, workspace
     and cache may take. `max_context`: smaller than the compiled one, to save cache.
-    `verify_weights`: hash the weights too. Errors: E05xx artifact or machine, E0601 memory.
+    `verify_weights`: hash the weights too. `options`: of the engine. Errors: E05xx artifact or
+    machine, E0601 memory.
     """
     reader = ArtifactReader(path, verify_weights=verify_weights)
-    return model_of(reader, threads=threads, memory=memory, max_context=max_context)
+    return model_of(
+        reader, threads=threads, memory=memory, max_context=max_context, options=options
+    )
 
 
 def model_of(
@@ -207,6 +260,7 @@ def model_of(
     threads: int | None = None,
     memory: int | None = None,
     max_context: int | None = None,
+    options: EngineOptions | None = None,
 ) -> Model:
     """The model in an artifact that is already open."""
     if max_context is not None and max_context < 1:
@@ -224,6 +278,7 @@ def model_of(
         chat_template=_text(reader.read(template)) if template else None,
         generation=decode_generation(reader.read(generation)) if generation else None,
         max_context=max_context,
+        options=options,
     )
 
 

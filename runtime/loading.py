@@ -1,6 +1,7 @@
 """From an open artifact to a running program: which variant, how much memory, which executor."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from . import machine
 from .artifact import Manifest, Variant
@@ -95,6 +96,43 @@ def _blocks(variant: Variant, length: int) -> tuple[int, ...]:
 def _bytes(variant: Variant, blocks: Sequence[int]) -> int:
     groups = variant.cache_groups
     return sum(n * g.bytes_per_block for n, g in zip(blocks, groups, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a cache has room for: so many sequences of so many tokens each, at once. `tokens`: in
+    all, where every layer keeps all of them; `nbytes`: memory of the cache."""
+
+    sequences: int
+    context: int
+    tokens: int
+    nbytes: int
+
+    def __str__(self) -> str:
+        size = self.nbytes >> 20
+        return f"{self.sequences} sequences × {self.context} tokens ({size} MiB of cache)"
+
+
+def capacity_of(program: Program, max_context: int) -> Capacity:
+    """The capacity of a running program. More, shorter sequences fit as well, up to its limit."""
+    limits, pools = program.limits, program.cache_blocks
+    groups = tuple(zip(program.cache_groups, pools, strict=True))
+
+    def fitting(length: int) -> int:
+        """How many sequences of this length."""
+        needed = (blocks_needed(group, length, limits.max_tokens) for group, _ in groups)
+        counts = [pool // blocks for pool, blocks in zip(pools, needed, strict=True)]
+        return min([limits.max_sequences, *counts])
+
+    low, context = 1, max_context
+    if not fitting(context):  # one sequence, as long as it may become
+        while low < context:
+            middle = (low + context + 1) // 2
+            low, context = (middle, context) if fitting(middle) else (low, middle - 1)
+    full = [group.block_size * pool for group, pool in groups if not group.window]
+    nbytes = sum(group.bytes_per_block * pool for group, pool in groups)
+    sequences = fitting(context)
+    return Capacity(sequences, context, min(full, default=sequences * context), nbytes)
 
 
 def open_program(

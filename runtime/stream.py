@@ -1,12 +1,17 @@
-"""One generation as a stream of chunks: tokens are read from the engine and become text."""
+"""One generation as chunks: what the engine tells about its requests, put together for a reader.
+
+`Reading` makes chunks of deltas and keeps what was read; `Stream` is the reader that a thread
+iterates over. (`engine/async_engine.py` has the one for tasks.) The engine's thread computes ahead
+of the reader, so a slow reader delays nobody.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from .engine.engine import FinishReason, Request
-from .text.output import OutputText
+from .engine.request import Delta, FinishReason, Request, TokenLogprob
+from .engine.thread import EngineThread, again
 
 if TYPE_CHECKING:
     from .generate import Model
@@ -14,104 +19,184 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the output: its text, the ids it came with, and why it ended if it is the last."""
+    """A piece of the output: its text, the ids it came with, and why it ended if it is the last.
+
+    `index`: which of the `n` continuations it belongs to. `logprobs`: one for each id, if asked.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(slots=True)
+class Choice:
+    """What was read of one continuation so far. `stop_reason`: the stop id or string it met."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """How one generation went. `ttft_ms`: from the call to the first token; `tokens_per_s`: the
-    tokens after the first one over the time they took (0 if there was only one)."""
+    tokens after the first one over the time they took (0 if there was only one). `cached_tokens`:
+    prompt tokens that were found in the cache. Of several continuations: the first's times, and
+    the output tokens of all."""
 
     prompt_tokens: int
     output_tokens: int
     ttft_ms: float
     tokens_per_s: float
+    cached_tokens: int = 0
 
 
-class Stream(Iterator[Chunk]):
-    """The chunks of one generation, computed as they are asked for. `close` ends it early."""
+class Reading:
+    """The chunks of the requests of one generation. `began`: `time.monotonic` of the call. Without
+    requests it is one that hasn't begun."""
 
-    def __init__(self, model: "Model", request: Request, stop: Sequence[str], began: float) -> None:
-        self._ended = True  # until everything is in place
-        self._model, self._request = model, request
-        self._output = OutputText(model.tokenizer, stop) if model.has_tokenizer else None
-        self._read = 0
-        self._began, self._first, self._last = began, 0.0, 0.0
-        self.text = ""
-        self.finish_reason: FinishReason | None = None
-        self._ended = False
+    def __init__(self, requests: Sequence[Request], began: float) -> None:
+        self.requests = tuple(requests)
+        self.choices = tuple(Choice() for _ in requests) or (Choice(),)
+        self._began = began
+        self._unfinished = len(requests)
+        self._index = {request: index for index, request in enumerate(requests)}
 
     @property
-    def prompt_token_ids(self) -> list[int]:
-        """The ids that the prompt became."""
-        return list(self._request.prompt)
+    def ended(self) -> bool:
+        """Whether the last chunk of every continuation was read, or reading was given up."""
+        return not self._unfinished
+
+    def give_up(self) -> None:
+        """Nothing more is read."""
+        self._unfinished = 0
+
+    def take(self, delta: Delta) -> Chunk:
+        """The chunk of a delta. Raises the error of a request that ended with one."""
+        request, token_ids, text, finish_reason = delta
+        index = self._index[request]
+        choice, logprobs = self.choices[index], ()
+        if finish_reason is not None:
+            self._unfinished -= 1
+            choice.finish_reason, choice.stop_reason = finish_reason, request.stop_reason
+            if request.error is not None:
+                raise again(request.error)
+        if request.params.logprobs is not None:
+            first = len(choice.token_ids)
+            logprobs = tuple(request.logprobs[first : first + len(token_ids)])
+            choice.logprobs += logprobs
+        choice.token_ids += token_ids
+        choice.text += text
+        return Chunk(text, token_ids, finish_reason, index, logprobs)
+
+    @property
+    def stats(self) -> Stats:
+        """Times as the engine saw them; tokens are those that were read."""
+        if not self.requests:
+            return Stats(0, 0, 0.0, 0.0)
+        first, timings = self.requests[0], self.requests[0].timings
+        seconds, later = timings.last_token - timings.first_token, len(first.output) - 1
+        return Stats(
+            prompt_tokens=len(first.prompt),
+            output_tokens=sum(len(choice.token_ids) for choice in self.choices),
+            ttft_ms=max(0.0, timings.first_token - self._began) * 1e3,
+            tokens_per_s=later / seconds if later > 0 and seconds > 0 else 0.0,
+            cached_tokens=first.cached_tokens,
+        )
+
+
+class ReadingProperties:
+    """What sync and async streams say about what was read. With `n` > 1 the plain properties are
+    those of the first continuation; `choices` has all."""
+
+    _reading: Reading
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What was read of each continuation."""
+        return self._reading.choices
+
+    @property
+    def text(self) -> str:
+        """The text given out so far."""
+        return self._reading.choices[0].text
 
     @property
     def token_ids(self) -> list[int]:
         """The ids given out so far, the one that ended the text included."""
-        return self._request.output[: self._read]
+        return self._reading.choices[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None before the last chunk was read."""
+        return self._reading.choices[0].finish_reason
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The ids that the prompt became."""
+        return [token for request in self._reading.requests[:1] for token in request.prompt]
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob | None]:
+        """One for each prompt token, None for the first, if `prompt_logprobs` asked for them;
+        complete when the first chunk is there."""
+        return [p for request in self._reading.requests[:1] for p in request.prompt_logprobs]
 
     @property
     def stats(self) -> Stats:
-        """Timings of what was read so far."""
-        count, seconds = self._read, self._last - self._first
-        speed = (count - 1) / seconds if count > 1 and seconds > 0 else 0.0
-        ttft = (self._first - self._began) * 1e3 if count else 0.0
-        return Stats(len(self._request.prompt), count, ttft, speed)
+        """How it went so far."""
+        return self._reading.stats
+
+
+class _QueueSink:
+    """Puts the deltas where a thread waits for them."""
+
+    __slots__ = ("push",)
+
+    def __init__(self, queue: SimpleQueue[Delta]) -> None:
+        self.push = queue.put
+
+
+class Stream(ReadingProperties, Iterator[Chunk]):
+    """The chunks of one generation, by one thread at a time. `close` ends it early, and so does
+    dropping it; a program that fails raises its error from `next`."""
+
+    def __init__(
+        self, model: "Model", thread: EngineThread, requests: Sequence[Request], began: float
+    ) -> None:
+        self._model, self._thread = model, thread
+        self._reading = Reading(requests, began)
+        self._queue: SimpleQueue[Delta] = SimpleQueue()
+        sink = _QueueSink(self._queue)
+        for request in requests:  # if one is refused, dropping this stream cancels those before it
+            thread.submit(request, sink)
 
     def __next__(self) -> Chunk:
-        if self._ended:
+        if self._reading.ended:
             raise StopIteration
-        text, first = "", self._read
-        while not text and self.finish_reason is None:
-            text += self._advance()
-        self.text += text
-        self._ended = self.finish_reason is not None
-        if self._ended:
-            self._model.stats = self.stats
-        return Chunk(text, tuple(self._request.output[first : self._read]), self.finish_reason)
-
-    def _advance(self) -> str:
-        """Reads one more token, computing it if need be, and returns the text it brought."""
-        request = self._request
-        if self._read == len(request.output) and request.finish_reason is None:
-            self._model._step_until(lambda: self._read < len(request.output))
-        if self._read == len(request.output):
-            return self._finish(request.finish_reason or "aborted")
-        token = request.output[self._read]
-        self._read += 1
-        self._last = perf_counter()
-        self._first = self._first or self._last
-        last = self._read == len(request.output) and request.finish_reason is not None
-        ended = last and request.finish_reason == "stop"
-        text = "" if ended or self._output is None else self._output.push(token)
-        if self._stopped:
-            self._model._finish(request, "stop")
-            self.finish_reason = "stop"
-            return text
-        return text + self._finish(request.finish_reason) if last else text
-
-    @property
-    def _stopped(self) -> bool:
-        """Whether a stop string has appeared."""
-        return self._output is not None and self._output.stopped
-
-    def _finish(self, reason: FinishReason | None) -> str:
-        """Sets the reason and returns what was still held back."""
-        rest = self._output.flush() if self._output is not None else ""
-        self.finish_reason = "stop" if self._stopped else reason
-        return rest
+        delta = self._queue.get()
+        try:
+            return self._reading.take(delta)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if self._reading.ended:
+                self._model.stats = self.stats
 
     def close(self) -> None:
-        """Ends the generation if it isn't complete; its cache is free again."""
-        self._model._finish(self._request, "aborted")
-        self._ended = True
+        """Ends the generation if it isn't complete; its cache is free before the next step."""
+        if not self._reading.ended:
+            self._reading.give_up()
+            for request in self._reading.requests:
+                self._thread.cancel(request)
 
     def __del__(self) -> None:
-        # May run at any time, even within a step: so the model is only told.
-        if not self._ended:
-            self._model._abandoned.append(self._request)
+        # May run at any time on any thread, even the engine's own: cancelling takes no locks.
+        if hasattr(self, "_reading"):
+            self.close()

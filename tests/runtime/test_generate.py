@@ -65,7 +65,8 @@ def test_a_string_goes_through_the_template_unless_raw(model):
 
 
 def test_streams_read_side_by_side_share_steps(toy_model, toy):
-    streams = [toy_model.generate([n, n + 1], max_tokens=20, ignore_eos=True) for n in range(4)]
+    with toy_model.thread.paused():  # so that none begins before the others
+        streams = [toy_model.generate([n, n + 1], max_tokens=20, ignore_eos=True) for n in range(4)]
     got = [[] for _ in streams]
     live = set(range(4))
     while live:
