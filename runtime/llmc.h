@@ -48,8 +48,9 @@ typedef struct {
   void* arena; /* 64-byte aligned, at least llmc_info's arena_bytes */
   uint64_t arena_bytes;
   int32_t groups;              /* number of cache groups */
-  void* const* cache;          /* [groups] one allocation each, 64-byte aligned: for each layer of
-                                  the group the key pool, then the value pool */
+  void* const* cache;          /* [groups] one allocation each, 64-byte aligned: block after block,
+                                  each of the group's bytes_per_block, with all layers in it; so a
+                                  block can be copied to another one between steps */
   const int32_t* cache_blocks; /* [groups] number of blocks in each pool */
   int32_t spin;                /* rounds a waiting thread spins before it sleeps; < 0: default */
 } llmc_config;
