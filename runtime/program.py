@@ -5,11 +5,12 @@ values into the paged cache, and gives logits for R chosen tokens. Prefill, chun
 and mixtures of them differ only in these arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .artifact import CacheGroup, Limits
+from .choice import Choice
 from .errors import LlmcError
 
 __all__ = ["CacheGroup", "Limits", "Program", "StepInputs", "StepOutputs", "check_inputs"]
@@ -17,6 +18,8 @@ __all__ = ["CacheGroup", "Limits", "Program", "StepInputs", "StepOutputs", "chec
 if TYPE_CHECKING:
     from .arrays import Float32Array
 
+Draw = Callable[[Sequence[Choice]], None]
+"""Fills the results of these choices."""
 
 BlockRow = Sequence[int]
 """Blocks of one sequence in one cache group, by position; -1 where a block was freed."""
@@ -43,13 +46,17 @@ class StepInputs:
 class StepOutputs:
     """What a step gives. `argmax`: [R], the token with the largest logit of each row.
 
-    `memory`: a buffer of f32 that begins with the logits. The next step overwrites it.
+    `memory`: a buffer of f32 that begins with the logits. The next step overwrites it. `draw`
+    chooses tokens from these rows and may change them; None where the program has no code for it.
     """
 
-    __slots__ = ("_memory", "_vocab_size", "argmax")
+    __slots__ = ("_memory", "_vocab_size", "argmax", "draw")
 
-    def __init__(self, memory: Any, argmax: list[int], vocab_size: int) -> None:
+    def __init__(
+        self, memory: Any, argmax: list[int], vocab_size: int, draw: "Draw | None" = None
+    ) -> None:
         self._memory, self.argmax, self._vocab_size = memory, argmax, vocab_size
+        self.draw = draw
 
     @property
     def logits(self) -> "Float32Array":

@@ -19,12 +19,13 @@ from .cache import CacheManager
 from .metrics import EngineCounters, Gauges
 from .pacing import MixedSteps, UniformSteps
 from .request import Delta, FinishReason, Request
-from .sampling import sampling_state
+from .sampling import check_params
+from .sampling_state import SamplingState, sampling_state
 from .scheduler import Scheduler, StepPlan, counts_by_kind
 from .sequence import Sequence
 
 if TYPE_CHECKING:
-    from .sampler import Sampler, SamplingState
+    from .sampler import Sampler
 
 __all__ = ["Engine", "EngineOptions", "FinishReason", "Request", "check_prompt"]
 
@@ -44,7 +45,7 @@ class _Running(Sequence):
     """A request that isn't finished. `state`: None if the program's argmax is the answer."""
 
     request: Request
-    state: "SamplingState | None" = None
+    state: SamplingState | None = None
     untold: int = 0
     """How many of the latest output ids are in no delta yet: their text isn't certain."""
     followers: list["_Running"] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Engine:
         context, E0205 a parameter, E0206 empty, E0208 bad ids, E0603 it could never fit the cache.
         """
         check_prompt(request.prompt, self.program.vocab_size)
+        check_params(request.params, self.program.vocab_size)
         if len(request.prompt) > self.max_context:
             raise LlmcError(
                 "LLMC-E0204",
@@ -149,7 +151,7 @@ class Engine:
         news, self._news = self._news, []
         return news
 
-    def _states(self, plan: StepPlan) -> "list[SamplingState | None] | None":
+    def _states(self, plan: StepPlan) -> list[SamplingState | None] | None:
         """For each row of logits the state of the request that gets a token from it; None if every
         answer is the argmax."""
         if not self._with_state:
@@ -163,7 +165,7 @@ class Engine:
         return states if any(state is not None for state in states) else None
 
     def _execute(
-        self, plan: StepPlan[_Running], states: "list[SamplingState | None] | None"
+        self, plan: StepPlan[_Running], states: list[SamplingState | None] | None
     ) -> StepOutputs:
         for copy in plan.copies:
             self.program.copy_block(*copy)
@@ -184,7 +186,7 @@ class Engine:
 
     @cached_property
     def sampler(self) -> "Sampler":
-        """Chooses tokens where the argmax is not the answer. It needs numpy, so not before."""
+        """Chooses tokens where the argmax is not the answer."""
         from .sampler import Sampler
 
         return Sampler(self.program.vocab_size)
@@ -199,7 +201,7 @@ class Engine:
     def _process(
         self,
         plan: StepPlan[_Running],
-        states: "list[SamplingState | None] | None",
+        states: list[SamplingState | None] | None,
         outputs: StepOutputs,
     ) -> None:
         """Gives every sequence whose tokens are all computed its next one."""
@@ -269,18 +271,20 @@ class Engine:
             self._news.append(Delta(request, ids, text, None))
         return None
 
-    def _read_state(self, running: _Running, state: "SamplingState") -> bool:
+    def _read_state(self, running: _Running, state: SamplingState) -> bool:
         """Takes over what the sampler says beside the token; False if it was an error."""
         request = running.request
         if request.params.logprobs is not None and state.last_logprob is not None:
             request.logprobs.append(state.last_logprob)
         if state.error is not None:
             request.error = state.error
+            request.output.pop()  # it means nothing
+            running.untold -= 1
             self._finish(running, "error")
         return state.error is None
 
     def _read_prompt_logprobs(self, plan: StepPlan[_Running], outputs: StepOutputs) -> None:
-        from .logprobs import of_rows
+        from .logprobs import of_step
 
         end = 0
         for running, rows in zip(plan.sequences, plan.rows, strict=True):
@@ -289,10 +293,10 @@ class Engine:
                 # Row i tells about the token behind position computed + i.
                 request, first = running.request, running.computed + 1
                 targets = request.prompt[first : first + rows]
-                logits = outputs.logits[end - rows : end - rows + len(targets)]
+                places = range(end - rows, end - rows + len(targets))
                 del request.prompt_logprobs[first:]  # a second time after a preemption
                 top = request.params.prompt_logprobs or 0
-                request.prompt_logprobs += of_rows(logits, targets, top)
+                request.prompt_logprobs += of_step(outputs, places, targets, top)
                 running.wants_all_rows = first + rows <= len(request.prompt)
 
     def _finish(self, running: _Running, reason: FinishReason, text: str = "") -> None:

@@ -13,7 +13,7 @@ from .sampling import SamplingParams
 
 if TYPE_CHECKING:
     from ..text.output import OutputText
-    from .structured import Grammar
+    from .structured import CompiledGrammar
 
 FinishReason = Literal["stop", "length", "aborted", "timeout", "error"]
 """`stop`: an end-of-text id, a stop id, a stop string, or a grammar that is complete. `length`:
@@ -58,7 +58,7 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     eos_ids: frozenset[int] = frozenset()
     text: "OutputText | None" = None
-    grammar: "Grammar | None" = None
+    grammar: "CompiledGrammar | None" = None
     priority: int = 0
     client: str = ""
     namespace: str = ""

@@ -1,18 +1,10 @@
-"""What a request may say about how its tokens are chosen. `sampler.py` does it.
-
-Apart from the sampler, because greedy decoding needs no numpy.
-"""
+"""What a request may say about how its tokens are chosen. `sampler.py` does it."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..errors import LlmcError
-
-if TYPE_CHECKING:
-    from .request import Request
-    from .sampler import SamplingState
 
 MAX_LOGPROBS = 20
 """Most alternatives that a request may ask for at each place, as OpenAI's interface has it."""
@@ -81,10 +73,14 @@ def _check(name: str, value: object, ok: bool) -> None:
         raise LlmcError("LLMC-E0205", f"{name} cannot be {value}")
 
 
-def sampling_state(request: "Request") -> "SamplingState | None":
-    """What the sampler keeps of a request; None if the program's argmax is the answer."""
-    if request.params.is_argmax and request.grammar is None:
-        return None
-    from .sampler import SamplingState
-
-    return SamplingState(request)
+def check_params(params: SamplingParams, vocab_size: int) -> None:
+    """Raises E0208 if an id that the parameters name is outside the vocabulary."""
+    for name, ids in (
+        ("logit_bias", params.logit_bias),
+        ("bad_words", [token for word in params.bad_words for token in word]),
+    ):
+        for token in ids:
+            if not 0 <= token < vocab_size:
+                raise LlmcError(
+                    "LLMC-E0208", f"{name}: token id {token} is outside 0..{vocab_size - 1}"
+                )
