@@ -1,9 +1,11 @@
 """Counters, histograms and rates of an engine."""
 
 import random
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -13,6 +15,7 @@ from llmc.runtime.engine import metrics
 from llmc.runtime.engine.metrics import EngineCounters, Gauges, Histogram
 from llmc.runtime.engine.request import Request, Timings
 
+ROOT = Path(__file__).parents[3]
 IDLE = Gauges(running=0, waiting=0, cache_used=0, cache_cached=0, cache_total=10)
 
 
@@ -133,3 +136,73 @@ def test_counting_imports_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+# ---- Prometheus
+
+
+@pytest.fixture
+def scrape(toy):
+    """A model that has worked, and the samples that Prometheus reads of it."""
+    parser = pytest.importorskip("prometheus_client.parser")
+    from llmc.runtime.engine.prometheus import EngineCollector
+    from llmc.runtime.generate import Model
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    model = Model(toy())
+    registry = CollectorRegistry()
+    registry.register(EngineCollector({"a toy": model}.items))
+
+    def scrape() -> dict[str, dict[tuple[str, ...], float]]:
+        found: dict[str, dict[tuple[str, ...], float]] = {}
+        text = generate_latest(registry).decode()
+        for family in parser.text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = dict(sample.labels)
+                assert labels.pop("model") == "a toy"
+                found.setdefault(sample.name, {})[tuple(labels.values())] = sample.value
+        return found
+
+    with model:
+        yield model, scrape
+
+
+def test_prometheus_reads_what_happened(scrape):
+    model, read = scrape
+    before = read()
+    assert set(before["llmc_requests_total"].values()) == {0}
+    assert before["llmc_cache_blocks"] == {("used",): 0, ("cached",): 0, ("free",): 64}
+    prompt = list(range(40))
+    for _ in range(2):
+        assert len([t for c in model.generate(prompt, max_tokens=10) for t in c.token_ids]) == 10
+    model.generate(prompt, max_tokens=10).close()
+    with model.thread.paused():
+        after = read()
+    assert after["llmc_requests_total"][("length",)] == 2
+    assert after["llmc_requests_total"][("aborted",)] == 1
+    assert after["llmc_generated_tokens_total"][()] >= 20
+    assert after["llmc_prompt_tokens_total"][()] >= 80
+    assert after["llmc_cached_prompt_tokens_total"][()] >= 32, "the second prompt is the first"
+    assert after["llmc_steps_total"][()] == after["llmc_step_seconds_count"][()] >= 20
+    assert after["llmc_time_to_first_token_seconds_count"][()] >= 2
+    assert after["llmc_inter_token_seconds_count"][()] >= 18
+    assert after["llmc_request_seconds_count"][()] == 3
+    buckets = list(after["llmc_queue_seconds_bucket"].values())
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == after["llmc_queue_seconds_count"][()]
+    assert after["llmc_requests_running"][()] == 0
+    assert sum(after["llmc_cache_blocks"].values()) == 64
+    assert after["llmc_cache_blocks"][("cached",)] > 0
+    assert 0 < after["llmc_uptime_seconds"][()] < 600
+
+
+def test_the_reference_names_every_metric():
+    from llmc.runtime.engine.prometheus import METRICS
+
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `llmc_")]
+    assert rows == [
+        f"| `{m.name}` | {m.kind} | {f'`{m.label}` ' if m.label else ''}| {m.help} |"
+        for m in METRICS
+    ]
+    assert set(metrics.REASONS) <= set(re.findall(r"`(\w+)`", page))
