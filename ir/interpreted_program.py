@@ -48,6 +48,13 @@ class InterpretedProgram:
         values = logits.float().numpy()
         return StepOutputs(values, values.argmax(-1).tolist(), self.vocab_size)
 
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copies a block in the pools of all the group's sites."""
+        for site in self._graph.cache_groups[group].sites:
+            for name in ("key", "value"):
+                pool = self._pools[f"{name}_pool.{site}"]
+                pool[target] = pool[source]
+
     def close(self) -> None:
         """Nothing is held outside of Python."""
 

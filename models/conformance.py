@@ -5,10 +5,10 @@ after each of them. Out: the largest difference, as a share of the reference's r
 
 The schedule is built to meet what single-step checks miss: sequences of different length in one
 step, decode steps behind a past, a longer prompt that joins in chunks while others decode, one that
-leaves early and whose blocks go to another, contexts beyond windows and rope thresholds. Block
-tables are shuffled, entries that must not be read are -1, and every block holds another text's keys
-and values before it is handed out. Tokens are given, not chosen by the program, so one wrong row
-does not hide the next.
+leaves early and whose blocks go to another, blocks that are copied elsewhere, contexts beyond
+windows and rope thresholds. Block tables are shuffled, entries that must not be read are -1, and
+every block holds another text's keys and values before it is handed out. Tokens are given, not
+chosen by the program, so one wrong row does not hide the next.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..runtime.program import Program, StepInputs
 
 DECODE_STEPS = 16
 JOIN_AT = 4
+MOVE_AT = 7
 LEAVE_AT = 10
 TOLERANCE = 1e-4
 """Of the reference's range: float32 sums in another order, over a few layers, stay far below."""
@@ -100,6 +101,8 @@ def run_schedule(
         if number == LEAVE_AT:
             driver.release(1)
             active.remove(1)
+        if number == MOVE_AT and not program.limits.uniform_query:
+            driver.move_blocks()
         plan = dict.fromkeys(active, 1)
         if number >= JOIN_AT:
             left = prompts[3] - driver.context.get(3, 0)
@@ -132,6 +135,15 @@ class Driver:
         for group, table in enumerate(self.tables.pop(sequence)):
             self._hand_back(group, table[table >= 0].tolist())
         del self.context[sequence]
+
+    def move_blocks(self) -> None:
+        """Copy every block that is held to a free one, and hand back the old one."""
+        for tables in self.tables.values():
+            for group, table in enumerate(tables):
+                for column in np.flatnonzero(table >= 0):
+                    old, table[column] = int(table[column]), self.free[group].pop()
+                    self.program.copy_block(group, old, int(table[column]))
+                    self._hand_back(group, [old])
 
     def fill_with_garbage(self) -> None:
         """Run random texts through every block, so that none holds zeros when it is handed out."""

@@ -99,6 +99,9 @@ class TokenCache:
         ids[first:] = self.pools[1][table[positions // BLOCK], positions % BLOCK]
         return ids.tolist()
 
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        self.pools[group][target] = self.pools[group][source]
+
     def close(self) -> None:
         pass
 
@@ -197,6 +200,11 @@ class AlmostRight(TokenCache):
         return outputs
 
 
+class CopiesNothing(TokenCache):
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -208,6 +216,7 @@ class AlmostRight(TokenCache):
         WrongArgmax,
         SaysNaN,
         AlmostRight,
+        CopiesNothing,
     ],
 )
 def test_a_wrong_program_is_found_out(

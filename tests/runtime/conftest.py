@@ -56,8 +56,8 @@ def group(name: str, window: int = 0) -> CacheGroup:
 GROUPS = (group("full"), group("sliding", WINDOW))
 
 
-def toy_limits(**changes: int) -> Limits:
-    fields = {
+def toy_limits(**changes: Any) -> Limits:
+    fields: dict[str, Any] = {
         "max_tokens": 48,
         "max_sequences": 6,
         "max_context": 320,
@@ -73,7 +73,7 @@ class Toy:
     vocab_size = VOCAB
     cache_groups = GROUPS
 
-    def __init__(self, cache_blocks: tuple[int, ...] = (40, 24), **limits: int) -> None:
+    def __init__(self, cache_blocks: tuple[int, ...] = (40, 24), **limits: Any) -> None:
         self.limits = toy_limits(**limits)
         self.cache_blocks = cache_blocks
         self.cache = [np.full((n, BLOCK), -777, np.int64) for n in cache_blocks]

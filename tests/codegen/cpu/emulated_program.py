@@ -47,7 +47,7 @@ class EmulatedProgram:
         return self._put(b"\xff" * nbytes)
 
     def _create(self, variant: Variant, weights: memoryview, threads: int) -> int:
-        caches = [
+        caches = self._caches = [
             self._poisoned(group.bytes_per_block * blocks)
             for group, blocks in zip(self.cache_groups, self.cache_blocks, strict=True)
         ]
@@ -95,6 +95,10 @@ class EmulatedProgram:
         for address in (*given.values(), *tables, at):
             self._host.free(address)
         return StepOutputs(logits, argmax, self.vocab_size)
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        size, begin = self.cache_groups[group].bytes_per_block, self._caches[group]
+        self._host.write(begin + target * size, self._host.read(begin + source * size, size))
 
     def close(self) -> None:
         """Let the program free its threads and memory, then end the emulator."""
