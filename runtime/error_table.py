@@ -113,6 +113,11 @@ ERRORS: dict[str, ErrorInfo] = {
         "that isn't supported, or is larger or more complex than is accepted from outside.",
         "correct or simplify it; docs/sampling.md states what is supported and the limits",
     ),
+    "LLMC-E0212": ErrorInfo(
+        "the tools can't be used",
+        "A tool's definition is malformed, or the choice names a tool that isn't offered.",
+        "define tools as functions with a name and a JSON schema of type 'object'",
+    ),
     "LLMC-E0301": ErrorInfo(
         "quality gate not met",
         "The compiled model differs more from the source model than `--max-kl` allows. "

@@ -1,87 +1,155 @@
 """Chat messages to a prompt, by the model's own Jinja template.
 
-Templates come from strangers, so they run in Jinja's immutable sandbox. They expect what
-transformers gives them: `raise_exception`, `strftime_now`, a `tojson` that doesn't escape for HTML,
-`break` and `continue`, blocks trimmed, and a `generation` tag (which marks the assistant's part
-for training; here it is transparent).
+Messages come in OpenAI's form; what templates want differs. So a template is asked what it does
+with a small conversation: whether it shows tools, whether it takes content as text or as parts, and
+whether it takes the arguments of tool calls as an object or as JSON text.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
-
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from functools import cached_property
+from typing import Any
 
 from ..errors import LlmcError
+from .messages import Form, in_form
+from .template_sandbox import BoundExceeded, TemplateSandbox
+from .tools.fallback import told_in_text
 
 Message = Mapping[str, Any]
 
+_MARK = "Zq7llmc7qZ"
+"""A text that nobody writes: it shows where a message's content ends, or whether it is shown."""
 
-class _GenerationTag(Extension):
-    """`{% generation %} … {% endgeneration %}` is what stands between."""
-
-    tags = {"generation"}  # noqa: RUF012 (declared so by the base class)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+_QUESTION = {"role": "user", "content": _MARK}
+_GREETING = {"role": "user", "content": "Hi"}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _MARK,
+        "description": "none",
+        "parameters": {"type": "object", "properties": {"x": {"type": "string"}}},
+    },
+}
 
 
 class ChatTemplate:
     """A compiled template. `special_tokens`: what it may name, such as `bos_token`."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+        self.source = source
         self._special_tokens = dict(special_tokens)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise LlmcError("LLMC-E0512", f"the chat template is invalid: {error}") from error
+        self._sandbox = TemplateSandbox()
+        self._template = self._sandbox.compiled(source)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt up to where the assistant begins to speak; E0209 if the template refuses."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> str:
+        """The prompt of a conversation, up to where the assistant begins to speak.
+
+        `tools`: definitions in OpenAI's form. A template that doesn't know tools gets them
+        described in a system message (see `tools.fallback`). `continue_final_message`: the prompt
+        ends within the last message, which the model continues. `variables`: what else the template
+        reads, such as `enable_thinking`. Errors: E0209 if the messages are malformed or the
+        template refuses them.
+        """
+        form = self._form_for(messages)
+        if self.knows_tools:
+            plain = in_form(messages, form)
+        else:
+            texts = in_form(messages, form._replace(parts=False))
+            plain = in_form(told_in_text(texts, tools or (), self._knows_system), form)
+        if continue_final_message:
+            return self._continued(plain, tools, variables)
+        return self._render(
+            plain, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+        )
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template itself tells the model about tools."""
+        return self._shows([_GREETING], tools=[_TOOL])
+
+    @cached_property
+    def _knows_system(self) -> bool:
+        return self._shows([{"role": "system", "content": _MARK}, _GREETING])
+
+    def _continued(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: dict[str, Any],
+    ) -> str:
+        last = in_form(messages[-1:], Form(null_content=False))
+        if not last:
+            raise LlmcError("LLMC-E0209", "there is no final message to continue")
+        last[0]["content"] += _MARK
+        marked = [*messages[:-1], *in_form(last, Form(parts=self._wants_parts, developer=True))]
+        text = self._render(marked, tools=tools, add_generation_prompt=False, **variables)
+        if _MARK not in text:
+            raise LlmcError("LLMC-E0209", "the chat template doesn't show the final message")
+        return text[: text.rindex(_MARK)]
+
+    def _render(self, messages: Sequence[Message], **variables: Any) -> str:
+        own = {"documents": None, "tools": None, **self._special_tokens}
         try:
-            return self._template.render(
-                messages=list(messages),
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._special_tokens,
+            return self._sandbox.rendered(
+                self._template, {**own, **variables, "messages": list(messages)}
             )
         except Exception as error:  # a template is a program: it may fail in any way
             raise LlmcError(
                 "LLMC-E0209", f"the chat template refused the messages: {error}"
             ) from error
 
+    # ---- what the template wants -----------------------------------------------------------
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
+    def _form_for(self, messages: Sequence[Message]) -> Form:
+        """The form of messages, asked for only when it matters."""
+        calls = any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages)
+        form = self._call_form if calls and self.knows_tools else Form()
+        return form._replace(parts=self._wants_parts, developer="developer" in self.source)
 
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether content must be a list of parts: where text isn't shown, but parts are."""
+        if self._shows([_QUESTION]):
+            return False
+        return self._shows(in_form([_QUESTION], Form(parts=True)))
 
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
+    @cached_property
+    def _call_form(self) -> Form:
+        """How tool calls must look for the template to show them as they are meant."""
+        function = {"name": "f", "arguments": {_MARK: 1}}
+        conversation = [
+            _GREETING,
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "abcdefghi", "type": "function", "function": function}],
+            },
+            {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": "1"},
+        ]
+        # Shown as Python writes an object or None, or as JSON within JSON, it is not as meant.
+        for text, wrong in ((False, f"'{_MARK}'"), (True, f'\\"{_MARK}')):
+            for null in (True, False):
+                form = Form(null_content=null, argument_text=text)
+                messages = in_form(conversation, form._replace(parts=self._wants_parts))
+                if self._shows(messages, hidden=(wrong, "None")):
+                    return form
+        return Form(null_content=False)
 
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().astimezone().strftime(format)
+    def _shows(
+        self, messages: Sequence[Message], *, hidden: Sequence[str] = (), **variables: Any
+    ) -> bool:
+        """Whether the template takes the messages and shows the mark, and nothing of `hidden`."""
+        try:
+            text = self._render(messages, add_generation_prompt=False, **variables)
+        except LlmcError as error:
+            if isinstance(error.__cause__, BoundExceeded):
+                raise
+            return False
+        return _MARK in text and not any(one in text for one in hidden)

@@ -127,19 +127,20 @@ class Spelling:
     rules: Rules | None = None
     whole: dict[int, str] = field(default_factory=dict)
     partial: dict[int, bytes] = field(default_factory=dict)
-    _special: frozenset[str] = frozenset()
+    special: frozenset[str] = frozenset()
+    """What is dropped."""
 
     def __post_init__(self) -> None:
         decoder = self.native.decoder
         self.rules = rules_of(json.loads(decoder.__getstate__()) if decoder else None)
         if not self.keep_special:
             added = self.native.get_added_tokens_decoder().values()
-            self._special = frozenset(token.content for token in added if token.special)
+            self.special = frozenset(token.content for token in added if token.special)
 
     def content(self, token: int) -> str | None:
         """What stands in the vocabulary; None for an id that is dropped."""
         content = self.native.id_to_token(token) if 0 <= token < 1 << 32 else None
-        return None if content in self._special else content
+        return None if content in self.special else content
 
     def learn(self, token: int) -> str | None:
         """Fills the tables for an id; returns its entry in `whole`, if it has one."""

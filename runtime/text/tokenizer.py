@@ -71,6 +71,12 @@ class Tokenizer:
         """The id of what stands in the vocabulary, such as a special token."""
         return self._tokenizer.token_to_id(content)
 
+    def special_id(self, content: str) -> int | None:
+        """The id of a special token, such as a mark of tool calls; None for any other text."""
+        if content in self.spelling(False).special:
+            return self.token_id(content)
+        return None
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one token stands for, which need not be whole characters.
 
