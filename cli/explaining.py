@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.errors import ERRORS, LlmcError
+from ..runtime.error_table import ERRORS
+from ..runtime.errors import LlmcError
 from .options import Json, print_result
 
 

@@ -5,9 +5,10 @@ Exit codes: 1 internal error; 2 usage; 3 quality gate not met; 4 model or op not
 130 and 143 for signals (the two rows that state their own exit code).
 """
 
-from .error_table import ERRORS, ErrorInfo
+from typing import TYPE_CHECKING
 
-__all__ = ["ERRORS", "ErrorInfo", "LlmcError"]
+if TYPE_CHECKING:
+    from .error_table import ErrorInfo
 
 
 class LlmcError(Exception):
@@ -21,12 +22,13 @@ class LlmcError(Exception):
         super().__init__(message)
         self.id = id
         self.message = message
-        self.hint = hint or (ERRORS[id].advice if id in ERRORS else "")
+        info = _info(id)
+        self.hint = hint or (info.advice if info is not None else "")
 
     @property
     def exit_code(self) -> int:
         """The exit code a command ends with when this error reaches its top."""
-        info = ERRORS.get(self.id)
+        info = _info(self.id)
         if info is not None and info.exit_code is not None:
             return info.exit_code
         return int(self.id[6:8])
@@ -37,3 +39,9 @@ class LlmcError(Exception):
     def __reduce__(self) -> tuple[type["LlmcError"], tuple[str, str, str]]:
         # The default would call LlmcError(message) when a worker process passes it back.
         return LlmcError, (self.id, self.message, self.hint)
+
+
+def _info(id: str) -> "ErrorInfo | None":
+    from .error_table import ERRORS  # a long table, and most runs raise nothing
+
+    return ERRORS.get(id)

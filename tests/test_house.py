@@ -162,7 +162,7 @@ def test_no_family_is_special() -> None:
 
 
 def test_every_error_id_is_in_the_table() -> None:
-    from llmc.runtime.errors import ERRORS
+    from llmc.runtime.error_table import ERRORS
 
     used = {
         (identifier, name_of(path))
@@ -174,7 +174,7 @@ def test_every_error_id_is_in_the_table() -> None:
 
 
 def test_error_table_is_sorted_and_complete() -> None:
-    from llmc.runtime.errors import ERRORS
+    from llmc.runtime.error_table import ERRORS
 
     assert list(ERRORS) == sorted(ERRORS)
     for identifier, info in ERRORS.items():

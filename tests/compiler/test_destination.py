@@ -57,7 +57,8 @@ def test_the_model_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_the_command_says_so_before_it_imports_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from llmc.cli.app import invoke; from llmc.runtime.failures import run_guarded\n"
+        "import sys; from llmc.cli.app import invoke\n"
+        "from llmc.runtime.failures import run_guarded\n"
         "code = run_guarded(invoke, sys.argv[1:])\n"
         "assert 'torch' not in sys.modules\n"
         "sys.exit(code)"

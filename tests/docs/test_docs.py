@@ -15,7 +15,7 @@ from llmc.cli import compiling
 from llmc.cli.app import VERBS as NAMES_OF_VERBS
 from llmc.cli.app import invoke, verb
 from llmc.runtime import artifact
-from llmc.runtime.errors import ERRORS
+from llmc.runtime.error_table import ERRORS
 from llmc.runtime.sizes import parse_size
 
 PAGES = pages()

@@ -14,7 +14,8 @@ import pytest
 from llmc.cli import compiling
 from llmc.cli.app import invoke as invoke_command
 from llmc.runtime.conformance import Check
-from llmc.runtime.errors import ERRORS, LlmcError
+from llmc.runtime.error_table import ERRORS
+from llmc.runtime.errors import LlmcError
 from llmc.runtime.failures import (
     BROKEN_PIPE_EXIT,
     as_content,

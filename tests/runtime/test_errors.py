@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from llmc.runtime.errors import ERRORS, LlmcError
+from llmc.runtime.error_table import ERRORS
+from llmc.runtime.errors import LlmcError
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("runtime", "ir", "models", "passes", "codegen", "compiler")
