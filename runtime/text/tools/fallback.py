@@ -32,7 +32,13 @@ def told_in_text(
     `knows_system`: whether the template takes a system message; if not, the first user message
     begins with the description.
     """
-    plain = [_plain(message) for message in messages]
+    plain: list[dict[str, Any]] = []
+    for before, message in zip([None, *messages], messages, strict=False):
+        one = _plain(message)
+        if before and before["role"] == message["role"] == "tool":  # results are one turn
+            plain[-1]["content"] += "\n" + one["content"]
+        else:
+            plain.append(one)
     if not tools:
         return plain
     signatures = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)

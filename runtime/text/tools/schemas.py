@@ -4,14 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...engine.grammar_limits import WHITE_SPACE
+
 NO_PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {},
     "additionalProperties": False,
 }
-
-_WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Without it a model that is forced to write JSON may write white space for ever."""
 
 
 def parameters_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,7 +61,7 @@ def _type_name(value: Any) -> str:
 
 def inline_json(schema: Mapping[str, Any]) -> str:
     """A JSON schema inside of a grammar, with white space as templates write it."""
-    return "%json " + json.dumps({**schema, "x-guidance": _WHITE_SPACE}, ensure_ascii=False)
+    return "%json " + json.dumps({**schema, "x-guidance": WHITE_SPACE}, ensure_ascii=False)
 
 
 def rule_name(number: int) -> str:

@@ -233,6 +233,8 @@ def test_a_template_without_tools_gets_them_as_text():
     call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
     assert rest == (f"Hot?[assistant]{call}[user]<tool_response>\n31\n</tool_response>")
     assert template.render(CONVERSATION, tools=[TOOL]).startswith("[system]You can call")
+    several = template.render([*CONVERSATION, {**CONVERSATION[2], "content": "32"}])
+    assert several == f"[user]{rest}\n<tool_response>\n32\n</tool_response>"
     assert template.render(CONVERSATION) == f"[user]{rest}"
 
 

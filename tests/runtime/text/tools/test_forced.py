@@ -6,10 +6,12 @@ from functools import cache
 from typing import Any
 
 import pytest
+from llmc.runtime.engine.structured import Grammar
+from llmc.runtime.errors import LlmcError
 from llmc.runtime.text.tokenizer import Tokenizer
 from llmc.runtime.text.tools.calls import parse
 from llmc.runtime.text.tools.forced import forced_grammar, keeps_special
-from llmc.runtime.text.tools.registry import FORMATS, format_named
+from llmc.runtime.text.tools.registry import FORMATS, TAGGED_JSON, format_named
 from tokenizers import Tokenizer as Native
 from tokenizers import decoders, models, pre_tokenizers
 from written_calls import TOOLS, tool
@@ -113,6 +115,20 @@ def test_names_and_keys_cannot_break_the_grammar(format):
     ((name, arguments),) = parse(format, text, [odd])[1]
     assert name == "a-b.c"
     assert json.loads(arguments)["k_1"] in ('"}\n', "</x>", '"}')
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+@pytest.mark.parametrize("many", [False, True])
+def test_the_engine_accepts_the_grammars(format, many):
+    Grammar.lark(forced_grammar(format, TOOLS, many=many))
+
+
+@pytest.mark.parametrize(
+    "keys", [{"x-guidance": {"lenient": True}}, {"pattern": "((a{99}){99}){99}"}]
+)
+def test_hostile_schemas_are_refused(keys):
+    with pytest.raises(LlmcError, match="E0211"):
+        Grammar.lark(forced_grammar(TAGGED_JSON, [tool("f", x={"type": "string", **keys})]))
 
 
 def test_marks_that_are_special_tokens_are_written_as_tokens():
