@@ -81,8 +81,8 @@ class Cursor:
         return found
 
     def until(self, marks: tuple[str, ...], emit: Emit) -> Reading[str | None]:
-        """Emits text up to the first of `marks` (the longest of those that start there), and stops
-        before it; None if the text ends without."""
+        """Emits and forgets text up to the first of `marks` (the longest that starts there),
+        and stops before it; None if the text ends without."""
         longest = max(map(len, marks), default=1)
         begin = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
         while True:
@@ -93,6 +93,7 @@ class Cursor:
             if end > self.at:
                 emit(self.buffer[self.at : end])
                 self.at = end
+                self.forget()
             if match:
                 return match[0]
             if not (yield from self.more()):

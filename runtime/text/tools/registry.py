@@ -48,7 +48,11 @@ FORMATS: tuple[ToolFormat, ...] = (
     ),
     NamedJson("bracketed_name", "[TOOL_CALLS]", "[ARGS]", id_mark="[CALL_ID]", sign="[ARGS]"),
     MarkedJson("bracketed_list", "[TOOL_CALLS]", listed=True),
-    Pythonic("marked_pythonic", "<|tool_call_start|>", "<|tool_call_end|>"),
+    Pythonic(
+        "marked_pythonic",
+        *("<|tool_call_start|>", "<|tool_call_end|>"),
+        signs=("<|tool_call_start|>", "<|tool_list_start|>"),
+    ),
     MarkedJson("upper_list", "<TOOLCALL>", "</TOOLCALL>", listed=True),
     MarkedJson(
         "bar_list_closed",

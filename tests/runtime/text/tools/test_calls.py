@@ -60,6 +60,8 @@ def test_every_cut_gives_the_same(name):
     assert streamed(format_named(name), text, list(range(len(text)))) == whole
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:invalid escape:SyntaxWarning")
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
