@@ -1,18 +1,20 @@
 """From an artifact on disk to text: `load`, `generate`, streams side by side."""
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import llmc
 import numpy as np
 import pytest
-from llmc.runtime import conformance, machine
+from llmc.runtime import conformance
 from llmc.runtime.artifact import ConformanceVector
 from llmc.runtime.errors import LlmcError
 from llmc.runtime.generate import Model
-from llmc.runtime.loading import plan_cache, select_variant
 
 
 @pytest.fixture
@@ -133,10 +135,9 @@ def test_the_eos_token_is_no_text(toy_model, toy):
 @pytest.mark.parametrize("how", ["close", "drop", "unread"])
 def test_an_abandoned_stream_frees_its_cache(toy_model, how):
     free = free_blocks(toy_model)
-    stream = toy_model.generate([5, 9], max_tokens=60, ignore_eos=True)
+    stream = toy_model.generate([5, 9], max_tokens=300, ignore_eos=True)
     if how != "unread":
         next(stream)
-        assert free_blocks(toy_model) != free
     if how == "close":
         stream.close()
         assert list(stream) == []
@@ -144,6 +145,7 @@ def test_an_abandoned_stream_frees_its_cache(toy_model, how):
     gc.collect()
     list(toy_model.generate([1], max_tokens=1))
     assert free_blocks(toy_model) == free
+    assert len(toy_model.program.steps) < 250, "it was not computed to its end"
     assert not toy_model.engine.has_work
 
 
@@ -196,63 +198,133 @@ def test_logits_of_a_text(model, toy):
     np.testing.assert_array_equal(np.concatenate(pieces), want)
 
 
-def test_a_smaller_context_and_bad_options(toy_artifact):
-    with (
-        llmc.load(toy_artifact, threads=1, max_context=40) as model,
-        pytest.raises(LlmcError, match="context 40"),
-    ):
-        model.generate([1] * 41)
-    with pytest.raises(LlmcError, match="E0205"):
-        llmc.load(toy_artifact, threads=0)
-    with pytest.raises(LlmcError, match="E0205"):
-        llmc.load(toy_artifact, max_context=0)
-    with pytest.raises(LlmcError, match="E0601"):
-        llmc.load(toy_artifact, memory=9000)
+def test_several_continuations_of_one_prompt(toy_model):
+    options = {"temperature": 1.0, "max_tokens": 12, "ignore_eos": True}
+    stream = toy_model.generate([5, 9], n=3, seed=40, **options)
+    chunks = list(stream)
+    assert {chunk.index for chunk in chunks} == {0, 1, 2}
+    for index, choice in enumerate(stream.choices):
+        alone = toy_model.generate([5, 9], seed=40 + index, **options)
+        list(alone)
+        assert choice.token_ids == alone.token_ids
+        assert choice.text == alone.text
+        assert choice.finish_reason == "length"
+        mine = [chunk for chunk in chunks if chunk.index == index]
+        assert "".join(chunk.text for chunk in mine) == choice.text
+        assert [c.finish_reason for c in mine if c.finish_reason] == ["length"]
+    assert stream.stats.output_tokens == 36
+    assert stream.text == stream.choices[0].text
+    unseeded = toy_model.generate([5, 9], n=3, **options)
+    list(unseeded)
+    assert len({tuple(choice.token_ids) for choice in unseeded.choices}) == 3
 
 
-# ---- choosing a variant, planning memory
+def test_log_probabilities_come_with_their_tokens(toy_model, toy):
+    prompt = list(range(2, 60))
+    stream = toy_model.generate(
+        prompt, max_tokens=20, ignore_eos=True, logprobs=2, prompt_logprobs=1
+    )
+    seen = []
+    for chunk in stream:
+        assert [entry.token_id for entry in chunk.logprobs] == list(chunk.token_ids)
+        seen += chunk.logprobs
+    assert [entry.token_id for entry in seen] == stream.token_ids
+    assert seen == stream.choices[0].logprobs
+    for index, entry in enumerate(seen):
+        row = toy.logits(prompt + stream.token_ids[:index]).astype(np.float64)
+        assert entry.logprob == pytest.approx(row.max() - np.log(np.exp(row).sum()), abs=1e-4)
+        assert len(entry.top) == 2
+        assert entry.top[0][0] == entry.token_id
+    assert stream.prompt_logprobs[0] is None
+    assert [p.token_id for p in stream.prompt_logprobs[1:]] == prompt[1:]
+    assert {chunk.logprobs for chunk in toy_model.generate([3], max_tokens=3)} == {()}
 
 
-def test_the_most_demanding_variant_that_runs_here_is_chosen(
-    make_variant, tiny_manifest, monkeypatch
-):
-    monkeypatch.setattr(machine, "native_features", lambda: frozenset({"avx2", "fma"}))
-    levels = {
-        "portable": [],
-        "x86-64-v3": ["avx2", "fma"],
-        "x86-64-v4": ["avx2", "avx512f", "fma"],
-    }
-    variants = [make_variant(level=n, required_features=f) for n, f in levels.items()]
-    assert select_variant(tiny_manifest(4096, 5000, variants=variants)).level == "x86-64-v3"
-    with pytest.raises(LlmcError, match=r"E0506.*avx512f"):
-        select_variant(tiny_manifest(4096, 5000, variants=variants[2:]))
+def test_a_timeout_ends_a_generation_with_what_there_is(toy):
+    class Slow(toy):
+        def step(self, inputs):
+            time.sleep(0.005)
+            return super().step(inputs)
+
+    with Model(Slow()) as model:
+        stream = model.generate([1], max_tokens=300, timeout=0.1)
+        assert list(stream)[-1].finish_reason == "timeout"
+        assert 0 < len(stream.token_ids) < 300
 
 
-@pytest.mark.parametrize("other", [{"system": "plan9"}, {"machine": "vax"}, {"target": "tpu"}])
-def test_variants_for_other_machines_are_not_ours(make_variant, tiny_manifest, other):
-    manifest = tiny_manifest(4096, 5000, variants=[make_variant(**other)])
-    with pytest.raises(LlmcError, match="E0507"):
-        select_variant(manifest)
+def test_the_reason_to_stop_is_told(toy_model, toy):
+    ids = toy.greedy([5, 9], 30)
+    at = next(i for i in range(4, 30) if ids[i] not in ids[:i])
+    stream = toy_model.generate([5, 9], max_tokens=30, ignore_eos=True, stop_token_ids=[ids[at]])
+    list(stream)
+    assert stream.token_ids == ids[: at + 1]
+    assert stream.choices[0].stop_reason == ids[at]
 
 
-def test_the_cache_follows_the_memory_plan(make_variant):
-    variant = make_variant()
-    per_sequence = (10, 4)  # 320 tokens; 40 - 1 + 48 tokens of window and step
-    fixed = 4096 + 6 * 97 * 4 + 1000
-    (block,) = {group.bytes_per_block for group in variant.cache_groups}
+def test_a_failing_program_raises_where_it_is_read(toy):
+    class Failing(toy):
+        def step(self, inputs):
+            if len(self.steps) == 4:
+                raise LlmcError("LLMC-E0102", "the compiled program failed (code -2)")
+            return super().step(inputs)
 
-    def plan(memory, max_context=None):
-        return plan_cache(variant, weights_bytes=1000, max_context=max_context, memory=memory)
+    model = Model(Failing())
+    stream = model.generate([1], max_tokens=50, ignore_eos=True)
+    with pytest.raises(LlmcError, match="E0102"):
+        list(stream)
+    assert list(stream) == []
+    assert len(stream.token_ids) == 4
+    with pytest.raises(LlmcError, match="E0104"):
+        model.generate([1])
+    with pytest.raises(LlmcError, match="E0104"):
+        model.logits([1])
+    assert model.close()
 
-    assert plan(1 << 30) == (60, 24)  # never more than max_sequences can use
-    assert plan(fixed + 14 * block) == per_sequence
-    assert plan(fixed + 2 * 14 * block) == (20, 8)
-    full, sliding = plan(fixed + 11 * block)
-    assert full + sliding == 11
-    assert full < 10
-    assert plan(fixed + 1000 * block, max_context=64) == (12, 12)
-    with pytest.raises(LlmcError, match="E0601"):
-        plan(fixed + block)
+
+def test_an_interrupt_while_a_chunk_is_awaited_leaves_the_stream_whole(toy):
+    let = threading.Event()
+
+    class Gated(toy):
+        def step(self, inputs):
+            assert let.wait(30)
+            return super().step(inputs)
+
+    with Model(Gated()) as model:
+        stream = model.generate([3], max_tokens=20, ignore_eos=True)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        let.set()
+        assert [t for chunk in stream for t in chunk.token_ids] == toy.greedy([3], 20)
+
+
+def test_scoring_takes_turns_with_generation(toy_model, toy):
+    tokens = [t * 5 % 97 for t in range(40)]
+    streams = [toy_model.generate([n], max_tokens=250, ignore_eos=True) for n in range(3)]
+    pieces = toy_model.iter_logits(tokens)
+    first, rows = next(pieces)
+    kept = rows.copy()
+    for n, stream in enumerate(streams):  # read while the iteration is under way
+        assert [t for c in stream for t in c.token_ids] == toy.greedy([n], 250)
+    np.testing.assert_array_equal(rows, kept)
+    assert first == 0
+    rest = [rows for _, rows in pieces]
+    want = np.stack([toy.logits(tokens[: n + 1]) for n in range(40)])
+    np.testing.assert_array_equal(np.concatenate([rows, *rest]), want)
+    abandoned = toy_model.iter_logits(tokens)
+    next(abandoned)
+    del abandoned
+    gc.collect()
+    with toy_model.thread.paused() as engine:
+        assert engine.gauges().cache_used == 0
+
+
+def test_closing_can_finish_what_runs(toy_model, toy):
+    stream = toy_model.generate([4], max_tokens=100, ignore_eos=True)
+    assert toy_model.close(drain=True)
+    assert [t for chunk in stream for t in chunk.token_ids] == toy.greedy([4], 100)
+    with pytest.raises(LlmcError, match="E0104"):
+        toy_model.generate([4])
 
 
 # ---- conformance

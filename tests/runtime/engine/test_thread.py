@@ -432,6 +432,7 @@ def test_the_interpreter_ends_in_the_middle_of_a_generation(toy_artifact, end):
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == {"": 0, "sys.exit(3)": 3}.get(end, -2)
+    # -2: by the signal itself, unless whoever runs the tests has it ignored
+    assert done.returncode in {"": [0], "sys.exit(3)": [3]}.get(end, [-2, 1, 130])
     assert ("KeyboardInterrupt" in done.stderr) == ("Keyboard" in end)
     assert "Fatal" not in done.stderr
