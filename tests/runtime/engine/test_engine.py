@@ -290,3 +290,54 @@ def test_failing_ends_everybody_with_the_cause(toy):
     assert {delta.finish_reason for delta in engine.step()} >= {"error"}
     assert all(r.error is not None and r.error.id == "LLMC-E0102" for r in requests)
     assert [pool.used for pool in engine.cache.pools] == [0, 0]
+
+
+options = st.fixed_dictionaries(
+    {"seed": st.integers(0, 99)},
+    optional={
+        "temperature": st.sampled_from([0.05, 0.3, 1.0]),
+        "top_k": st.sampled_from([1, 5]),
+        "top_p": st.just(0.8),
+        "repetition_penalty": st.just(1.3),
+        "frequency_penalty": st.just(0.5),
+        "logprobs": st.just(2),
+        "min_tokens": st.just(4),
+    },
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(prompts, st.integers(1, 40), options), min_size=2, max_size=8))
+def test_sampling_is_the_same_alone_and_among_others_that_preempt_it(toy, asked):
+    def requests() -> list[Request]:
+        return [
+            Request((7, 8, 9, *prompt), count, SamplingParams(**chosen), frozenset({3}))
+            for prompt, count, chosen in asked
+        ]
+
+    together, alone = requests(), requests()
+    run(Engine(toy(cache_blocks=(10, 7))), together)
+    for request in alone:
+        run(Engine(toy()), [request])
+    for one, other in zip(together, alone, strict=True):
+        assert one.output == other.output
+        assert one.logprobs == other.logprobs
+        assert len(one.logprobs) in (0, len(one.output))
+
+
+@pytest.mark.parametrize("blocks", [(40, 24), (10, 7)])
+def test_prompt_logprobs_are_those_of_every_token_but_the_first(toy, blocks):
+    engine = Engine(toy(cache_blocks=blocks))
+    texts = [[(n * k) % 97 for n in range(1, 120)] for k in (3, 5, 7)]
+    made = [Request(tuple(text), 3, SamplingParams(prompt_logprobs=1)) for text in texts]
+    run(engine, [Request(tuple(texts[0]), 2), *made])
+    for text, request in zip(texts, made, strict=True):
+        assert request.output == toy.greedy(text, 3)
+        assert request.prompt_logprobs[0] is None
+        assert [one.token_id for one in request.prompt_logprobs[1:]] == text[1:]
+        for place in (1, 50, 118):
+            row = toy.logits(text[:place]).astype(np.float64)
+            expected = row - np.log(np.exp(row).sum())
+            told = request.prompt_logprobs[place]
+            assert told.logprob == pytest.approx(expected[text[place]], abs=1e-5)
+            assert told.top[0][0] == int(row.argmax())
