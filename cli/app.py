@@ -17,6 +17,7 @@ from ..runtime.failures import run_guarded
 VERBS = {
     "compile": ("compiling", "compile_"),
     "run": ("running", "run"),
+    "serve": ("serving", "serve"),
     "bench": ("measuring", "bench"),
     "inspect": ("looking", "inspect"),
     "verify": ("checking", "verify"),
@@ -51,7 +52,7 @@ app = typer.Typer(
         "\b\n"
         "  llmc compile smollm2-135m --int4 -o smol.llmc\n"
         '  llmc run smol.llmc "Why is the sky blue?"\n'
-        "  llmc bench smol.llmc"
+        "  llmc serve smol.llmc"
     ),
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -5,24 +5,10 @@ changes its meaning and is never used again once it is gone. `llmc explain ID` p
 table. Rows are sorted by id, and every id that the tree raises has a row (a test checks both).
 """
 
-from dataclasses import dataclass
+from .error_info import ErrorInfo
+from .error_table_serving import SERVING_ERRORS
 
-
-@dataclass(frozen=True, slots=True)
-class ErrorInfo:
-    """One row of the table: what an id means.
-
-    `explanation` says what happened and why it is refused, `advice` what to do about it.
-    `exit_code` is given only where it isn't the first two digits of the id.
-    """
-
-    title: str
-    explanation: str
-    advice: str
-    exit_code: int | None = None
-
-
-ERRORS: dict[str, ErrorInfo] = {
+_GENERAL_ERRORS: dict[str, ErrorInfo] = {
     "LLMC-E0100": ErrorInfo(
         "internal error",
         "Something happened that llmc doesn't expect. It is a defect in llmc, not in your input.",
@@ -371,3 +357,6 @@ ERRORS: dict[str, ErrorInfo] = {
         exit_code=143,
     ),
 }
+
+ERRORS: dict[str, ErrorInfo] = dict(sorted({**_GENERAL_ERRORS, **SERVING_ERRORS}.items()))
+"""Every id, those of the server included."""

@@ -8,7 +8,7 @@ Exit codes: 1 internal error; 2 usage; 3 quality gate not met; 4 model or op not
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .error_table import ErrorInfo
+    from .error_info import ErrorInfo
 
 
 class LlmcError(Exception):

@@ -25,8 +25,14 @@ BROKEN_PIPE_EXIT = 128 + signal.SIGPIPE
 _AGAIN = 0.02
 """Seconds after which a dropped signal is raised again; the finalizer is over by then."""
 
-_COMPILER = {"torch", "transformers", "safetensors", "gguf", "networkx", "ziglang"}
-_INSTALL = "pip install 'llmc-compiler[compile]'"
+_EXTRAS = {
+    "compile": {"torch", "transformers", "safetensors", "gguf", "networkx", "ziglang"},
+    "serve": {
+        "fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "prometheus_client",
+        "llguidance",
+    },
+}  # fmt: skip
+_EXTRA_OF = {package: extra for extra, packages in _EXTRAS.items() for package in packages}
 
 
 def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -120,7 +126,7 @@ def as_llmc_error(error: BaseException) -> LlmcError:
         return LlmcError("LLMC-E0799", "terminated")
     if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):
         return _usage_error(error)
-    if isinstance(error, ModuleNotFoundError) and _package(error) in _COMPILER:
+    if isinstance(error, ModuleNotFoundError) and _package(error) in _EXTRA_OF:
         return missing_extra(_package(error))
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return LlmcError("LLMC-E0600", "an allocation failed")
@@ -130,8 +136,9 @@ def as_llmc_error(error: BaseException) -> LlmcError:
 
 
 def missing_extra(package: str) -> LlmcError:
-    """The error for a package that only compiling needs."""
-    return LlmcError("LLMC-E0703", f"{package} is not installed", f"install it with {_INSTALL}")
+    """The error for a package that only compiling, or only serving, needs."""
+    install = f"pip install 'llmc-compiler[{_EXTRA_OF[package]}]'"
+    return LlmcError("LLMC-E0703", f"{package} is not installed", f"install it with {install}")
 
 
 def _package(error: ModuleNotFoundError) -> str:

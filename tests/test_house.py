@@ -15,7 +15,14 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {"runtime": 0, "ir": 1, "models": 1, "passes": 2, "codegen": 3, "compiler": 4, "cli": 5}
 RUNTIME_MAY_IMPORT = {
     "runtime/": {"jinja2", "msgspec", "numpy", "rich", "tokenizers"},
-    "runtime/server/": {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"},
+    "runtime/server/": {
+        "fastapi",
+        "prometheus_client",
+        "pydantic",
+        "starlette",
+        "uvicorn",
+        "uvloop",
+    },
     "runtime/engine/prometheus.py": {"prometheus_client"},
     "runtime/engine/structured.py": {"llguidance"},
     "runtime/engine/tracing.py": {"opentelemetry"},

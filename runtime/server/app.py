@@ -1,0 +1,113 @@
+"""The application: routes, and what stands before them.
+
+`create_app(models, config)` is all that a test or an embedding app needs; it is an ASGI
+application. `serve.py` runs it on uvicorn.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ..engine.async_engine import AsyncEngine
+from ..errors import LlmcError
+from .answers import problem
+from .auth import ApiKeys, read_keys
+from .chat_completions import chat_completions
+from .completions import completions
+from .config import ServerConfig
+from .context import Context, body_schema
+from .gate import Gate
+from .metrics import metrics
+from .problems import RequestError
+from .protocol.chat import ChatRequest
+from .protocol.completion import CompletionRequest
+from .protocol.response import ResponseRequest
+from .protocol.text import DetokenizeRequest, TokenizeRequest
+from .responses import responses
+from .served import Catalog, Served
+from .small import detokenize, health, list_models, ready, show_model, tokenize
+from .status import status_json, status_page
+
+if TYPE_CHECKING:
+    from ..generate import Model
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+GETS: dict[str, tuple[Endpoint, str]] = {
+    "/": (status_page, "The status page"),
+    "/status.json": (status_json, "What the status page shows"),
+    "/health": (health, "Whether the process answers"),
+    "/ready": (ready, "Whether it takes requests"),
+    "/metrics": (metrics, "Metrics for Prometheus"),
+    "/v1/models": (list_models, "All models"),
+    "/v1/models/{name}": (show_model, "One model"),
+}
+POSTS: dict[str, tuple[Endpoint, str, type[BaseModel]]] = {
+    "/v1/chat/completions": (chat_completions, "Answer a chat", ChatRequest),
+    "/v1/completions": (completions, "Continue prompts", CompletionRequest),
+    "/v1/responses": (responses, "Answer a chat, in the newer form", ResponseRequest),
+    "/tokenize": (tokenize, "Token ids of a text or chat", TokenizeRequest),
+    "/detokenize": (detokenize, "The text of token ids", DetokenizeRequest),
+}
+
+
+def create_app(
+    models: "Mapping[str, Model]",
+    config: ServerConfig | None = None,
+    keys: ApiKeys | None = None,
+) -> FastAPI:
+    """An application that serves these models. It doesn't close them.
+
+    `keys`: those of the settings and the environment if none are given.
+    """
+    config = config or ServerConfig()
+    if keys is None:
+        keys = read_keys(config.api_key, config.api_key_file)
+    served = {
+        name: Served(name, model, AsyncEngine(model), config) for name, model in models.items()
+    }
+    app = FastAPI(title="llmc", docs_url=None, redoc_url=None)  # their pages load outside assets
+    app.state.llmc = Context(config, Catalog(served))
+    errors: dict[int | str, dict[str, Any]] = {"default": {"description": "An error object"}}
+    for path, (endpoint, summary) in GETS.items():
+        app.add_api_route(
+            path, endpoint, methods=["GET"], summary=summary, response_model=None,
+            responses=errors,
+        )  # fmt: skip
+    for path, (endpoint, summary, schema) in POSTS.items():
+        app.add_api_route(
+            path, endpoint, methods=["POST"], summary=summary, response_model=None,
+            responses=errors, openapi_extra=body_schema(schema),
+        )  # fmt: skip
+    app.add_exception_handler(LlmcError, _refused)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _not_found)  # type: ignore[arg-type]
+    app.add_exception_handler(ClientDisconnect, _left)  # type: ignore[arg-type]
+    app.add_middleware(Gate, keys=keys, access_log=config.access_log)
+    if config.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    return app
+
+
+async def _refused(http: Request, error: LlmcError) -> Response:
+    return problem(error)
+
+
+async def _not_found(http: Request, error: HTTPException) -> Response:
+    message = f"{http.method} {http.url.path[:200]}: {error.detail}"
+    refused = RequestError("LLMC-E0221", message, status=error.status_code, headers=error.headers)
+    return problem(refused)
+
+
+async def _left(http: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=400)  # nobody reads it

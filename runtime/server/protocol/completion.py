@@ -1,0 +1,25 @@
+"""The body of `/v1/completions`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .common import Count, Int, ResponseFormat, Sampling, StreamOptions
+
+Ids = Annotated[list[Int], Field(min_length=1)]
+
+
+class CompletionRequest(Sampling):
+    """What `/v1/completions` is asked. A prompt is a text, ids, or a list of either."""
+
+    model: str | None = None
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field()]
+    max_tokens: Int | None = None
+    n: Count | None = None
+    best_of: Count | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    response_format: ResponseFormat | None = None
