@@ -31,7 +31,7 @@ from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .arrays import Float32Array
-    from .engine.structured import Grammar
+    from .engine.structured import CompiledGrammar, Grammar, GrammarCompiler
     from .text.chat import ChatTemplate
 
 __all__ = ["Choice", "Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
@@ -134,7 +134,7 @@ class Model:
         stop: str | Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
-        grammar: "Grammar | None" = None,
+        grammar: "Grammar | CompiledGrammar | None" = None,
         priority: int = 0,
         client: str = "",
         namespace: str = "",
@@ -159,7 +159,7 @@ class Model:
             params or SamplingParams(),
             eos_ids,
             text=text,
-            grammar=grammar,
+            grammar=self.compile_grammar(grammar) if grammar is not None else None,
             priority=priority,
             client=client,
             namespace=namespace,
@@ -185,6 +185,23 @@ class Model:
         for request in requests[1:]:
             request.follows = requests[0]
         return requests
+
+    def compile_grammar(self, grammar: "Grammar | CompiledGrammar") -> "CompiledGrammar":
+        """A grammar made ready for this model, which may take a while; the latest are remembered.
+
+        Errors: E0210 without a tokenizer, E0211 if it doesn't go with it, E0703.
+        """
+        from .engine.structured import CompiledGrammar
+
+        if isinstance(grammar, CompiledGrammar):
+            return grammar
+        return self._grammars.compile(grammar)
+
+    @cached_property
+    def _grammars(self) -> "GrammarCompiler":
+        from .engine.structured import GrammarCompiler
+
+        return GrammarCompiler(self.tokenizer.data, self.program.vocab_size, self._eos_ids)
 
     @property
     def capacity(self) -> Capacity:

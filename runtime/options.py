@@ -52,7 +52,7 @@ class GenerateOptions(TypedDict, total=False):
     keep_special: bool
     """Let special tokens appear in the text."""
     grammar: "str | Grammar | None"
-    """Only text of this Lark grammar; at most one of these four."""
+    """Only text of this grammar, in Lark or GBNF; at most one of these four."""
     json_schema: Mapping[str, Any] | str | None
     regex: str | None
     choice: Sequence[str] | None
@@ -122,8 +122,9 @@ def _grammar(given: dict[str, Any]) -> "Grammar | None":
 
             if isinstance(value, Grammar):
                 return value
-            make = {"grammar": "lark", "json_schema": "json_schema"}.get(name, name)
-            return getattr(Grammar, make)(list(value) if name == "choice" else value)
+            if name == "grammar":
+                name = "gbnf" if "::=" in value else "lark"
+            return getattr(Grammar, name)(value)
     return None
 
 

@@ -16,12 +16,7 @@ FLOORS = {"runtime": 0, "ir": 1, "models": 1, "passes": 2, "codegen": 3, "compil
 RUNTIME_MAY_IMPORT = {
     "runtime/": {"jinja2", "msgspec", "numpy", "rich", "tokenizers"},
     "runtime/server/": {
-        "fastapi",
-        "prometheus_client",
-        "pydantic",
-        "starlette",
-        "uvicorn",
-        "uvloop",
+        *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn", "uvloop"),
     },
     "runtime/engine/prometheus.py": {"prometheus_client"},
     "runtime/engine/structured.py": {"llguidance"},

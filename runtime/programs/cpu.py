@@ -85,6 +85,7 @@ class CpuProgram:
         self.cache_blocks = cache_blocks
         self.vocab_size = variant.vocab_size
         self._handle: int | None = None
+        self._process = os.getpid()
         self._library = load_library(library)
         self._weights = weights
         self._arena = allocate(variant.memory_plan.arena_bytes, huge_pages=True)
@@ -182,7 +183,8 @@ class CpuProgram:
     def close(self) -> None:
         """Stops the library's threads and lets go of all memory."""
         if self._handle is not None:
-            self._library.llmc_destroy(self._handle)
+            if os.getpid() == self._process:  # a forked child has no threads to stop
+                self._library.llmc_destroy(self._handle)
             self._handle = None
             self._cache = []
             self._arena = self._weights = memoryview(b"")
