@@ -49,6 +49,17 @@ def test_batch_gives_each_prompt_its_own_text(toy_artifact: Path) -> None:
     assert first != second
 
 
+def test_async_app_answers_every_user(toy_artifact: Path) -> None:
+    users = ["hello", "abc world", "there"]
+    done = run("async_app.py", toy_artifact, *users, "--max-tokens", 6, "--users", 2)
+    assert done.returncode == 0, done.stderr
+    for user in users:
+        assert f"> {user}\n" in done.stdout
+    assert done.stdout.count("[6 tokens, length]") + done.stdout.count(" tokens, stop]") == 3
+    missing = run("async_app.py", toy_artifact.parent / "none", "hello")
+    assert (missing.returncode, missing.stderr[:12]) == (5, "LLMC-E0501: ")
+
+
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory, toy_library: bytes) -> Path:
     """The C example, built as its page says; `toy_library` skips where there is no compiler."""
@@ -92,7 +103,12 @@ def test_c_says_what_is_wrong(decoder: Path, toy_artifact: Path, tmp_path: Path)
 
 
 def test_there_are_snippets() -> None:
-    assert {name for name, _ in SNIPPETS} >= {"README.md", "artifact-format.md"}
+    assert {name for name, _ in SNIPPETS} >= {
+        "README.md",
+        "artifact-format.md",
+        "embedding.md",
+        "metrics.md",
+    }
 
 
 @pytest.mark.parametrize(("name", "text"), SNIPPETS, ids=[name for name, _ in SNIPPETS])
