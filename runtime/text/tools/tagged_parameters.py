@@ -84,11 +84,10 @@ class TaggedParameters:
         properties = properties_of(calls.functions.get(name))
         separator = "{"
         while (yield from cursor.literal(self.key_start)):
-            pair = yield from self._read_parameter(cursor)
+            pair = yield from self._read_parameter(cursor, properties)
             if pair is None:
                 return False
-            key, text = pair
-            value = value_of(text, properties.get(key))
+            key, value = pair
             calls.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: {value}")
             separator = ", "
             cursor.forget()
@@ -96,7 +95,10 @@ class TaggedParameters:
         calls.arguments("{}" if separator == "{" else "}")
         return (yield from cursor.literal(self.end)) is not None
 
-    def _read_parameter(self, cursor: Cursor) -> Reading[tuple[str, str] | None]:
+    def _read_parameter(
+        self, cursor: Cursor, properties: Mapping[str, Any]
+    ) -> Reading[tuple[str, str] | None]:
+        """Key and value, as JSON text, from behind the begin of the key's tag."""
         key = yield from cursor.word()
         if not key or not (yield from cursor.literal(self.key_end)):
             return None
@@ -104,11 +106,27 @@ class TaggedParameters:
             yield from cursor.space()
             if not (yield from cursor.literal(self.value_start)):
                 return None
-        pieces: list[str] = []
+        schema = properties.get(key)
+        if not types_of(schema) <= {"string"} and (
+            yield from self._read_json(cursor, pieces := [])
+        ):
+            return key, value_of("".join(pieces), schema)
+        pieces = []
         if (yield from cursor.until((self.value_end,), pieces.append)) is None:
             return None
         yield from cursor.literal(self.value_end)
-        return key, "".join(pieces).removeprefix("\n").removesuffix("\n")
+        return key, value_of("".join(pieces).removeprefix("\n").removesuffix("\n"), schema)
+
+    def _read_json(self, cursor: Cursor, pieces: list[str]) -> Reading[bool]:
+        """An array or object, in whose texts the closing tag may stand; no step if there is none."""
+        begin = cursor.at
+        yield from cursor.space()
+        if (yield from cursor.peek()) in ("{", "[") and (yield from cursor.value(pieces.append)):
+            yield from cursor.space()
+            if (yield from cursor.literal(self.value_end)):
+                return True
+        cursor.at = begin
+        return False
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], quote: Quote, many: bool) -> str:
         lines = [line for i, tool in enumerate(tools) for line in self._tool(i, tool, quote)]
