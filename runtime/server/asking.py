@@ -41,7 +41,7 @@ class Asked:
         self, served: Served, prompt: Sequence[int], max_tokens: int, place: int = 0
     ) -> Request:
         """The engine's request for continuation number `place`, each with a seed of its own."""
-        request = served.model.make_request(
+        return served.model.make_request(
             prompt,
             seeded(self.params, place),
             max_tokens=max_tokens,
@@ -53,9 +53,8 @@ class Asked:
             namespace=self.namespace,
             deadline=self.deadline,
             keep_special=self.keep_special,
+            grammar=self.grammar,
         )
-        request.grammar = self.grammar
-        return request
 
 
 def asked_of(
@@ -169,7 +168,7 @@ async def grammar_of(
 
     def build() -> "CompiledGrammar":
         grammar = getattr(Grammar, kind)(*(() if value is True else (value,)))
-        return served.compile_grammar(grammar)
+        return served.model.compile_grammar(grammar)
 
     return await asyncio.to_thread(build)
 

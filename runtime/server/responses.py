@@ -14,7 +14,6 @@ from .context import context_of, key_of
 from .logprobs import chat_entries
 from .messages import as_template_messages, chat_prompt
 from .problems import content_of
-from .protocol.common import Sampling
 from .protocol.response import ResponseRequest
 from .response_events import NumberedEvents, StreamedCalls, StreamedMessage
 from .response_items import (
@@ -37,9 +36,8 @@ async def responses(http: Request) -> Response:
     served = context.catalog.get(body.model)
     check(body)
     tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
-    fields = Sampling(temperature=body.temperature, top_p=body.top_p, user=body.user)
-    asked = asked_of(fields, served, context.config, key_of(http), logprobs=body.top_logprobs)
-    asked.grammar = await grammar_of(served, fields, format_of(body))
+    asked = asked_of(body, served, context.config, key_of(http), logprobs=body.top_logprobs)
+    asked.grammar = await grammar_of(served, body, format_of(body))
     asked = await tools.applied_to(asked)
     reasoning = body.reasoning.effort if body.reasoning is not None else None
     prompt = await chat_prompt(

@@ -8,7 +8,6 @@ lately until as many sequences ended.
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from .problems import RequestError
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
-    from ..engine.structured import CompiledGrammar, Grammar, GrammarCompiler
     from ..generate import Model
 
 _LONGEST_WAIT = 60
@@ -40,18 +38,6 @@ class Served:
         self.at_once = model.program.limits.max_sequences
         self._limit = self.at_once + config.max_waiting
         self._ends: deque[float] = deque(maxlen=128)
-
-    def compile_grammar(self, grammar: "Grammar") -> "CompiledGrammar":
-        """A grammar made ready for this model; may take a while. Errors: E0211, E0703."""
-        return self._grammars.compile(grammar)
-
-    @cached_property
-    def _grammars(self) -> "GrammarCompiler":
-        from ..engine.structured import GrammarCompiler
-
-        model = self.model
-        eos = model.generation.eos_token_ids
-        return GrammarCompiler(model.tokenizer.data, model.program.vocab_size, eos)
 
     @property
     def failed(self) -> LlmcError | None:

@@ -42,7 +42,7 @@ class Tools:
             text = forced_grammar(
                 format, self._choice.tools, special_id=tokenizer.special_id, many=self.many
             )
-            compile = self._served.compile_grammar
+            compile = self._served.model.compile_grammar
             asked.grammar = await asyncio.to_thread(lambda: compile(Grammar.lark(text)))
         return asked
 

@@ -7,13 +7,14 @@ from pydantic import Field
 from .common import Count, Int, ResponseFormat, Sampling, StreamOptions
 
 Ids = Annotated[list[Int], Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1)]
 
 
 class CompletionRequest(Sampling):
     """What `/v1/completions` is asked. A prompt is a text, ids, or a list of either."""
 
     model: str | None = None
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field()]
+    prompt: str | Ids | Texts | Annotated[list[Ids], Field(min_length=1)]
     max_tokens: Int | None = None
     n: Count | None = None
     best_of: Count | None = None

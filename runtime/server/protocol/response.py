@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .common import Body, Count
+from .common import Body, Count, Sampling
 
 
 class ContentPart(Body):
@@ -65,15 +65,13 @@ class Reasoning(Body):
     effort: str | None = None
 
 
-class ResponseRequest(Body):
+class ResponseRequest(Sampling):
     """What `/v1/responses` is asked."""
 
     model: str | None = None
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     tools: list[ResponseTool] | None = None
@@ -82,7 +80,6 @@ class ResponseRequest(Body):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = None
-    user: str | None = None
     store: bool | None = None
     truncation: str | None = None
     background: bool | None = None
