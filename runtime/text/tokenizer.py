@@ -21,6 +21,7 @@ class Tokenizer:
         self._parsed: Any = None
         self._parsing = Lock()
         self._spellings: dict[bool, Spelling] = {}
+        self._bytes: dict[int, bytes] = {}
 
     @property
     def data(self) -> bytes:
@@ -82,6 +83,12 @@ class Tokenizer:
 
         A special token has its name, an id outside the vocabulary nothing.
         """
+        found = self._bytes.get(token)
+        if found is None:
+            found = self._bytes[token] = self._spelled(token)
+        return found
+
+    def _spelled(self, token: int) -> bytes:
         spelling = self.spelling(True)
         content = spelling.content(token)
         if content is None:

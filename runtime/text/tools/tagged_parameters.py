@@ -107,18 +107,17 @@ class TaggedParameters:
             if not (yield from cursor.literal(self.value_start)):
                 return None
         schema = properties.get(key)
-        if not types_of(schema) <= {"string"} and (
-            yield from self._read_json(cursor, pieces := [])
-        ):
+        pieces: list[str] = []
+        if not types_of(schema) <= {"string"} and (yield from self._read_json(cursor, pieces)):
             return key, value_of("".join(pieces), schema)
-        pieces = []
+        pieces.clear()
         if (yield from cursor.until((self.value_end,), pieces.append)) is None:
             return None
         yield from cursor.literal(self.value_end)
         return key, value_of("".join(pieces).removeprefix("\n").removesuffix("\n"), schema)
 
     def _read_json(self, cursor: Cursor, pieces: list[str]) -> Reading[bool]:
-        """An array or object, in whose texts the closing tag may stand; no step if there is none."""
+        """An array or object, whose texts may hold the closing tag; no step if there is none."""
         begin = cursor.at
         yield from cursor.space()
         if (yield from cursor.peek()) in ("{", "[") and (yield from cursor.value(pieces.append)):

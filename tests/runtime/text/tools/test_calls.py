@@ -153,6 +153,15 @@ def test_variants_of_the_formats(name, text, calls):
     assert all(want in (got.arguments, None) for got, (_, want) in zip(found, calls, strict=True))
 
 
+def test_a_closing_tag_within_json_ends_nothing():
+    calls = [("run", {"code": "x", "options": {"a": "</parameter></function>"}})]
+    text = WRITTEN["tagged_function"](calls)
+    assert calls_of(parse(format_named("tagged_function"), text, TOOLS)[1]) == calls
+    broken = text.replace('"}', "")  # not an object after all: a text up to its tag
+    (one,) = calls_of(parse(format_named("tagged_function"), broken, TOOLS)[1])
+    assert one == ("run", {"code": "x", "options": '{"a": "'})
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
