@@ -1,8 +1,8 @@
 /* The C interface of a compiled llmc program.
  *
- * A library exports these five functions and nothing else that a caller needs. All structs carry
- * their own size; every array is owned by the caller and only read during the call (logits and
- * argmax are written). A model is used by one thread at a time; it brings its own worker threads.
+ * A library exports these functions and nothing else that a caller needs; llmc_sample may be
+ * missing. All structs carry their own size; every array is owned by the caller and only read
+ * during the call (but logits, argmax and the results of a choice are written). A model is used by one thread at a time; it brings its own worker threads.
  *
  * Words: T query tokens in the step, S sequences, R rows of logits wanted, B blocks per sequence.
  */
@@ -71,11 +71,40 @@ typedef struct {
   int32_t* argmax;                   /* [R], or NULL */
 } llmc_step_inputs;
 
+/* How a token is to be chosen from one row, in this order: edits; tokens that aren't allowed, or
+ * are forbidden, are out; at temperature 0 the largest is taken, otherwise logits are divided by the
+ * temperature, and top_k, top_p, min_p and typical_p each leave out tokens, equally likely ones
+ * together; of what is left, the token at `uniform` of the whole weight, by id. */
+typedef struct {
+  uint32_t struct_size;      /* sizeof(llmc_choice) */
+  int32_t target;            /* >= 0: choose nothing, report on this token; otherwise -1 */
+  float* logits;             /* [vocab] the row, changed unless there is a target */
+  const uint32_t* allowed;   /* [vocab / 32 rounded up] bit i % 32 of word i / 32; or NULL: all */
+  float temperature;
+  float top_p, min_p, typical_p; /* 1, 0, 1: off */
+  int32_t top_k;                 /* 0: off */
+  int32_t edits;                 /* number of tokens whose logits are changed */
+  const int32_t* edit_ids;       /* [edits] distinct */
+  const float* bias;             /* [edits] x += bias, */
+  const float* penalty;          /* [edits] then x /= penalty if it is positive, else x *= penalty, */
+  const float* minus;            /* [edits] then x -= minus */
+  float* before;                 /* [edits] work space; may be NULL if top < 0 */
+  const int32_t* forbidden;      /* [forbidden_count] */
+  int32_t forbidden_count;
+  int32_t top;         /* log-probabilities wanted: of the token and so many others; -1: none */
+  double uniform;      /* in [0, 1) */
+  int32_t* top_ids;    /* [top] out: by the unchanged logits, best first, equals by id; then -1 */
+  float* top_logprobs; /* [top] out */
+  int32_t token;       /* out; -1: nothing can be chosen */
+  float logprob;       /* out, if top >= 0: of the token, by the unchanged logits */
+} llmc_choice;
+
 typedef struct llmc_model llmc_model;
 
 int llmc_describe(llmc_info* info); /* what the other calls need to be given */
 int llmc_create(const llmc_config* config, llmc_model** out); /* 0, or a negative code */
 int llmc_step(llmc_model* model, const llmc_step_inputs* inputs);
+int llmc_sample(llmc_model* model, llmc_choice* choices, int32_t count); /* after a step */
 void llmc_destroy(llmc_model* model);
 const char* llmc_abi(void); /* "1;<level>" */
 

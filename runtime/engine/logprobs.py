@@ -11,7 +11,8 @@ from .request import TokenLogprob
 
 
 def of_rows(logits: Float32Array, targets: Sequence[int], top: int) -> list[TokenLogprob]:
-    """What the model thought of `targets[r]` in row r, and its `top` most likely tokens there.
+    """What the model thought of `targets[r]` in row r, and its `top` most likely tokens there,
+    of those that are possible.
 
     logits: f32 [R, vocab], not changed. Equally likely alternatives are in the order of their ids.
     """
@@ -44,6 +45,6 @@ def _most_likely(row: Float32Array, normalizer: float, top: int) -> tuple[tuple[
         return ()
     top = min(top, len(row))
     smallest = np.partition(row, len(row) - top)[len(row) - top]
-    ids = np.flatnonzero(row >= smallest)
+    ids = np.flatnonzero((row >= smallest) & (row > -np.inf))
     ids = ids[np.argsort(-row[ids], kind="stable")][:top]
     return tuple(zip(ids.tolist(), (row[ids] - normalizer).tolist(), strict=True))

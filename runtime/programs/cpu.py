@@ -15,6 +15,7 @@ from pathlib import Path
 from ..artifact import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
 from ..errors import LlmcError
 from ..program import StepInputs, StepOutputs, check_inputs
+from .cpu_draw import native_draw
 from .memory import address_of, allocate
 
 _I32 = ctypes.c_int32
@@ -126,6 +127,8 @@ class CpuProgram:
         if code != 0 or not handle.value:
             raise LlmcError("LLMC-E0509", f"the program refused to start (code {code})")
         self._handle = handle.value
+        rows = self.limits.max_logits_rows
+        self._draw = native_draw(self._library, self._handle, self._logits, rows)
 
     def _prepare_buffers(self) -> None:
         """Arrays at fixed addresses that every step copies into: pointers are set only once."""
@@ -161,7 +164,8 @@ class CpuProgram:
         code = self._library.llmc_step(self._handle, ctypes.byref(self._inputs))
         if code != 0:
             raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
-        return StepOutputs(self._logits, self._arrays["argmax"][:rows].tolist(), self.vocab_size)
+        argmax = self._arrays["argmax"][:rows].tolist()
+        return StepOutputs(self._logits, argmax, self.vocab_size, self._draw)
 
     def _fill(self, inputs: StepInputs) -> None:
         for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows"):
@@ -185,7 +189,7 @@ class CpuProgram:
         if self._handle is not None:
             if os.getpid() == self._process:  # a forked child has no threads to stop
                 self._library.llmc_destroy(self._handle)
-            self._handle = None
+            self._handle = self._draw = None
             self._cache = []
             self._arena = self._weights = memoryview(b"")
 

@@ -4,9 +4,13 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import llmc
 import pytest
+from llmc.runtime.engine.engine import Engine
+from llmc.runtime.engine.request import Request
+from llmc.runtime.engine.sampling import SamplingParams
 from llmc.runtime.loading import select_variant
 from llmc.runtime.programs.cpu import load_library
 from llmc.runtime.reader import ArtifactReader
@@ -68,3 +72,41 @@ def test_the_c_example_decodes_as_python_does(compiled: Path, tmp_path: Path, le
     command = [program, compiled, level, 16, *prompt]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     assert [int(word) for word in done.stdout.split()] == expected
+
+
+def test_a_program_draws_tokens_as_the_reference_does(compiled: Path) -> None:
+    """The same requests with the library's code and with numpy, and each on its own."""
+    asked = [
+        SamplingParams(temperature=1.0, seed=1, logprobs=3),
+        SamplingParams(temperature=0.8, top_p=0.9, seed=2, repetition_penalty=1.3),
+        SamplingParams(temperature=1.5, top_k=20, seed=3, frequency_penalty=0.5, min_tokens=4),
+        SamplingParams(presence_penalty=1.0, logit_bias={5: 2.0}, bad_words=((7,), (3, 4))),
+        SamplingParams(temperature=0.9, typical_p=0.8, min_p=0.01, seed=4),
+    ]
+
+    def outputs(program: Any, groups: list[list[SamplingParams]]) -> list[Request]:
+        requests = []
+        for group in groups:
+            engine = Engine(program)
+            some = [Request((3, 1, 4, 1, 5), 12, params) for params in group]
+            for request in some:
+                engine.add(request)
+            while engine.has_work:
+                engine.step()
+            requests += some
+        return requests
+
+    with llmc.load(compiled) as model:
+        program: Any = model.program
+        assert program._draw is not None
+        together = outputs(program, [asked])
+        alone = outputs(program, [[params] for params in asked])
+        program._draw = None
+        reference = outputs(program, [asked])
+    assert all(request.finish_reason == "length" for request in together)
+    assert (
+        [r.output for r in together] == [r.output for r in alone] == [r.output for r in reference]
+    )
+    for got, want in zip(together[0].logprobs, reference[0].logprobs, strict=True):
+        assert got.logprob == pytest.approx(want.logprob, abs=1e-4)
+        assert [i for i, _ in got.top] == [i for i, _ in want.top]

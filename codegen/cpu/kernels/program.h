@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "cache.h"
 #include "llmc.h"
+#include "sampling.h"
 #include "simd.h"
 #include "team.h"
 
@@ -181,6 +182,22 @@ extern "C" LLMC_EXPORT int llmc_step(llmc_model* model, const llmc_step_inputs* 
   s.logits = in->logits;
   model->argmax = in->argmax;
   team_run(model->team, run_step, model);
+  return LLMC_OK;
+}
+
+// One row isn't worth waking the team for; a row's token doesn't depend on who does it.
+extern "C" LLMC_EXPORT int llmc_sample(llmc_model* model, llmc_choice* choices, int32_t count) {
+  using namespace llmc;
+  for (int i = 0; i < count; ++i)
+    if (choices[i].struct_size != sizeof(llmc_choice)) return LLMC_BAD_STRUCT_SIZE;
+  Choices all{choices, count, program.vocab};
+  if (count > 1) {
+    team_run(model->team, sample_rows, &all);
+  } else {
+    Team alone = model->team->teams[0];
+    alone.size = 1;
+    sample_rows(alone, &all);
+  }
   return LLMC_OK;
 }
 

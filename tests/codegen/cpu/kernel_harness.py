@@ -28,8 +28,12 @@ import numpy as np
 import pytest
 from emulated_instructions import INSTRUCTIONS
 from emulator import CPUS, MISSING, EmulatedLibrary, emulated_machine, remember
+from llmc import runtime
 from llmc.codegen.cpu.toolchain import LEVELS, compile_library
 from llmc.runtime.machine import machine, native_features
+
+INTERFACE = (Path(runtime.__file__).parent,)
+"""Where llmc.h is."""
 
 PRELUDE = """
 #include "amx_permission.h"
@@ -87,7 +91,7 @@ def build(source: str, level: str, define: str = "") -> Any:
         text = instructions + text
     digest = hashlib.sha256(f"{level}\n{text}".encode()).hexdigest()[:16]
     path = Path(_folder().name) / f"{digest}.so"
-    if compile_library(text, level, path).machine != machine():
+    if compile_library(text, level, path, extra_include=INTERFACE).machine != machine():
         return EmulatedLibrary(path, CPUS[level])
     return ctypes.CDLL(str(path))
 
