@@ -93,7 +93,7 @@ def _expire(waiter: "asyncio.Future[None]") -> None:
 
 
 class AsyncStream(AsyncIterator[Delta]):
-    """The deltas of a request, read by one task at a time, up to the one with its finish reason.
+    """The deltas of requests, read by one task at a time, each's up to that with a finish reason.
 
     A task that is cancelled while it waits here cancels the request, and so do `aclose` and
     dropping the stream. Made by `AsyncEngine.submit`.
@@ -239,10 +239,12 @@ class AsyncEngine:
                 mailbox = self._mailboxes[loop] = _Mailbox(loop, self.model.thread)
         return AsyncStream(self.model.thread, mailbox, loop)
 
-    def submit(self, request: Request) -> AsyncStream:
-        """Queues a request, as `Model.make_request` makes it. Errors as `EngineThread.submit`."""
+    def submit(self, *requests: Request) -> AsyncStream:
+        """Queues requests, as `Model.make_request` makes them, whose deltas are read from one
+        stream. Errors as `EngineThread.submit` has them; then none of them is left running."""
         stream = self._stream()
-        stream._submit(request)
+        for request in requests:  # dropping the stream cancels those before a refused one
+            stream._submit(request)
         return stream
 
     def generate(self, prompt: "Prompt", **options: Unpack[GenerateOptions]) -> AsyncTextStream:

@@ -76,8 +76,10 @@ class EngineThread:
     def paused(self) -> Iterator[Any]:
         """The engine itself, while no step runs: what waits is served before the next step.
 
-        Not from the engine's own thread. Inside, no stream may be read: nothing is computed.
+        Inside, no stream may be read: nothing is computed. E0104 if the engine has ended.
         """
+        if current_thread() is self._loop.thread:
+            raise LlmcError("LLMC-E0100", "the engine's own thread cannot wait for a pause")
         pause = Pause()
         try:
             self._loop.post(self._loop.pause, pause)

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 32 };
+// A block has room for keys and values of 16 floats, of which a key's first is used.
+enum { BLOCK = 32, BLOCK_BYTES = 2 * 16 * 4 * BLOCK, BLOCK_FLOATS = BLOCK_BYTES / 4 };
 
 struct llmc_model {
   llmc_config config;
@@ -15,7 +16,7 @@ struct llmc_model {
 
 int llmc_describe(llmc_info* info) {
   if (info->struct_size != sizeof(llmc_info)) return LLMC_BAD_STRUCT_SIZE;
-  *info = (llmc_info){sizeof(llmc_info), VOCAB, 48, 6, 320, 6, BLOCK, 2, 4992, 4096, {{8 * BLOCK, 0}, {8 * BLOCK, WINDOW}}};
+  *info = (llmc_info){sizeof(llmc_info), VOCAB, 48, 6, 320, 6, BLOCK, 2, 4992, 4096, {{BLOCK_BYTES, 0}, {BLOCK_BYTES, WINDOW}}};
   return LLMC_OK;
 }
 
@@ -39,7 +40,7 @@ int llmc_step(llmc_model* model, const llmc_step_inputs* in) {
       int position = in->positions[t];
       for (int g = 0; g < model->config.groups; g++) {
         int block = in->block_table[g][s * in->blocks_per_seq[g] + position / BLOCK];
-        model->cache[g][block * BLOCK + position % BLOCK] = (float)in->token_ids[t];
+        model->cache[g][block * BLOCK_FLOATS + position % BLOCK] = (float)in->token_ids[t];
       }
       if (row == in->logits_rows_count || in->logits_rows[row] != t) continue;
       uint64_t hash;
@@ -48,7 +49,7 @@ int llmc_step(llmc_model* model, const llmc_step_inputs* in) {
         int first = g == 0 || position < WINDOW ? 0 : position - WINDOW + 1;
         for (int p = first; p <= position; p++) {
           int block = in->block_table[g][s * in->blocks_per_seq[g] + p / BLOCK];
-          hash = (hash ^ (uint64_t)(model->cache[g][block * BLOCK + p % BLOCK] + 1)) * 1099511628211u;
+          hash = (hash ^ (uint64_t)(model->cache[g][block * BLOCK_FLOATS + p % BLOCK] + 1)) * 1099511628211u;
         }
       }
       float* logits = in->logits + (int64_t)row * VOCAB;

@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 from contextlib import aclosing
+from random import Random
 from typing import Any
 
 import llmc
@@ -347,3 +348,46 @@ def test_several_continuations(make, toy):
         assert len({tuple(choice.token_ids) for choice in stream.choices}) == 3
 
     run(main)
+
+
+def test_many_tasks_that_leave_in_all_ways_leave_nothing_behind(toy_artifact, toy):
+    """With native code, whose steps run while Python does: every reader that stays gets its text,
+    and afterwards no block, task or thread is in use."""
+    random = Random(5)
+    model = llmc.load(toy_artifact, threads=1)
+
+    async def use(engine: AsyncEngine, n: int) -> str:
+        prompt = [random.randrange(97) for _ in range(random.randrange(1, 120))]
+        how = random.choice(["stay", "stay", "break", "cancel", "timeout", "close"])
+        await asyncio.sleep(random.random() * 0.05)
+        if how == "timeout":
+            stream = engine.generate(prompt, max_tokens=200, ignore_eos=True, timeout=0.01)
+            return [c async for c in stream][-1].finish_reason or ""
+        stream = engine.generate(prompt, max_tokens=random.randrange(1, 60), ignore_eos=True)
+        if how == "cancel":
+            task = asyncio.create_task(_end_of(stream))
+            await asyncio.sleep(random.random() * 0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        elif how == "stay":
+            ids = [t async for c in stream for t in c.token_ids]
+            assert ids == toy.greedy(prompt, len(ids))
+            assert stream.finish_reason == "length"
+        else:
+            await anext(stream)
+            if how == "close":
+                await stream.aclose()
+        return how
+
+    async def main() -> None:
+        engine = AsyncEngine(model)
+        done = await asyncio.gather(*(use(engine, n) for n in range(120)))
+        assert {"stay", "break", "cancel", "close"} <= set(done)
+        await settled(model)
+        with model.thread.paused() as inner:
+            assert inner.gauges()[:3] == (0, 0, 0)
+        assert sum(inner.counters.requests_finished.values()) == inner.counters.requests_added
+        assert await engine.close(drain=True)
+
+    run(main)
+    assert not [t for t in threading.enumerate() if t.name == "llmc-engine"]

@@ -230,6 +230,25 @@ def test_a_pause_comes_between_steps_and_is_not_starved(make):
     assert [reader.wait() for reader in readers] == ["length"] * 6
 
 
+def test_the_engines_own_thread_cannot_pause_it(make):
+    thread, _ = make()
+    caught: list[LlmcError] = []
+
+    class Pausing(Reader):
+        def push(self, delta: Delta) -> None:
+            try:
+                with thread.paused():
+                    pass
+            except LlmcError as error:
+                caught.append(error)
+            super().push(delta)
+
+    reader = Pausing()
+    thread.submit(Request((1,), 2), reader)
+    assert reader.wait() == "length"
+    assert [error.id for error in caught] == ["LLMC-E0100"] * 2
+
+
 def test_a_failing_program_ends_everything_with_its_cause(make, toy):
     program = Gated(toy)
     thread, engine = make(program)
