@@ -178,12 +178,15 @@ def _check_terminals(text: str) -> None:
     """Terminals that repeat terminals that repeat …: what their bounds multiply to."""
     starts = sorted(
         [(found.start(), found.end(), found.group(1)) for found in _TERMINAL.finditer(text)]
-        + [(found.start(), found.end(), None) for found in _RULE.finditer(text)]
+        + [(found.start(), found.end(), None) for found in _RULE.finditer(text)],
+        key=lambda start: start[:2],
     )
-    bodies = {}
-    for (_, begin, name), following in zip(starts, [*starts[1:], (len(text),)], strict=True):
-        if name:
-            bodies[name] = text[begin : following[0]]
+    ends = [*(start for start, _, _ in starts[1:]), len(text)]
+    bodies = {
+        name: text[begin:end]
+        for (_, begin, name), end in zip(starts, ends, strict=False)
+        if name is not None
+    }
     sizes: dict[str, int] = {}
     for _ in range(MAX_DEPTH):  # to the fixed point of grammars that aren't nested more deeply
         before = dict(sizes)
