@@ -21,7 +21,8 @@ from .auth import ApiKeys, read_keys
 from .chat_completions import chat_completions
 from .completions import completions
 from .config import ServerConfig
-from .context import Context, body_schema
+from .context import Context
+from .description import answers, body, describe
 from .gate import Gate
 from .metrics import metrics
 from .problems import RequestError
@@ -39,14 +40,15 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-GETS: dict[str, tuple[Endpoint, str]] = {
-    "/": (status_page, "The status page"),
-    "/status.json": (status_json, "What the status page shows"),
-    "/health": (health, "Whether the process answers"),
-    "/ready": (ready, "Whether it takes requests"),
-    "/metrics": (metrics, "Metrics for Prometheus"),
-    "/v1/models": (list_models, "All models"),
-    "/v1/models/{name}": (show_model, "One model"),
+JSON, EVENTS = "application/json", "text/event-stream"
+GETS: dict[str, tuple[Endpoint, str, str]] = {
+    "/": (status_page, "The status page", "text/html"),
+    "/status.json": (status_json, "What the status page shows", JSON),
+    "/health": (health, "Whether the process answers", JSON),
+    "/ready": (ready, "Whether it takes requests", JSON),
+    "/metrics": (metrics, "Metrics for Prometheus", "text/plain"),
+    "/v1/models": (list_models, "All models", JSON),
+    "/v1/models/{name}": (show_model, "One model", JSON),
 }
 POSTS: dict[str, tuple[Endpoint, str, type[BaseModel]]] = {
     "/v1/chat/completions": (chat_completions, "Answer a chat", ChatRequest),
@@ -74,17 +76,7 @@ def create_app(
     }
     app = FastAPI(title="llmc", docs_url=None, redoc_url=None)  # their pages load outside assets
     app.state.llmc = Context(config, Catalog(served))
-    errors: dict[int | str, dict[str, Any]] = {"default": {"description": "An error object"}}
-    for path, (endpoint, summary) in GETS.items():
-        app.add_api_route(
-            path, endpoint, methods=["GET"], summary=summary, response_model=None,
-            responses=errors,
-        )  # fmt: skip
-    for path, (endpoint, summary, schema) in POSTS.items():
-        app.add_api_route(
-            path, endpoint, methods=["POST"], summary=summary, response_model=None,
-            responses=errors, openapi_extra=body_schema(schema),
-        )  # fmt: skip
+    _add_routes(app)
     app.add_exception_handler(LlmcError, _refused)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _not_found)  # type: ignore[arg-type]
     app.add_exception_handler(ClientDisconnect, _left)  # type: ignore[arg-type]
@@ -97,6 +89,28 @@ def create_app(
             allow_headers=["authorization", "content-type"],
         )
     return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    for path, (endpoint, summary, kind) in GETS.items():
+        app.add_api_route(
+            path, endpoint, methods=["GET"], summary=summary, response_model=None,
+            response_class=Response, responses=answers(kind), openapi_extra=_named(path),
+        )  # fmt: skip
+    for path, (endpoint, summary, schema) in POSTS.items():
+        kinds = (JSON, EVENTS) if path.startswith("/v1/") else (JSON,)
+        app.add_api_route(
+            path, endpoint, methods=["POST"], summary=summary, response_model=None,
+            response_class=Response, responses=answers(*kinds), openapi_extra=body(schema),
+        )  # fmt: skip
+    describe(app, [schema for _, _, schema in POSTS.values()])
+
+
+def _named(path: str) -> dict[str, Any] | None:
+    if "{name}" not in path:
+        return None
+    schema = {"type": "string", "minLength": 1}
+    return {"parameters": [{"name": "name", "in": "path", "required": True, "schema": schema}]}
 
 
 async def _refused(http: Request, error: LlmcError) -> Response:

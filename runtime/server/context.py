@@ -1,6 +1,6 @@
 """What every endpoint needs: the settings, the models, who asks, and the body."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -36,13 +36,3 @@ def context_of(http: Request) -> Context:
 def key_of(http: Request) -> str:
     """The name of the API key that a request came with, empty where none is needed."""
     return http.scope.get("llmc.key", "")
-
-
-def body_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """How a route says in the OpenAPI document which body it takes."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema.model_json_schema()}},
-        }
-    }
