@@ -71,9 +71,10 @@ def plan_cache(
         needed = (fixed + _bytes(variant, least)) >> 20
         have = (memory if memory is not None else available) >> 20
         raise LlmcError("LLMC-E0601", f"the model needs at least {needed} MiB, of {have} MiB")
-    sequences = budget // max(1, _bytes(variant, full))
-    if sequences >= 1:
-        return tuple(blocks * min(sequences, limits.max_sequences) for blocks in full)
+    whole = max(1, _bytes(variant, full))
+    if budget >= whole:  # all of the budget, and not whole sequences only: most are shorter
+        most = limits.max_sequences
+        return tuple(min(blocks * budget // whole, blocks * most) for blocks in full)
     return _largest_context(variant, budget, limits.max_tokens, context)
 
 

@@ -46,6 +46,7 @@ def test_the_cache_follows_the_memory_plan(make_variant):
     assert plan(1 << 30) == (60, 24)  # never more than max_sequences can use
     assert plan(fixed + 14 * block) == per_sequence
     assert plan(fixed + 2 * 14 * block) == (20, 8)
+    assert plan(fixed + 21 * block) == (15, 6)  # what is left over serves shorter ones
     full, sliding = plan(fixed + 11 * block)
     assert full + sliding == 11
     assert full < 10
