@@ -16,7 +16,15 @@ class OutputText:
     tokenizer can't be read.
     """
 
-    __slots__ = ("_detokenizer", "_direct", "_keep_special", "_stops", "_tokenizer", "_whole")
+    __slots__ = (
+        "_begins",
+        "_detokenizer",
+        "_direct",
+        "_keep_special",
+        "_stops",
+        "_tokenizer",
+        "_whole",
+    )
 
     def __init__(
         self,
@@ -28,11 +36,14 @@ class OutputText:
     ) -> None:
         self._tokenizer, self._keep_special = tokenizer, keep_special
         self._stops = StopStrings(stop, include=include_stop) if stop else None
+        self._begins = self._stops.begins if self._stops is not None else None
         self._detokenizer: Detokenizer | None = None
         """Made with the first token, since that may wait for the tokenizer to be parsed."""
         self._whole: dict[int, str] = {}
         self._direct = False
-        """Whether the text of the next token is its entry in `_whole`, if it has one."""
+        """Whether the text of the next token is its entry in `_whole`, if it has one and no stop
+        string begins there."""
+        tokenizer.start()
 
     @property
     def stopped(self) -> bool:
@@ -48,13 +59,16 @@ class OutputText:
         """The text that has become certain with this token, often empty."""
         if self._direct:
             text = self._whole.get(token)
-            if text is not None:
+            if text is not None and (self._begins is None or not self._begins(text)):
                 return text
         detokenizer = self._detokenizer or self._start()
         text = detokenizer.push(token)
-        if self._stops is not None:
-            return self._stops.push(text) if text else text
-        self._direct = detokenizer.settled
+        if self._stops is None:
+            self._direct = detokenizer.settled
+            return text
+        if text:
+            text = self._stops.push(text)
+        self._direct = detokenizer.settled and not self._stops.waits
         return text
 
     def flush(self) -> str:

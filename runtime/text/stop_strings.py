@@ -22,6 +22,9 @@ class StopStrings:
         self._longest = max(map(len, self._stops), default=0)
         first = "".join(re.escape(c) for c in sorted({stop[0] for stop in self._stops}))
         self._begin = re.compile(f"[{first}]" if first else r"(?!)")
+        self.begins = self._begin.search
+        """Whether a text has a character that begins a stop; if not, and nothing is held, `push`
+        would pass it on as it is."""
         self._held = ""
         self.found: str | None = None
         """The stop string that ended the text."""
@@ -32,7 +35,7 @@ class StopStrings:
             return ""
         if self._held:
             text = self._held + text
-        elif not self._begin.search(text):
+        elif not self.begins(text):
             return text
         ends = [
             (start + len(stop), start, stop)
@@ -46,6 +49,11 @@ class StopStrings:
         keep = self._certain(text)
         self._held = text[keep:]
         return text[:keep]
+
+    @property
+    def waits(self) -> bool:
+        """Whether text is held back, or the text has ended."""
+        return bool(self._held) or self.found is not None
 
     def flush(self) -> str:
         """What was held back, when no text follows."""

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from llmc.runtime.errors import LlmcError
 from llmc.runtime.text.detokenizer import WindowDetokenizer, detokenizer
 from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer
@@ -128,9 +129,11 @@ def test_texts_side_by_side_do_not_mix(byte_level):
     assert got == texts
 
 
-def test_nothing_is_parsed_before_the_first_token():
-    tokenizer = Tokenizer(b"{}")
-    assert OutputText(tokenizer, ["x"]).flush() == ""
+def test_a_broken_tokenizer_shows_with_the_first_token():
+    output = OutputText(Tokenizer(b"{}"), ["x"])
+    assert output.flush() == ""
+    with pytest.raises(LlmcError, match="E0512"):
+        output.push(1)
 
 
 @pytest.mark.model
