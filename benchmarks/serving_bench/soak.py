@@ -32,6 +32,7 @@ MOST_WAITING = 12
 """Less than a burst, so that some requests are told to come again."""
 ANSWER_SECONDS = 120
 SETTLE_SECONDS = 3
+WARM_STRUCTURED = 8
 MOST_GROWTH = 1.03
 BUSY = (429, 503)
 
@@ -117,9 +118,13 @@ async def _soak(server: Server, path: Path, items: list[Item]) -> tuple[list[Out
 
 
 async def _warm_up(port: int) -> None:
-    """One of each kind, so that everything that is made once is there before the first look."""
-    for item in plan(-1, 40, 1.0):
+    """Some of each kind, so that everything that is made once is there before the first look:
+    one by one, and then structured ones side by side, which threads are made for."""
+    items = plan(-1, 200, 1.0)
+    for item in items[:40]:
         await carry_out(port, item)
+    structured = [item for item in items if item.structured][:WARM_STRUCTURED]
+    await asyncio.gather(*(carry_out(port, item) for item in structured))
     await asyncio.sleep(SETTLE_SECONDS)
 
 
