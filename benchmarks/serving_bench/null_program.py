@@ -7,12 +7,13 @@ language model's: a few likely tokens and a long tail.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from llmc.runtime.artifact import Variant
-from llmc.runtime.program import CacheGroup, Limits, StepInputs, StepOutputs
+from llmc.runtime.program import CacheGroup, Draw, Limits, Program, StepInputs, StepOutputs
 
 TEXT = (
     "A compiler reads a program in one language and writes it in another. Most of its work lies "
@@ -24,11 +25,44 @@ _TOP_LOGIT, _FALL = 12.0, 1.6
 """The k-th likeliest token is `_FALL * ln(k)` below the likeliest: a perplexity of about ten."""
 
 
+@dataclass(frozen=True)
+class Logits:
+    """Memory for rows of logits. `draw`: the code of a real program for them, None for numpy's."""
+
+    memory: Any
+    draw: Draw | None = None
+
+    @classmethod
+    def of(cls, program: Program) -> Logits:
+        """The rows of a real program, which draws from nowhere else."""
+        one = [1]
+        tables = [[one] for _ in program.cache_groups]
+        outputs = program.step(StepInputs([0], [0], [0, 1], one, [0], tables))
+        return cls(outputs._memory, outputs.draw)
+
+    @classmethod
+    def new(cls, rows: int, vocab: int) -> Logits:
+        """Rows of their own, for numpy to draw from."""
+        return cls(np.empty(rows * vocab, np.float32))
+
+    def rows(self, vocab: int) -> Any:
+        """f32 [rows, vocab], to be written."""
+        return np.frombuffer(self.memory, np.float32).reshape(-1, vocab)
+
+
 class NullProgram:
-    """Implements `Program`. `ids`: the tokens it answers with, one behind the other."""
+    """Implements `Program`. `ids`: the tokens it answers with, one behind the other. `logits`:
+    where its rows of logits are, and what draws from them; without them every answer is an argmax.
+    """
 
     def __init__(
-        self, variant: Variant, ids: list[int], *, sequences: int, blocks: int, logits: bool
+        self,
+        variant: Variant,
+        ids: list[int],
+        *,
+        sequences: int,
+        blocks: int,
+        logits: Logits | None = None,
     ) -> None:
         self.limits: Limits = variant.limits
         self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
@@ -38,14 +72,21 @@ class NullProgram:
         """What `step` itself took, all calls together."""
         self._answers = _answers(ids, sequences)
         self._steps = 0
-        self._logits = _logits(self._answers[0], self.vocab_size) if logits else None
+        self._logits = logits
+        if logits is not None:
+            self._rows = _rows(self._answers[0], self.vocab_size)
 
     def step(self, inputs: StepInputs) -> StepOutputs:
         began = perf_counter()
         self._steps += 1
-        answer = self._answers[0 if self._logits is not None else self._steps % len(self._answers)]
-        argmax = answer[: len(inputs.logits_rows)]
-        outputs = StepOutputs(self._logits, argmax, self.vocab_size)
+        count, logits = len(inputs.logits_rows), self._logits
+        if logits is None:
+            argmax = self._answers[self._steps % len(self._answers)][:count]
+            outputs = StepOutputs(None, argmax, self.vocab_size)
+        else:  # rows are written anew, as a step does, since drawing may change them
+            logits.rows(self.vocab_size)[:count] = self._rows[:count]
+            argmax = self._answers[0][:count]
+            outputs = StepOutputs(logits.memory, argmax, self.vocab_size, logits.draw)
         self.seconds += perf_counter() - began
         return outputs
 
@@ -62,7 +103,7 @@ def _answers(ids: list[int], sequences: int) -> list[list[int]]:
     return [[ids[(step + 7 * row) % count] for row in range(sequences)] for step in range(count)]
 
 
-def _logits(likeliest: list[int], vocab: int) -> Any:
+def _rows(likeliest: list[int], vocab: int) -> Any:
     """f32 [rows, vocab]: in row r the likeliest token is `likeliest[r]`, others fall behind it."""
     source = np.random.default_rng(0)
     falling = (_TOP_LOGIT - _FALL * np.log(np.arange(1, vocab + 1))).astype(np.float32)

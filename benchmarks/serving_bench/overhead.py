@@ -10,13 +10,12 @@ import gc
 import random
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 from llmc.runtime.artifact import Variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.loading import select_variant
+from llmc.runtime.loading import open_artifact_program, select_variant
 from llmc.runtime.reader import ArtifactReader
 from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer
@@ -24,33 +23,41 @@ from llmc.runtime.text.tokenizer import Tokenizer
 from . import prompts
 from .calm import measured
 from .fresh import call
-from .null_program import TEXT, NullProgram
+from .null_program import TEXT, Logits, NullProgram
 from .options import Options
 from .statistics import CaseResult, Figure, median, percentile
 
 SEQUENCES = (1, 16, 64)
-MODES = ("greedy", "stop string", "temperature", "temperature and top-p")
+MODES = (
+    "greedy",
+    "stop string",
+    "temperature",
+    "temperature and top-p",
+    "temperature, by numpy",
+    "temperature and top-p, by numpy",
+)
+"""By numpy: as where a program has no code for drawing tokens."""
 MEDIAN_US, P99_US = 150, 400
-_PARAMS: dict[str, dict[str, Any]] = {
-    "temperature": {"temperature": 0.8},
-    "temperature and top-p": {"temperature": 0.8, "top_p": 0.95},
-}
 _STOP = ("\nHuman:", "###")
 _PROMPT, _OUTPUT = (32, 256), (64, 256)
+_CONTEXT = 512
 _WARMUP_STEPS = 100
 _MOST_SECONDS = 15.0
 
 
 def measure(artifact: str, sequences: int, mode: str, steps: int) -> dict[str, list[float]]:
-    """Seconds of each step and of each `add`, of `sequences` requests that follow one another."""
+    """Seconds of each step and of each `add`, of `sequences` requests that follow one another;
+    none if the artifact can't do it."""
     reader = ArtifactReader(artifact)
     variant = select_variant(reader.manifest)
     assert reader.manifest.tokenizer is not None
     tokenizer = Tokenizer(reader.read(reader.manifest.tokenizer))
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
-    program = _program(variant, ids, sequences, mode)
-    engine, source = Engine(program), random.Random(sequences)
+    program = _program(reader, variant, ids, sequences, mode)
     found: dict[str, list[float]] = {"steps": [], "adds": []}
+    if program is None:
+        return found
+    engine, source = Engine(program), random.Random(sequences)
 
     def add() -> None:
         request = _request(source, tokenizer, mode)
@@ -74,14 +81,27 @@ def measure(artifact: str, sequences: int, mode: str, steps: int) -> dict[str, l
     return found
 
 
-def _program(variant: Variant, ids: list[int], sequences: int, mode: str) -> NullProgram:
+def _program(
+    reader: ArtifactReader, variant: Variant, ids: list[int], sequences: int, mode: str
+) -> NullProgram | None:
+    """None if the artifact's program has no code for drawing tokens, and the mode needs it."""
     longest = _PROMPT[1] + _OUTPUT[1]
     blocks = 2 * sequences * -(-longest // variant.limits.block_size)
-    return NullProgram(variant, ids, sequences=sequences, blocks=blocks, logits=mode in _PARAMS)
+    logits = None
+    if mode.endswith("numpy"):
+        logits = Logits.new(sequences, variant.vocab_size)
+    elif "temperature" in mode:
+        logits = Logits.of(open_artifact_program(reader, max_context=_CONTEXT)[1])
+        if logits.draw is None:
+            return None
+    return NullProgram(variant, ids, sequences=sequences, blocks=blocks, logits=logits)
 
 
 def _request(source: random.Random, tokenizer: Tokenizer, mode: str) -> Request:
-    params = SamplingParams(seed=source.randrange(2**32), **_PARAMS.get(mode, {}))
+    params = SamplingParams()
+    if "temperature" in mode:
+        top_p = 0.95 if "top-p" in mode else 1.0
+        params = SamplingParams(temperature=0.8, top_p=top_p, seed=source.randrange(2**32))
     text = OutputText(tokenizer, _STOP if mode == "stop string" else ())
     prompt = tuple(prompts.ids(source, source.randint(*_PROMPT)))
     return Request(prompt, source.randint(*_OUTPUT), params, text=text)
@@ -102,9 +122,13 @@ def run(options: Options) -> CaseResult:
                 for name, seconds in times.items():
                     runs[name].append(seconds)
     figures: list[Figure] = []
+    notes: list[str] = []
     for (mode, count), runs in found.items():
+        if not runs["steps"][0]:
+            notes.append(f"{count} sequences, {mode}: the artifact has no code for it")
+            continue
         figures += _figures(f"{count} sequences, {mode}", runs, (mode, count) == ("greedy", 64))
-    return CaseResult("overhead", tuple(figures))
+    return CaseResult("overhead", tuple(figures), tuple(notes))
 
 
 def _figures(name: str, runs: dict[str, list[list[float]]], limited: bool) -> list[Figure]:
