@@ -27,10 +27,12 @@ _TOP_LOGIT, _FALL = 12.0, 1.6
 
 @dataclass(frozen=True)
 class Logits:
-    """Memory for rows of logits. `draw`: the code of a real program for them, None for numpy's."""
+    """Memory for rows of logits. `draw`: the code of a real program for them, None for numpy's.
+    `owner`: whom both belong to."""
 
     memory: Any
     draw: Draw | None = None
+    owner: Program | None = None
 
     @classmethod
     def of(cls, program: Program) -> Logits:
@@ -38,7 +40,7 @@ class Logits:
         one = [1]
         tables = [[one] for _ in program.cache_groups]
         outputs = program.step(StepInputs([0], [0], [0, 1], one, [0], tables))
-        return cls(outputs._memory, outputs.draw)
+        return cls(outputs._memory, outputs.draw, program)
 
     @classmethod
     def new(cls, rows: int, vocab: int) -> Logits:
