@@ -107,8 +107,12 @@ class AsyncStream(AsyncIterator[Delta]):
         self._open: dict[Request, None] = {}
 
     def _submit(self, request: Request) -> None:
-        self._thread.submit(request, self._sink)
         self._open[request] = None
+        try:
+            self._thread.submit(request, self._sink)
+        except BaseException:
+            self._open.pop(request, None)
+            raise
 
     async def __anext__(self) -> Delta:
         delta = await self.get()

@@ -91,9 +91,16 @@ class StepLoop:
             if self.refusal is not None:
                 raise again(self.refusal)
             if self.thread is None:
-                self.thread = Thread(target=self.run, name="llmc-engine", daemon=True)
-                self.thread.start()
+                self.thread = self._start()
             self.inbox.put((action, *arguments))
+
+    def _start(self) -> Thread:
+        thread = Thread(target=self.run, name="llmc-engine", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more, or the interpreter is ending
+            raise LlmcError("LLMC-E0600", f"the engine's thread can't start: {error}") from error
+        return thread
 
     def close(self, drain: bool) -> Thread | None:
         """Has the thread end, and returns it; without a thread it has ended at return."""

@@ -30,6 +30,18 @@ def toy_model(toy, words) -> Model:
     )
 
 
+@pytest.fixture
+def slow_model(toy, words) -> Model:
+    """Its steps take a millisecond, so that something can happen while it generates."""
+
+    class Slow(toy):
+        def step(self, inputs):
+            time.sleep(0.001)
+            return super().step(inputs)
+
+    return Model(Slow(), tokenizer=words.json, generation=words.generation)
+
+
 def free_blocks(model):
     return [pool.available for pool in model.engine.cache.pools]
 
@@ -133,9 +145,9 @@ def test_the_eos_token_is_no_text(toy_model, toy):
 
 
 @pytest.mark.parametrize("how", ["close", "drop", "unread"])
-def test_an_abandoned_stream_frees_its_cache(toy_model, how):
-    free = free_blocks(toy_model)
-    stream = toy_model.generate([5, 9], max_tokens=300, ignore_eos=True)
+def test_an_abandoned_stream_frees_its_cache(slow_model, how):
+    free = free_blocks(slow_model)
+    stream = slow_model.generate([5, 9], max_tokens=300, ignore_eos=True)
     if how != "unread":
         next(stream)
     if how == "close":
@@ -143,10 +155,10 @@ def test_an_abandoned_stream_frees_its_cache(toy_model, how):
         assert list(stream) == []
     del stream
     gc.collect()
-    list(toy_model.generate([1], max_tokens=1))
-    assert free_blocks(toy_model) == free
-    assert len(toy_model.program.steps) < 250, "it was not computed to its end"
-    assert not toy_model.engine.has_work
+    list(slow_model.generate([1], max_tokens=1))
+    assert free_blocks(slow_model) == free
+    assert len(slow_model.program.steps) < 250, "it was not computed to its end"
+    assert not slow_model.engine.has_work
 
 
 @pytest.mark.parametrize(
@@ -182,11 +194,11 @@ def test_without_a_tokenizer_ids_still_work(toy):
             call()
 
 
-def test_a_closed_model_ends_its_streams(toy_model):
-    stream = toy_model.generate([4], max_tokens=50, ignore_eos=True)
+def test_a_closed_model_ends_its_streams(slow_model):
+    stream = slow_model.generate([4], max_tokens=300, ignore_eos=True)
     next(stream)
-    toy_model.close()
-    toy_model.close()
+    slow_model.close()
+    slow_model.close()
     assert [c.finish_reason for c in stream][-1] == "aborted"
 
 
@@ -240,16 +252,10 @@ def test_log_probabilities_come_with_their_tokens(toy_model, toy):
     assert {chunk.logprobs for chunk in toy_model.generate([3], max_tokens=3)} == {()}
 
 
-def test_a_timeout_ends_a_generation_with_what_there_is(toy):
-    class Slow(toy):
-        def step(self, inputs):
-            time.sleep(0.005)
-            return super().step(inputs)
-
-    with Model(Slow()) as model:
-        stream = model.generate([1], max_tokens=300, timeout=0.1)
-        assert list(stream)[-1].finish_reason == "timeout"
-        assert 0 < len(stream.token_ids) < 300
+def test_a_timeout_ends_a_generation_with_what_there_is(slow_model):
+    stream = slow_model.generate([1], max_tokens=300, ignore_eos=True, timeout=0.1)
+    assert list(stream)[-1].finish_reason == "timeout"
+    assert len(stream.token_ids) < 300
 
 
 def test_the_reason_to_stop_is_told(toy_model, toy):
@@ -377,6 +383,7 @@ def test_the_runtime_needs_no_torch_and_little_else(toy_artifact):
         f"m = llmc.load({str(toy_artifact)!r}, threads=1)\n"
         "assert next(m.generate([1, 2], max_tokens=2)).token_ids\n"
         "heavy = {'torch', 'transformers', 'jinja2', 'typer', 'rich', 'asyncio', 'numpy'}\n"
+        "heavy |= {'logging', 'llguidance', 'prometheus_client', 'opentelemetry', 'fastapi'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(

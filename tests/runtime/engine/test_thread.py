@@ -142,6 +142,20 @@ def test_no_thread_before_the_first_request_nor_for_a_refused_one(make):
     assert thread_count() == 0
 
 
+def test_without_a_thread_the_caller_is_told(make, monkeypatch):
+    def refuse(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+    thread, _ = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LlmcError, match=r"E0600.*can't start new thread"):
+            thread.submit(Request((1,), 1), Reader())
+    reader = Reader()
+    thread.submit(Request((1,), 1), reader)
+    assert reader.wait() == "length"
+
+
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(
