@@ -38,8 +38,8 @@ MAX_MASK_SECONDS = 2.0
 """A request whose mask takes longer during generation ends with an error."""
 _REMEMBERED = 32
 
-# Measured on hostile grammars: at most about a second to make one, and some 20 ms for a mask. A state
-# takes up to 2 kB, so a matcher at most 40 MB.
+# Measured on hostile grammars: at most about a second to make one, and some 20 ms for a mask. A
+# state takes up to 2 kB, so a matcher at most 40 MB.
 _LIMITS = {
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,

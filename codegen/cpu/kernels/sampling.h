@@ -32,9 +32,9 @@ LLMC_OUTLINE double report(const llmc_choice& c, int n, Selection& work, Sums& s
   const int top = min_int(c.top, n);
   for (int i = 0; i < c.top; ++i) c.top_ids[i] = -1;
   if (top <= 0) return normalizer;
-  kept.reach = reach_of(kept, work, block_largest, top);
+  kept.reach = reach_of(kept, work, top);
   int count = 0;
-  kept.each<false>(0, n, [&](int first, Vec, Vec, IVec is_kept) {
+  kept.each<false>([&](int first, Vec, Vec, IVec is_kept) {
     for (int lane = 0; lane < kLanes; ++lane) {
       const int id = first + lane;
       if (!is_kept[lane] || (count == top && c.logits[id] <= c.logits[c.top_ids[top - 1]])) continue;
@@ -87,10 +87,9 @@ LLMC_OUTLINE float far_enough(const Kept& kept, const Sums& sums, float share) {
 }
 
 // Keeps the largest that weigh `share` of all together: usually few, so first it looks near.
-LLMC_OUTLINE void keep_top_p(Kept& kept, Selection& work, const Sums& sums, float share,
-                            const float* block_largest) {
+LLMC_OUTLINE void keep_top_p(Kept& kept, Selection& work, const Sums& sums, float share) {
   Kept some = kept;
-  some.reach = min_of(kept.reach, near_reach(kept, work, block_largest, kSampleBlocks / 4));
+  some.reach = min_of(kept.reach, near_reach(kept, work, kSampleBlocks / 4));
   float reach = threshold<true>(some, work, Below{}, some.reach, share * sums.weight);
   if (reach < 0) {
     some.reach = far_enough(kept, sums, share);
@@ -100,12 +99,11 @@ LLMC_OUTLINE void keep_top_p(Kept& kept, Selection& work, const Sums& sums, floa
 }
 
 // Keeps those whose distance from the mean is smallest, as many as weigh `share` together.
-LLMC_OUTLINE void keep_typical(Kept& kept, Selection& work, const Sums& sums, float share,
-                              const float* block_largest) {
+LLMC_OUTLINE void keep_typical(Kept& kept, Selection& work, const Sums& sums, float share) {
   const float mean = (float)(sums.moment / sums.weight);
   const Distance distance{mean};
   Kept some = kept;
-  float high = near_reach(kept, work, block_largest, kSampleBlocks / 4) - mean, deviation = -1;
+  float high = near_reach(kept, work, kSampleBlocks / 4) - mean, deviation = -1;
   if (high > 0) {
     some.reach = min_of(kept.reach, mean + high);
     deviation = threshold<true>(some, work, distance, high, share * sums.weight);
@@ -121,18 +119,17 @@ LLMC_OUTLINE void keep_typical(Kept& kept, Selection& work, const Sums& sums, fl
   kept.typical = true;
 }
 
-LLMC_OUTLINE void apply_filters(const llmc_choice& c, Kept& kept, Selection& work, Sums& sums,
-                               const float* block_largest) {
-  if (c.top_k > 0 && c.top_k < kept.n) kept.reach = reach_of(kept, work, block_largest, c.top_k);
+LLMC_OUTLINE void apply_filters(const llmc_choice& c, Kept& kept, Selection& work, Sums& sums) {
+  if (c.top_k > 0 && c.top_k < kept.n) kept.reach = reach_of(kept, work, c.top_k);
   if (c.top_p < 1) {
     add_up<false>(kept, sums);
-    keep_top_p(kept, work, sums, c.top_p, block_largest);
+    keep_top_p(kept, work, sums, c.top_p);
   }
   kept.least = c.min_p;
   if (c.min_p > 0) kept.reach = min_of(kept.reach, (1e-5f - logf(c.min_p)) / kept.rate * 1.01f);
   if (c.typical_p < 1) {
     add_up<true>(kept, sums);
-    keep_typical(kept, work, sums, c.typical_p, block_largest);
+    keep_typical(kept, work, sums, c.typical_p);
   }
   add_up<false>(kept, sums);
 }
@@ -150,7 +147,7 @@ LLMC_OUTLINE int locate(const Kept& kept, const Sums& sums, double uniform) {
   }
   int token = -1;
   bool found = false;
-  kept.each<true>(kept.begin(chosen), kept.end(chosen), [&](int i, Vec, Vec w, IVec is_kept) {
+  kept.each_of_block<true>(chosen, [&](int i, Vec, Vec w, IVec is_kept) {
     for (int lane = 0; lane < kLanes && !found; ++lane) {
       if (!is_kept[lane] || w[lane] == 0) continue;
       token = i + lane;
@@ -167,7 +164,7 @@ LLMC_OUTLINE int draw(const llmc_choice& c, int n, Selection& work, Sums& sums) 
   Kept kept = whole_row(c.logits, n, min_of(rate, 1e38f), block_largest);
   if (!(kept.largest > -__builtin_inff())) return -1;
   if (c.temperature <= 0 || kept.largest > FLT_MAX) return first_of(c.logits, n, kept.largest);
-  apply_filters(c, kept, work, sums, block_largest);
+  apply_filters(c, kept, work, sums);
   return locate(kept, sums, c.uniform);
 }
 

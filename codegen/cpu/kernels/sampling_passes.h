@@ -35,16 +35,18 @@ struct Kept {
   int block;      // tokens in each of kSampleBlocks
   float largest;  // of the row; finite
   float rate;     // 1 / temperature
+  const float* block_largest;  // the largest of each block; or null, and then all are looked at
   float reach;
   float least;
   bool typical;
   float mean, deviation;
 
-  // visit(i, d, weight, kept) for each 16 tokens from `begin` on of which any is within reach; the
-  // weights of those that are not kept are 0. Without `weigh` all weights are 1.
+  // visit(i, d, weight, kept) for each 16 tokens of block b of which any is within reach; the weights
+  // of those that are not kept are 0. Without `weigh` all weights are 1.
   template <bool weigh, class Visit>
-  LLMC_METHOD void each(int begin, int end, Visit visit) const {
-    for (int i = begin; i < end; i += kLanes) {
+  LLMC_METHOD void each_of_block(int b, Visit visit) const {
+    if (block_largest && largest - block_largest[b] > reach) return;
+    for (int i = begin(b); i < end(b); i += kLanes) {
       const Vec d = splat(largest) - logits_at(x, n, i);
       IVec kept = d <= splat(reach);
       if (!any(kept)) continue;
@@ -56,6 +58,10 @@ struct Kept {
       }
       visit(i, d, select(kept, weight, splat(0.0f)), kept);
     }
+  }
+  template <bool weigh, class Visit>
+  LLMC_METHOD void each(Visit visit) const {
+    for (int b = 0; b < kSampleBlocks; ++b) each_of_block<weigh>(b, visit);
   }
   LLMC_METHOD int begin(int b) const { return min_int(b * block, n); }
   LLMC_METHOD int end(int b) const { return min_int((b + 1) * block, n); }
@@ -72,7 +78,7 @@ LLMC_OUTLINE void add_up(const Kept& kept, Sums& sums) {
   sums.weight = sums.moment = 0;
   for (int b = 0; b < kSampleBlocks; ++b) {
     Vec weight = splat(0.0f), moment = splat(0.0f);
-    kept.each<true>(kept.begin(b), kept.end(b), [&](int, Vec d, Vec w, IVec) {
+    kept.each_of_block<true>(b, [&](int, Vec d, Vec w, IVec) {
       weight += w;
       if (moments) moment += w * min(d, splat(kept.reach));  // w is 0 where d may be infinite
     });
@@ -168,7 +174,7 @@ template <bool weigh, class Key>
 LLMC_OUTLINE void find(const Kept& kept, Selection& work, Key key, Bins& bins, int only) {
   work.count = 0;
   Vec lowest = splat(bins.high), highest = splat(bins.low);
-  kept.each<weigh>(0, kept.n, [&](int, Vec d, Vec w, IVec is_kept) {
+  kept.each<weigh>([&](int, Vec d, Vec w, IVec is_kept) {
     const Vec k = key(d);
     IVec inside = is_kept & bins.holds(k);
     if (only >= 0) inside &= bins.of(select(inside, k, splat(bins.low))) == only;
@@ -195,7 +201,7 @@ LLMC_OUTLINE void find(const Kept& kept, Selection& work, Key key, Bins& bins, i
 template <bool weigh, class Key>
 LLMC_OUTLINE void fill_bins(const Kept& kept, Selection& work, Key key, const Bins& bins) {
   memset(work.bins, 0, sizeof work.bins);
-  kept.each<weigh>(0, kept.n, [&](int, Vec d, Vec w, IVec is_kept) {
+  kept.each<weigh>([&](int, Vec d, Vec w, IVec is_kept) {
     const Vec k = key(d);
     const IVec inside = is_kept & bins.holds(k);
     if (!any(inside)) return;
@@ -253,26 +259,28 @@ LLMC_OUTLINE void survey(Kept& kept, float* block_largest) {
 
 LLMC_OUTLINE Kept whole_row(const float* x, int n, float rate, float* block_largest) {
   const int block = round_up(ceil_div(n, kSampleBlocks), kLanes);
-  Kept kept{x, n, block, 0, rate, 0, 0, false, 0, 0};
+  Kept kept{x, n, block, 0, rate, block_largest, 0, 0, false, 0, 0};
   survey(kept, block_largest);
   return kept;
 }
 
 // The reach of the k-th of the blocks' largest, within which there are at least k tokens and not
 // many more, or of everything if there are not so many blocks.
-LLMC_OUTLINE float near_reach(const Kept& kept, Selection& work, const float* block_largest, int k) {
+LLMC_OUTLINE float near_reach(const Kept& kept, Selection& work, int k) {
   if (k > kSampleBlocks / 2) return kept.reach;
   Kept blocks = kept;
-  blocks.x = block_largest;
+  blocks.x = kept.block_largest;
   blocks.n = kSampleBlocks;
+  blocks.block = kLanes;
+  blocks.block_largest = nullptr;
   const float reach = threshold<false>(blocks, work, Below{}, kept.reach, k);
   return reach < 0 ? kept.reach : reach;
 }
 
 // How far down the k largest reach, equal ones included.
-LLMC_OUTLINE float reach_of(const Kept& kept, Selection& work, const float* block_largest, int k) {
+LLMC_OUTLINE float reach_of(const Kept& kept, Selection& work, int k) {
   Kept some = kept;
-  some.reach = near_reach(kept, work, block_largest, k);
+  some.reach = near_reach(kept, work, k);
   const float reach = threshold<false>(some, work, Below{}, some.reach, k);
   return reach < 0 ? some.reach : reach;
 }
