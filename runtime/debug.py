@@ -3,6 +3,7 @@
 | variable | effect |
 |---|---|
 | `LLMC_DEBUG=1` | say why a pattern did not apply; print tracebacks of errors |
+| `LLMC_API_KEY=keys` | API keys of `llmc serve` |
 | `LLMC_DUMP=dir` | write `NN-pass.txt` with the graph after each pass |
 """
 

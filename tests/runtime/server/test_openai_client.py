@@ -109,8 +109,9 @@ def test_several_answers(client: OpenAI) -> None:
 
 def test_a_repeated_prompt_is_found_in_the_cache(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "x" * 100}]
-    for _ in range(2):
-        answer = client.chat.completions.create(model="toy", messages=messages, max_tokens=1)
+    options: Any = {"model": "toy", "messages": messages, "max_tokens": 1}
+    client.chat.completions.create(**options)
+    answer = client.chat.completions.create(**options)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens_details is not None
     assert (answer.usage.prompt_tokens_details.cached_tokens or 0) >= 64
@@ -267,12 +268,13 @@ def test_forced_calls(client: OpenAI, choice: Any, names: set[str]) -> None:
     assert call.function.name in names
     assert json.loads(call.function.arguments)["unit"] in ("c", "f")
     streamed: dict[str, str] = {"name": "", "arguments": ""}
-    for chunk in client.chat.completions.create(**options, stream=True):
+    chunks = list(client.chat.completions.create(**options, stream=True))
+    for chunk in chunks:
         for delta in chunk.choices[0].delta.tool_calls or []:
             if delta.function is not None:
                 streamed["name"] += delta.function.name or ""
                 streamed["arguments"] += delta.function.arguments or ""
-    assert chunk.choices[0].finish_reason == "tool_calls"
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
     assert streamed["name"] == call.function.name
     assert json.loads(streamed["arguments"]) == json.loads(call.function.arguments)
 

@@ -12,7 +12,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--hide-scrollbars", "--virtual-time-budget=4000"),
+    *("--hide-scrollbars", "--virtual-time-budget=2500"),
 )
 
 
