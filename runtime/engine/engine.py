@@ -347,6 +347,12 @@ class Engine:
             request.error = error
             self.finish(request, "error")
 
+    def close(self) -> None:
+        """Frees the program's memory and ends the sampler's threads."""
+        if "sampler" in self.__dict__:  # it isn't made for the purpose
+            self.sampler.close()
+        self.program.close()
+
     def gauges(self) -> Gauges:
         """How it stands now."""
         pools = self.cache.pools

@@ -271,7 +271,7 @@ class StepLoop:
     def _close_engine(self) -> None:
         with suppress(Exception):  # one that has failed; its program is closed all the same
             self.engine.abort_all()
-        self.engine.program.close()
+        self.engine.close()
 
 
 def again(error: LlmcError) -> LlmcError:
