@@ -18,7 +18,7 @@ from .asking import (
     max_tokens_of,
     unsupported,
 )
-from .chat_text import ChatText, chat_texts
+from .chat_text import ChatText, chat_texts, marks_for
 from .context import Context, context_of, key_of
 from .events import DONE, TextEvent, event, failure
 from .logprobs import NewLogprobs, chat_entries
@@ -37,6 +37,7 @@ async def chat_completions(http: Request) -> Response:
     _check(body, context)
     tools = tools_of(served, body.tools, body.tool_choice, body.parallel_tool_calls)
     asked = await _asked(body, served, context, key_of(http), tools)
+    marks = marks_for(served, asked)
     prompt = await chat_prompt(
         served,
         as_template_messages(body.messages),
@@ -44,16 +45,16 @@ async def chat_completions(http: Request) -> Response:
         add_generation_prompt=body.add_generation_prompt is not False,
         variables=_variables(body),
     )
-    check_prompt(prompt, served, context.config)
+    check_prompt(prompt.ids, served, context.config)
     wanted = body.max_completion_tokens or body.max_tokens
-    tokens = max_tokens_of(wanted, prompt, served, context.config)
-    first = asked.request(served, prompt, tokens)
+    tokens = max_tokens_of(wanted, prompt.ids, served, context.config)
+    first = asked.request(served, prompt.ids, tokens)
     requests = [first]
     for place in range(1, body.n or 1):
-        requests.append(asked.request(served, prompt, tokens, place))
+        requests.append(asked.request(served, prompt.ids, tokens, place))
         requests[-1].follows = first
     running = Running(served, requests)
-    answer = _Answer(body, running, chat_texts(tools, len(requests)))
+    answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, len(requests)))
     if body.stream:
         return EventStream(answer.events(), running.stop, context.stalls)
     try:

@@ -1,35 +1,71 @@
-"""What a generated text becomes in a chat: content, and calls of tools in it."""
+"""What a generated text becomes in a chat: thoughts, content, and calls of tools."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from ..engine.request import Request
+from ..text.reasoning import Marks, ReasoningStream, keeps_special, marks_of, opened_by
 from ..text.tools.calls import CallDelta
+from .asking import Asked
+from .served import Served
 from .tools import Tools
+
+
+class Thinking(NamedTuple):
+    """How a model marks what it thinks before it answers; `opened`: its text begins within."""
+
+    marks: Marks
+    opened: bool
+
+
+def marks_for(served: Served, asked: Asked) -> Marks | None:
+    """The marks that a model's template knows. A text that must have a form has no such section."""
+    template = served.model.chat_template
+    if template is None or asked.grammar is not None:
+        return None
+    marks = marks_of(template.source)
+    if marks is not None and keeps_special(marks, served.model.tokenizer.special_id):
+        asked.keep_special = True
+    return marks
 
 
 class ChatText:
     """Reads one text, whole or as it comes."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, thinking: Thinking | None) -> None:
         self._stream = tools.stream()
         self._many = tools.many
+        self._thinking = None
+        if thinking is not None:
+            self._thinking = ReasoningStream(thinking.marks, opened=thinking.opened)
 
     @property
     def is_plain(self) -> bool:
         """Whether all of it is content."""
-        return self._stream is None
+        return self._stream is None and self._thinking is None
 
     def push(self, text: str) -> Sequence[dict[str, Any]]:
         """What has become certain with this text, as deltas of a message."""
+        thought = ""
+        if self._thinking is not None:
+            thought, text = self._thinking.push(text)
+        return [*_thought(thought), *self._content(text)]
+
+    def _content(self, text: str) -> Sequence[dict[str, Any]]:
         if self._stream is None:
             return [{"content": text}] if text else []
         return self._deltas(self._stream.push(text))
 
     def flush(self) -> Sequence[dict[str, Any]]:
         """What is left when no text follows."""
-        return [] if self._stream is None else self._deltas(self._stream.finish())
+        deltas: list[dict[str, Any]] = []
+        if self._thinking is not None:
+            thought, text = self._thinking.finish()
+            deltas = [*_thought(thought), *self._content(text)]
+        if self._stream is not None:
+            deltas += self._deltas(self._stream.finish())
+        return deltas
 
     def _deltas(self, news: Iterable[str | CallDelta]) -> list[dict[str, Any]]:
         deltas: list[dict[str, Any]] = []
@@ -42,12 +78,14 @@ class ChatText:
 
     def message(self, text: str) -> dict[str, Any]:
         """The message that a whole text is."""
-        if self._stream is None:
+        if self.is_plain:
             return {"content": text}
         content: list[str] = []
+        thoughts: list[str] = []
         calls: list[dict[str, Any]] = []
         for delta in [*self.push(text), *self.flush()]:
             content.append(delta.get("content", ""))
+            thoughts.append(delta.get("reasoning_content", ""))
             for call in delta.get("tool_calls", ()):
                 index = call.pop("index")
                 if index == len(calls):
@@ -57,12 +95,21 @@ class ChatText:
         for call in calls:
             call["function"]["arguments"] = call["function"]["arguments"] or "{}"
         told = "".join(content)
-        return {"content": told or None, "tool_calls": calls} if calls else {"content": told}
+        message: dict[str, Any] = {"content": told}
+        if calls:
+            message = {"content": told or None, "tool_calls": calls}
+        if any(thoughts):
+            message["reasoning_content"] = "".join(thoughts)
+        return message
 
     def finish_reason(self, request: Request) -> str | None:
         """Why it ended, in OpenAI's words."""
         called = self._stream is not None and self._stream.call_count
         return "tool_calls" if called and request.finish_reason == "stop" else request.finish_reason
+
+
+def _thought(text: str) -> list[dict[str, Any]]:
+    return [{"reasoning_content": text}] if text else []
 
 
 def _call(one: CallDelta) -> dict[str, Any]:
@@ -76,6 +123,7 @@ def _call(one: CallDelta) -> dict[str, Any]:
     }
 
 
-def chat_texts(tools: Tools, count: int) -> list[ChatText]:
-    """A reader for each of `count` texts."""
-    return [ChatText(tools) for _ in range(count)]
+def chat_texts(tools: Tools, marks: Marks | None, prompt: str, count: int) -> list[ChatText]:
+    """A reader for each of `count` texts that follow a prompt."""
+    thinking = None if marks is None else Thinking(marks, opened_by(prompt, marks))
+    return [ChatText(tools, thinking) for _ in range(count)]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .problems import RequestError
 from .protocol.chat import Message, Part
@@ -42,6 +42,13 @@ def _message(one: Message, param: str) -> dict[str, Any]:
     return made
 
 
+class ChatPrompt(NamedTuple):
+    """A prompt as ids and as text."""
+
+    ids: list[int]
+    text: str
+
+
 async def chat_prompt(
     served: Served,
     messages: Sequence[Mapping[str, Any]],
@@ -49,20 +56,20 @@ async def chat_prompt(
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
     variables: Mapping[str, Any] | None = None,
-) -> list[int]:
-    """Token ids of a chat; a long one doesn't keep others waiting. Errors: E0209."""
+) -> ChatPrompt:
+    """The prompt of a chat; a long one doesn't keep others waiting. Errors: E0209."""
     template = served.model.chat_template
     if template is None:
         raise RequestError("LLMC-E0209", f"{served.name} has no chat template", param="messages")
 
-    def render() -> list[int]:
+    def render() -> ChatPrompt:
         text = template.render(
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             **{k: v for k, v in (variables or {}).items() if k not in _TAKEN},
         )
-        return served.model.tokenizer.encode(text, add_special_tokens=False)
+        return ChatPrompt(served.model.tokenizer.encode(text, add_special_tokens=False), text)
 
     length = sum(len(str(message.get("content"))) for message in messages)
     return render() if length <= _SHORT else await asyncio.to_thread(render)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from ..errors import LlmcError
 from .answers import Attended, EventStream, Json
 from .asking import asked_of, check_prompt, grammar_of, max_tokens_of
-from .chat_text import ChatText, chat_texts
+from .chat_text import ChatText, chat_texts, marks_for
 from .context import context_of, key_of
 from .logprobs import chat_entries
 from .messages import as_template_messages, chat_prompt
@@ -40,16 +40,17 @@ async def responses(http: Request) -> Response:
     asked.grammar = await grammar_of(served, body, format_of(body))
     asked = await tools.applied_to(asked)
     reasoning = body.reasoning.effort if body.reasoning is not None else None
+    marks = marks_for(served, asked)
     prompt = await chat_prompt(
         served,
         as_template_messages(messages_of(body)),
         tools=tools.offered,
         variables={} if reasoning is None else {"reasoning_effort": reasoning},
     )
-    check_prompt(prompt, served, context.config)
-    tokens = max_tokens_of(body.max_output_tokens, prompt, served, context.config)
-    running = Running(served, [asked.request(served, prompt, tokens)])
-    answer = _Answer(body, running, chat_texts(tools, 1)[0])
+    check_prompt(prompt.ids, served, context.config)
+    tokens = max_tokens_of(body.max_output_tokens, prompt.ids, served, context.config)
+    running = Running(served, [asked.request(served, prompt.ids, tokens)])
+    answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, 1)[0])
     if body.stream:
         return EventStream(answer.events(), running.stop, context.stalls)
     try:

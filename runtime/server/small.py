@@ -30,12 +30,13 @@ async def tokenize(http: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("LLMC-E0213", "give either prompt or messages", param="prompt")
     if body.messages is not None:
-        tokens = await chat_prompt(
+        prompt = await chat_prompt(
             served,
             as_template_messages(body.messages),
             add_generation_prompt=body.add_generation_prompt,
             variables=body.chat_template_kwargs,
         )
+        tokens = prompt.ids
     else:
         tokens = await encode(served, body.prompt or "", special=body.add_special_tokens)
     return Json({"tokens": tokens, "count": len(tokens), "max_model_len": served.context})
