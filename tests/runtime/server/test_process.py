@@ -87,8 +87,7 @@ def stream_in_background(url: str, body: dict[str, Any]) -> tuple[threading.Thre
         with contextlib.suppress(httpx.HTTPError):
             path = f"{url}/v1/completions"
             with httpx.stream("POST", path, json={**body, "stream": True}, timeout=30) as answer:
-                if answer.status_code == 200:  # and not refused while the server drains
-                    lines.extend(answer.iter_lines())
+                lines.extend(answer.iter_lines())
 
     thread = threading.Thread(target=read)
     thread.start()
