@@ -37,6 +37,7 @@ class SamplingState:
     __slots__ = (
         "_bad_words",
         "_counted",
+        "_may_forbid",
         "_present",
         "_seed",
         "_single_bad_words",
@@ -57,6 +58,7 @@ class SamplingState:
         self._seed = mix(params.seed if params.seed is not None else _entropy())
         self._single_bad_words = [word[0] for word in params.bad_words if len(word) == 1]
         self._bad_words = [word for word in params.bad_words if len(word) > 1]
+        self._may_forbid = bool(params.bad_words or params.min_tokens)
         self._counted = 0
         self._present: set[int] = set()
         self.choice = Choice(
@@ -121,6 +123,8 @@ class SamplingState:
         edits.minus[place] += params.frequency_penalty
 
     def _forbidden(self, output: list[int]) -> Sequence[int]:
+        if not self._may_forbid:
+            return ()
         if len(output) < self.request.params.min_tokens:
             return [*self._single_bad_words, *self.request.eos_ids, *self._completed(output)]
         if self._bad_words:

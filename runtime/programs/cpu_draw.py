@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ..choice import Choice
+from ..choice import Choice, Edits
 from ..errors import LlmcError
 from .memory import address_of
 
@@ -29,6 +29,8 @@ class NativeDraw:
         self._address = address_of(self._structs)
         self._top_ids = array("i", bytes(4 * _TOP * max_rows))
         self._top_logprobs = array("f", bytes(4 * _TOP * max_rows))
+        self._ids_at = self._top_ids.buffer_info()[0]
+        self._logprobs_at = self._top_logprobs.buffer_info()[0]
 
     def __call__(self, choices: Sequence[Choice]) -> None:
         """Fills the results of these choices. E0102 if the library fails."""
@@ -37,9 +39,10 @@ class NativeDraw:
         del alive
         if code != 0:
             raise LlmcError("LLMC-E0102", f"drawing tokens failed (code {code})")
+        result, structs, at = _RESULT.unpack_from, self._structs, _RESULT_AT
         for place, choice in enumerate(choices):
-            at = place * CHOICE.size + _RESULT_AT
-            choice.token, choice.logprob = _RESULT.unpack_from(self._structs, at)
+            choice.token, choice.logprob = result(structs, at)
+            at += CHOICE.size
             if choice.top > 0:
                 first, end = place * _TOP, place * _TOP + choice.top
                 pairs = zip(self._top_ids[first:end], self._top_logprobs[first:end], strict=True)
@@ -47,19 +50,9 @@ class NativeDraw:
 
     def _pack(self, place: int, choice: Choice) -> object:
         """Writes one struct; returns what must live until the call is over."""
-        edits, before, forbidden = choice.edits, None, None
-        addresses = (0, 0, 0, 0, 0)
-        if edits:
-            before = array("f", bytes(4 * len(edits))) if choice.top >= 0 else None
-            addresses = (
-                edits.ids.buffer_info()[0],
-                edits.bias.buffer_info()[0],
-                edits.penalty.buffer_info()[0],
-                edits.minus.buffer_info()[0],
-                before.buffer_info()[0] if before else 0,
-            )
-        if choice.forbidden:
-            forbidden = array("i", choice.forbidden)
+        edits, alive, sparse = choice.edits, None, _NO_EDITS
+        if edits or choice.forbidden:
+            sparse, alive = _sparse(edits, choice)
         CHOICE.pack_into(
             self._structs,
             place * CHOICE.size,
@@ -72,18 +65,33 @@ class NativeDraw:
             choice.min_p,
             choice.typical_p,
             choice.top_k,
-            len(edits) if edits else 0,
-            *addresses,
-            forbidden.buffer_info()[0] if forbidden else 0,
-            len(forbidden) if forbidden else 0,
+            *sparse,
             choice.top,
             choice.uniform,
-            self._top_ids.buffer_info()[0] + 4 * _TOP * place,
-            self._top_logprobs.buffer_info()[0] + 4 * _TOP * place,
+            self._ids_at + 4 * _TOP * place,
+            self._logprobs_at + 4 * _TOP * place,
             0,
             0.0,
         )
-        return before, forbidden
+        return alive
+
+
+_NO_EDITS = (0,) * 8
+
+
+def _sparse(edits: Edits | None, choice: Choice) -> tuple[tuple[int, ...], object]:
+    """The members of a struct from `edits` to `forbidden_count`, and what they point to."""
+    count, addresses, before = 0, (0, 0, 0, 0, 0), None
+    if edits:
+        count = len(edits)
+        before = array("f", bytes(4 * count)) if choice.top >= 0 else None
+        arrays = (edits.ids, edits.bias, edits.penalty, edits.minus)
+        addresses = (
+            *(a.buffer_info()[0] for a in arrays),
+            before.buffer_info()[0] if before else 0,
+        )
+    forbidden = array("i", choice.forbidden)
+    return (count, *addresses, forbidden.buffer_info()[0], len(forbidden)), (before, forbidden)
 
 
 def native_draw(
