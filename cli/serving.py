@@ -1,5 +1,6 @@
 """`llmc serve`. Its options are the settings of `runtime/server/config.py`."""
 
+import gc
 import inspect
 import signal
 import sys
@@ -70,6 +71,11 @@ def _serve(config: ServerConfig, as_json: bool) -> int | None:
         app = create_app(models, config, keys)
         catalog = app.state.llmc.catalog
         url = url_of(config, listening)
+
+        for one in catalog:
+            one.warm_up()
+        gc.collect()
+        gc.freeze()  # what is there now stays: no pause while it is looked through again
 
         def started() -> None:
             content = {

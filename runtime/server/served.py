@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
+from ..engine.sampling import SamplingParams
 from ..errors import LlmcError
 from .config import ServerConfig
 from .problems import RequestError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
     from ..generate import Model
 
+_WARM_TOKENS = 64
 _LONGEST_WAIT = 60
 """Seconds that a client is told to wait at most."""
 
@@ -38,6 +40,24 @@ class Served:
         self.at_once = model.program.limits.max_sequences
         self._limit = self.at_once + config.max_waiting
         self._ends: deque[float] = deque(maxlen=128)
+
+    def warm_up(self) -> None:
+        """Does what the first request would wait for: reads tokenizer and template, and touches
+        weights, workspace and what chooses tokens with a first request, which isn't counted."""
+        from ..engine.metrics import EngineCounters
+
+        model = self.model
+        if model.has_tokenizer:
+            model.tokenizer.encode("warm", add_special_tokens=False)
+        template = model.chat_template
+        if template is not None:
+            _ = template.knows_tools
+        with model.thread.paused() as engine:
+            prompt = (0,) * min(self.context, _WARM_TOKENS)
+            engine.add(model.make_request(prompt, SamplingParams(temperature=1), max_tokens=1))
+            while engine.has_work:
+                engine.step()
+            engine.counters = EngineCounters()
 
     @property
     def failed(self) -> LlmcError | None:

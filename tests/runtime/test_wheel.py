@@ -96,11 +96,12 @@ def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
     for path in ("runtime/llmc.h", "py.typed", "codegen/cpu/kernels/attention.h"):
         assert f"llmc/{path}" in names
+    assert "llmc/runtime/server/status.html" in names
     packaged = {path for path in names if path.endswith(".py")}
     assert not [path for path in packaged if "/tests/" in path or "/benchmarks/" in path]
     missing = [
         path.relative_to(ROOT).as_posix()
-        for room in ("runtime", "ir", "models", "passes", "codegen", "compiler")
+        for room in ("runtime", "ir", "models", "passes", "codegen", "compiler", "cli")
         for path in (ROOT / room).rglob("*.py")
         if f"llmc/{path.relative_to(ROOT).as_posix()}" not in packaged
     ]
@@ -136,3 +137,12 @@ def test_compiling_names_what_to_install(environment: Path, tmp_path: Path) -> N
     error = json.loads(done.stdout)["error"]
     assert error["id"] == "LLMC-E0703"
     assert "pip install 'llmc-compiler[compile]'" in error["hint"]
+
+
+def test_serving_names_what_to_install(environment: Path, tmp_path: Path) -> None:
+    done = run(environment / "bin" / "llmc", "serve", "some.llmc", "--json", cwd=tmp_path)
+    assert done.returncode == 7, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["id"] == "LLMC-E0703"
+    assert "pip install 'llmc-compiler[serve]'" in error["hint"]
+    assert run(environment / "bin" / "llmc", "serve", "--help", cwd=tmp_path).returncode == 0

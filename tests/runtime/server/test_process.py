@@ -40,6 +40,8 @@ def test_it_says_what_it_serves(serve: Any, toy_artifact: Path, command: list[st
     assert model["context"] == 320
     assert model["sequences"] > 0
     assert httpx.get(f"{process.url}/ready").json() == {"status": "ready"}
+    (figures,) = httpx.get(f"{process.url}/status.json").json()["models"]
+    assert figures["steps"] == figures["requests_added"] == 0  # warming up isn't counted
     client = OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
     assert client.completions.create(model="toy", prompt="hello", max_tokens=3).choices
     port = process.url.rpartition(":")[2]
