@@ -1,7 +1,7 @@
 """From an open artifact to a running program: which variant, how much memory, which executor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import machine
 from .artifact import Manifest, Variant
@@ -99,8 +99,7 @@ def _bytes(variant: Variant, blocks: Sequence[int]) -> int:
     return sum(n * g.bytes_per_block for n, g in zip(blocks, groups, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(NamedTuple):
     """What a cache has room for: so many sequences of so many tokens each, at once. `tokens`: in
     all, where every layer keeps all of them; `nbytes`: memory of the cache."""
 

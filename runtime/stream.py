@@ -8,7 +8,7 @@ of the reader, so a slow reader delays nobody.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .engine.request import Delta, FinishReason, Request, TokenLogprob
 from .engine.thread import EngineThread, again
@@ -42,8 +42,7 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """How one generation went. `ttft_ms`: from the call to the first token; `tokens_per_s`: the
     tokens after the first one over the time they took (0 if there was only one). `cached_tokens`:
     prompt tokens that were found in the cache. Of several continuations: the first's times, and
