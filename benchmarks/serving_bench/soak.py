@@ -32,7 +32,7 @@ MOST_WAITING = 12
 """Less than a burst, so that some requests are told to come again."""
 ANSWER_SECONDS = 120
 SETTLE_SECONDS = 3
-WARM_STRUCTURED = 8
+WARM_REQUESTS, WARM_STREAMS = 150, 20
 MOST_GROWTH = 1.03
 BUSY = (429, 503)
 
@@ -82,7 +82,8 @@ def run(options: Options) -> CaseResult:
     failures += [f"the server said: {line}" for line in complaints]
     if status != 0:
         failures.append(f"the server ended with status {status} after SIGTERM")
-    return CaseResult("soak", _figures(outcomes, watched, different), (), tuple(failures[:40]))
+    figures = _figures(outcomes, watched, different)
+    return CaseResult("soak", figures, (_memory_note(watched.rss_mb),), tuple(failures[:40]))
 
 
 def _memory(artifact: str) -> int:
@@ -118,13 +119,15 @@ async def _soak(server: Server, path: Path, items: list[Item]) -> tuple[list[Out
 
 
 async def _warm_up(port: int) -> None:
-    """Some of each kind, so that everything that is made once is there before the first look:
-    one by one, and then structured ones side by side, which threads are made for."""
-    items = plan(-1, 200, 1.0)
-    for item in items[:40]:
-        await carry_out(port, item)
-    structured = [item for item in items if item.structured][:WARM_STRUCTURED]
-    await asyncio.gather(*(carry_out(port, item) for item in structured))
+    """So many side by side, of each kind, that all that is made or touched once is there before
+    the first look: threads, pages of the arena, the whole cache."""
+    room = asyncio.Semaphore(WARM_STREAMS)
+
+    async def one(item: Item) -> None:
+        async with room:
+            await carry_out(port, item)
+
+    await asyncio.gather(*(one(item) for item in plan(-1, WARM_REQUESTS, 1.0)))
     await asyncio.sleep(SETTLE_SECONDS)
 
 
@@ -241,6 +244,13 @@ def growth(rss_mb: list[float]) -> float:
     """Memory in the last fifth over that in the second fifth, by when the cache is full."""
     fifth = max(1, len(rss_mb) // 5)
     return median(rss_mb[-fifth:]) / median(rss_mb[fifth : 2 * fifth] or rss_mb)
+
+
+def _memory_note(rss_mb: list[float]) -> str:
+    """Memory in ten parts of the run."""
+    tenth = max(1, len(rss_mb) // 10)
+    parts = [median(rss_mb[i : i + tenth]) for i in range(0, len(rss_mb), tenth)]
+    return "memory in MB, in time: " + ", ".join(f"{part:.0f}" for part in parts)
 
 
 def _complaints(log: Path) -> list[str]:

@@ -44,7 +44,9 @@ class Item:
 
     @property
     def structured(self) -> bool:
-        return isinstance(self.body, Mapping) and "response_format" in self.body
+        """Whether an answer that stops is JSON: a stop string may cut it anywhere."""
+        body = self.body
+        return isinstance(body, Mapping) and "response_format" in body and "stop" not in body
 
 
 def plan(seed: int, requests: int, seconds: float) -> list[Item]:
