@@ -11,7 +11,9 @@ is counted.
 """
 
 import importlib
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +77,7 @@ def main(
     ] = 0,
 ) -> None:
     """Measure the serving runtime on a compiled model."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended
     console = Console(stderr=True, log_path=False)
     options = Options(
         artifact=str(artifact.absolute()),
