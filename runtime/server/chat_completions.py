@@ -53,7 +53,7 @@ async def chat_completions(http: Request) -> Response:
     for place in range(1, body.n or 1):
         requests.append(asked.request(served, prompt.ids, tokens, place))
         requests[-1].follows = first
-    running = Running(served, requests)
+    running = Running(served, requests, streamed=bool(body.stream))
     answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, len(requests)))
     if body.stream:
         return EventStream(answer.events(), running.stop, context.stalls)

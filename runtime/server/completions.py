@@ -44,7 +44,7 @@ async def completions(http: Request) -> Response:
     check_n(len(prompts) * (body.best_of or body.n or 1), context, "prompt")
     asked = await _asked(body, served, context, key_of(http))
     requests = _requests(body, served, context, asked, prompts)
-    running = Running(served, requests)
+    running = Running(served, requests, streamed=bool(body.stream))
     answer = _Answer(body, running, prompts)
     if body.stream:
         return EventStream(answer.events(), running.stop, context.stalls)

@@ -49,7 +49,8 @@ async def responses(http: Request) -> Response:
     )
     check_prompt(prompt.ids, served, context.config)
     tokens = max_tokens_of(body.max_output_tokens, prompt.ids, served, context.config)
-    running = Running(served, [asked.request(served, prompt.ids, tokens)])
+    request = asked.request(served, prompt.ids, tokens)
+    running = Running(served, [request], streamed=bool(body.stream))
     answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, 1)[0])
     if body.stream:
         return EventStream(answer.events(), running.stop, context.stalls)

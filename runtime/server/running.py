@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..engine.request import Delta, Request
@@ -13,17 +14,52 @@ if TYPE_CHECKING:
     from ..engine.async_engine import AsyncStream
 
 
-class Running:
-    """Requests under way. What the engine refuses is raised here, and nothing is left running."""
+class _Whole:
+    """Gathers the text of a request on the engine's thread; the event loop hears of its end only.
 
-    def __init__(self, served: Served, requests: Sequence[Request]) -> None:
+    Waking the event loop after each step would cost more than all else that an answer at once
+    needs, and would take the time from the program.
+    """
+
+    __slots__ = ("_loop", "_pieces", "_text")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[str] = []
+        self._text: asyncio.Future[str] = self._loop.create_future()
+
+    def push(self, delta: Delta) -> None:
+        self._pieces.append(delta.text)
+        if delta.finish_reason is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if not self._text.done():
+            self._text.set_result("".join(self._pieces))
+
+    async def text(self) -> str:
+        return await self._text
+
+
+class Running:
+    """Requests under way, to be read as they come if `streamed`, else as a whole. What the engine
+    refuses is raised here, and nothing is left running."""
+
+    def __init__(self, served: Served, requests: Sequence[Request], *, streamed: bool) -> None:
         served.take(len(requests))
         self.served, self.requests = served, requests
         self._streams: list[AsyncStream] = []
+        self._wholes: list[_Whole] = []
         self._open = True
         try:
             for request in requests:
-                self._streams.append(served.engine.submit(request))
+                if streamed:
+                    self._streams.append(served.engine.submit(request))
+                else:
+                    whole = _Whole()
+                    served.model.thread.submit(request, whole)
+                    self._wholes.append(whole)
         except BaseException:
             self.stop()
             raise
@@ -34,6 +70,8 @@ class Running:
             self._open = False
             for stream in self._streams:
                 stream.cancel()
+            for request in self.requests[: len(self._wholes)]:
+                self.served.model.thread.cancel(request)
             self.served.give_back(len(self.requests))
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
@@ -68,7 +106,7 @@ class Running:
 
     async def texts(self) -> list[str]:
         """The whole text of each request. Errors: how one ended badly."""
-        texts = await asyncio.gather(*(_text(stream) for stream in self._streams))
+        texts = [await whole.text() for whole in self._wholes]
         for request in self.requests:
             check_end(request)
         return texts
@@ -83,10 +121,6 @@ class Running:
             "total_tokens": prompt_tokens + output,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
-
-
-async def _text(stream: "AsyncStream") -> str:
-    return "".join([delta.text async for delta in stream])
 
 
 def check_end(request: Request) -> None:
