@@ -11,7 +11,9 @@ a size or offset needs them. Format: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5
 
 import re
 import struct
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .errors import LlmcError
 
@@ -32,8 +34,7 @@ _MODE = 0o100644 << 16
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """One entry: `header` and `data` are offsets in the file, `size` counts bytes."""
 
     name: str

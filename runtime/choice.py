@@ -6,7 +6,8 @@ reference in numpy (`engine/drawing.py`). Plain Python, so that native drawing n
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 NOTHING = -1
 """In place of a token: no token may be chosen (or all logits are NaN)."""
@@ -43,8 +44,7 @@ class Edits:
             self.penalty[self.at(token)] = penalty
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(Struct):
     """Which token to choose from logits row `row`, which may be changed on the way.
 
     In this order: `edits`; ids whose bit of `allowed` (bit i % 32 of 32-bit word i // 32) is 0 and

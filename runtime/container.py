@@ -16,7 +16,6 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Protocol
@@ -61,7 +60,7 @@ class _ZipSink:
         return self._file
 
     def end(self, name: str, crc: int) -> None:
-        member = replace(self._members[name], crc=crc)
+        member = msgspec.structs.replace(self._members[name], crc=crc)
         self._members[name] = member
         self._end = member.data + member.size
         self._file.seek(member.header)

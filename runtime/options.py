@@ -5,9 +5,10 @@ prompt, options. Out: `Request`s, one for each continuation. Errors: E0205 for a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict
+
+import msgspec
 
 from .engine.request import Request
 from .engine.sampling import SamplingParams
@@ -68,7 +69,7 @@ class GenerateOptions(TypedDict, total=False):
     """Continue the text itself, not through the chat template."""
 
 
-_SAMPLING = frozenset(f.name for f in fields(SamplingParams)) - {"bad_words"}
+_SAMPLING = frozenset(SamplingParams.__struct_fields__) - {"bad_words"}
 GRAMMARS = ("grammar", "json_schema", "regex", "choice")
 _KNOWN = frozenset(GenerateOptions.__annotations__)
 
@@ -132,4 +133,4 @@ def seeded(params: SamplingParams, index: int) -> SamplingParams:
     """The parameters of continuation `index`: another seed, or each its own entropy."""
     if params.seed is None or not index:
         return params
-    return replace(params, seed=(params.seed + index) % 2**64)
+    return msgspec.structs.replace(params, seed=(params.seed + index) % 2**64)

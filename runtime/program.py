@@ -6,8 +6,9 @@ and mixtures of them differ only in these arrays.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from .artifact import CacheGroup, Limits
 from .choice import Choice
@@ -25,8 +26,7 @@ BlockRow = Sequence[int]
 """Blocks of one sequence in one cache group, by position; -1 where a block was freed."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepInputs:
+class StepInputs(Struct, frozen=True):
     """What a step reads: plain integers, of which a decode step has few.
 
     token_ids, positions: [T]. query_start: [S + 1], the tokens of sequence s are

@@ -6,9 +6,10 @@ of the reader, so a slow reader delays nobody.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct, field
 
 from .engine.request import Delta, FinishReason, Request, TokenLogprob
 from .engine.thread import EngineThread, again
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from .generate import Model
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A piece of the output: its text, the ids it came with, and why it ended if it is the last.
 
     `index`: which of the `n` continuations it belongs to. `logprobs`: one for each id, if asked.
@@ -31,8 +31,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(Struct):
     """What was read of one continuation so far. `stop_reason`: the stop id or string it met."""
 
     text: str = ""

@@ -7,7 +7,8 @@ right tokens but goes on differently is copied, so no sequence ever writes where
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..artifact import CacheGroup
 from .blocks import FREED, BlockPool, blocks_needed
@@ -17,8 +18,7 @@ BlockCopy = tuple[int, int, int]
 """(cache group, source block, target block)."""
 
 
-@dataclass(slots=True, eq=False)
-class CacheHold:
+class CacheHold(Struct, eq=False):
     """What one sequence holds.
 
     `tables`: per group a block for each block_size positions, `FREED` where it left the window,

@@ -7,10 +7,11 @@ it for many callers.
 
 import heapq
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
 from functools import cached_property
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from ..errors import LlmcError
 from ..program import Program, StepOutputs
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineOptions", "FinishReason", "Request", "check_prompt"]
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
+class EngineOptions(Struct, frozen=True):
     """`prefix_cache`: whether requests share the cached beginnings of their prompts.
     `decode_slack`: how many times as long as a step of decoding alone a step may take that also
     computes prompts (None: prompts take all that fits, and decoding sequences wait for them)."""
@@ -40,8 +40,7 @@ class EngineOptions:
     decode_slack: float | None = 2.0
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Running(Sequence):
+class _Running(Sequence, eq=False, kw_only=True):
     """A request that isn't finished. `state`: None if the program's argmax is the answer."""
 
     request: Request

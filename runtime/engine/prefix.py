@@ -10,8 +10,9 @@ again puts a block back, and its children can be found again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from ..artifact import CacheGroup
 
@@ -38,8 +39,7 @@ class PrefixNode:
         return not self.children and all(block == NO_BLOCK for block in self.blocks)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """`nodes`: whole blocks with the first tokens of a text; `last`: a further node of which the
     first `extra` tokens are the text's next ones (0: none), to be copied."""
 

@@ -5,8 +5,9 @@ something new. All clock readings are of `time.monotonic`, so a change of the wa
 nothing.
 """
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from ..errors import LlmcError
 from .sampling import SamplingParams
@@ -30,8 +31,7 @@ class TokenLogprob(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(slots=True)
-class Timings:
+class Timings(Struct):
     """Moments in the life of a request, in seconds of `time.monotonic`; 0 until it happened."""
 
     arrived: float = 0.0
@@ -41,8 +41,7 @@ class Timings:
     finished: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(Struct, eq=False):
     """One continuation to make.
 
     `eos_ids` (and stop ids, which are the same to the engine) end it with reason "stop"; the id is

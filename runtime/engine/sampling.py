@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..errors import LlmcError
 
@@ -10,8 +11,7 @@ MAX_LOGPROBS = 20
 """Most alternatives that a request may ask for at each place, as OpenAI's interface has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
+class SamplingParams(Struct, frozen=True):
     """How tokens are chosen.
 
     Temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and typical_p 1 are off. `repetition_penalty`

@@ -9,9 +9,10 @@ one is never asked to, so there is always progress.
 """
 
 from bisect import insort
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Generic
+
+from msgspec import Struct, field
 
 from ..program import Limits
 from .admission import WaitingQueue
@@ -22,8 +23,7 @@ from .sequence import AnySequence
 _BY_KEY = attrgetter("key")
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan(Generic[AnySequence]):
+class StepPlan(Struct, Generic[AnySequence], frozen=True):
     """What one step computes. Immutable: the engine executes it, nobody amends it.
 
     AnySequence i brings `counts[i]` query tokens from its first uncomputed one on, and logits are
@@ -44,8 +44,7 @@ class StepPlan(Generic[AnySequence]):
         return sum(self.counts)
 
 
-@dataclass(slots=True)
-class Scheduler(Generic[AnySequence]):
+class Scheduler(Struct, Generic[AnySequence]):
     """Keeps the running and the waiting sequences and plans steps within the limits."""
 
     limits: Limits

@@ -1,13 +1,13 @@
 """One sequence as the scheduler sees it: tokens, and how far they are computed."""
 
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from .cache import CacheHold
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
+class Sequence(Struct, eq=False):
     """`tokens` grow; the first `computed` of them are in the cache, which `hold` is a part of.
 
     `max_length` counts tokens that are ever computed: the last sampled token isn't. `key`: its

@@ -9,8 +9,9 @@ stripped. For those a table from id to text is filled as ids come up, so decodin
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 Rewrite = Callable[[str, bool], str]
 """A token's text to its new text; the flag says whether it is the first token of the text."""
@@ -18,8 +19,7 @@ Rewrite = Callable[[str, bool], str]
 _BYTE_TOKEN = re.compile(r"<0x([0-9a-fA-F]{2}|\+[0-9a-fA-F])>")
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """A decoder that works token by token.
 
     `byte_level`: characters stand for bytes; nothing else applies then. Otherwise `rewrites` change
@@ -112,8 +112,7 @@ def _byte_of_character() -> dict[str, int]:
 _BYTES = _byte_of_character()
 
 
-@dataclass(slots=True)
-class Spelling:
+class Spelling(Struct):
     """The tables of one tokenizer. `native`: its `tokenizers.Tokenizer`.
 
     `whole` maps an id to its text wherever it stands behind the first token and behind complete

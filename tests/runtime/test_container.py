@@ -9,7 +9,6 @@ import sys
 import textwrap
 import zipfile
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from llmc.runtime import archive, artifact, container, reader
 from llmc.runtime.container import ArtifactReader, ArtifactWriter
 from llmc.runtime.errors import LlmcError
+from msgspec.structs import replace
 
 WEIGHTS = "weights/cpu.safetensors"
 
