@@ -19,9 +19,7 @@ def toy_model(toy, words) -> Model:
 
 
 def test_every_option_reaches_the_request(toy_model, words):
-    assert set(GenerateOptions.__annotations__) >= {
-        name for name in SamplingParams.__struct_fields__
-    }
+    assert set(GenerateOptions.__annotations__) >= set(SamplingParams.__struct_fields__)
     sampling = {
         "temperature": 0.5,
         "top_k": 3,

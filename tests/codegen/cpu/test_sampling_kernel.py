@@ -1,7 +1,6 @@
 """The native drawing of tokens against the reference in numpy, on all levels and odd rows."""
 
 import ctypes
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,7 @@ from llmc.runtime.choice import NOTHING, Choice, Edits
 from llmc.runtime.engine import drawing
 from llmc.runtime.engine.sampling_state import mix, uniform
 from llmc.runtime.programs.cpu_draw import CHOICE, NativeDraw
+from msgspec.structs import replace
 
 LEVELS = [*runnable_levels(), *foreign_levels()[:1]]
 NATIVE = runnable_levels()[-1]
