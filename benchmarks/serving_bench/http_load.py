@@ -55,7 +55,7 @@ def body(request: Planned) -> dict[str, Any]:
 
 def record(arrived: float, request: Planned, answer: Answer) -> dict[str, Any]:
     """When each piece of text came. RuntimeError if the answer isn't whole."""
-    made = answer.usage.get("completion_tokens")
+    made = answer.usage.get("completion_tokens") if answer.events else None
     if answer.status != 200 or not answer.complete or made != request.output:
         raise RuntimeError(f"status {answer.status}, {made} tokens: {answer.raw[-300:]!r}")
     return {"arrived": arrived, "tokens": answer.token_times, "made": made}

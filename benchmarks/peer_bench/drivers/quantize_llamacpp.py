@@ -10,6 +10,7 @@ def main(source: str, target: str, file_type: str) -> None:
     """`file_type` is a name of llama.cpp's, such as Q4_0 or Q4_K_M."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{file_type}")
+    params.allow_requantize = True
     params.nthread = os.cpu_count() or 1
     failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), params)
     if failed:

@@ -29,7 +29,7 @@ class _Slot:
 
 
 class LlamaCpp:
-    """A context with a cache shared by all sequences; more requests than sequences wait."""
+    """A context with a cache for each sequence; more requests than sequences wait."""
 
     def __init__(self, task: dict[str, Any], load: Load) -> None:
         llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
@@ -43,7 +43,6 @@ class LlamaCpp:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = len(self.slots) * (-(-load.longest // 256) * 256)
         params.n_batch, params.n_ubatch, params.n_seq_max = _N_BATCH, _N_UBATCH, len(self.slots)
-        params.kv_unified = True
         params.n_threads = params.n_threads_batch = task["threads"]
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.memory = llama_cpp.llama_get_memory(self.context)
