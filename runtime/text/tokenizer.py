@@ -6,10 +6,12 @@ vocabulary, more than all the rest of loading). `output` turns ids into text one
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from threading import Lock, Thread
 from typing import Any
 
 from ..errors import LlmcError
+from .segments import SegmentCache
 from .spelling import Spelling, byte_level
 
 
@@ -55,8 +57,21 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise LlmcError("LLMC-E0205", "the prompt is not UTF-8 text") from error
+        segments = self._segments
+        if segments is not None and not add_special_tokens:
+            return segments.encode(text)
         native = self._tokenizer
         return _guarded(lambda: native.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    @cached_property
+    def _segments(self) -> SegmentCache | None:
+        """Remembers the parts of prompts, where they don't depend on one another."""
+        native = self._tokenizer
+
+        def encode(text: str) -> list[int]:
+            return _guarded(lambda: native.encode(text, add_special_tokens=False).ids)
+
+        return SegmentCache.of(native, encode)
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """The text of ids, without special tokens unless they are kept.
