@@ -4,17 +4,15 @@ In: for each running sequence, in order of service, how many of its tokens are u
 decodes). Out: how many of them the step computes.
 """
 
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-_LEAST_PROMPT_TOKENS = 8
+from .step_times import StepTimes
+
+_LEAST_PROMPT_TOKENS = 4
 """Prompts always advance by so many, however slow a step is."""
 _FIRST_PROMPT_TOKENS = 16
 """Beside decoding sequences, before anything was measured."""
-_MEASUREMENTS = 15
-"""How many of the last ones are remembered. Their median counts: now and then a step is slow
-because the machine did something else."""
 
 
 class StepShape(Protocol):
@@ -29,13 +27,13 @@ class MixedSteps:
 
     A step with prompt tokens takes longer, and everybody who decodes waits for it. So while
     somebody decodes, prompts get as many tokens as make the step about `slack` times as long as
-    one of decoding alone, by the times that were measured so far. None: as many as fit.
+    one of decoding alone, by the times that were measured so far; and if more sequences wait for
+    their first token than decode, that many times more. None: as many as fit.
     """
 
     def __init__(self, slack: float | None) -> None:
         self._slack = slack
-        self._decode_seconds: deque[float] = deque(maxlen=_MEASUREMENTS)
-        self._seconds_per_prompt_token: deque[float] = deque(maxlen=_MEASUREMENTS)
+        self.times = StepTimes()
 
     def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
         """Query tokens per sequence."""
@@ -44,7 +42,7 @@ class MixedSteps:
             return [1] * decoding
         left = max(0, max_tokens - decoding)
         if decoding and self._slack is not None:
-            left = min(left, self._prompt_tokens(self._slack))
+            left = min(left, self._prompt_tokens(self._slack, decoding, len(uncomputed) - decoding))
         counts, places = [], max_tokens  # of decoding sequences
         for wanted in uncomputed:
             if wanted == 1:
@@ -55,22 +53,17 @@ class MixedSteps:
                 left -= counts[-1]
         return counts
 
-    def _prompt_tokens(self, slack: float) -> int:
-        if not self._decode_seconds or not self._seconds_per_prompt_token:
+    def _prompt_tokens(self, slack: float, decoding: int, prompts: int) -> int:
+        times = self.times
+        if not times.per_prompt_token:
             return _FIRST_PROMPT_TOKENS
-        spare = (slack - 1) * _median(self._decode_seconds)
-        tokens = spare / max(_median(self._seconds_per_prompt_token), 1e-9)
-        return max(_LEAST_PROMPT_TOKENS, int(tokens))
+        spare = (slack - 1) * times.decoding(decoding) * max(1.0, prompts / decoding)
+        return max(_LEAST_PROMPT_TOKENS, int(spare / times.per_prompt_token))
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Learns what a decoding step and a prompt token take."""
-        if decoding and not prompt_tokens:
-            self._decode_seconds.append(seconds)
-        elif prompt_tokens >= _LEAST_PROMPT_TOKENS:
-            known = decoding and self._decode_seconds
-            beside = _median(self._decode_seconds) if known else 0.0
-            per_token = max(0.0, seconds - beside) / prompt_tokens
-            self._seconds_per_prompt_token.append(per_token)
+        if self._slack is not None:
+            self.times.add(decoding, prompt_tokens, max(seconds, 1e-6))
 
 
 class UniformSteps:
@@ -103,7 +96,3 @@ class UniformSteps:
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Nothing to learn: the budget is the program's."""
-
-
-def _median(values: Collection[float]) -> float:
-    return sorted(values)[len(values) // 2]  # `statistics` takes longer to import than a model
