@@ -17,6 +17,7 @@ from ..errors import LlmcError
 from ..program import StepInputs, StepOutputs, check_inputs
 from .cpu_draw import native_draw
 from .memory import address_of, allocate
+from .pages import PagesAhead
 
 _I32 = ctypes.c_int32
 _PTR = ctypes.c_void_p
@@ -94,6 +95,7 @@ class CpuProgram:
             allocate(group.bytes_per_block * blocks, huge_pages=True)
             for group, blocks in zip(self.cache_groups, cache_blocks, strict=True)
         ]
+        self._pages = [PagesAhead(memory) for memory in self._cache]
         try:
             self._prepare_buffers()
         except (MemoryError, ValueError) as error:
@@ -161,6 +163,8 @@ class CpuProgram:
         check_inputs(inputs, self)
         rows = len(inputs.logits_rows)
         self._fill(inputs)
+        if len(inputs.context_len) > 1:  # a program that serves one short text never needs it
+            self._prepare_pages(inputs)
         code = self._library.llmc_step(self._handle, ctypes.byref(self._inputs))
         if code != 0:
             raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
@@ -179,9 +183,17 @@ class CpuProgram:
         self._inputs.sequences = len(inputs.context_len)
         self._inputs.logits_rows_count = len(inputs.logits_rows)
 
+    def _prepare_pages(self, inputs: StepInputs) -> None:
+        """Has the pages behind the highest block made ready: the next ones that will be used."""
+        for pages, group, table in zip(
+            self._pages, self.cache_groups, inputs.block_tables, strict=True
+        ):
+            pages.reach((max(row[-1] for row in table) + 1) * group.bytes_per_block)
+
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copies a block of a cache group: keys and values of all its layers lie together."""
         cache, size = self._cache[group], self.cache_groups[group].bytes_per_block
+        self._pages[group].reach((target + 1) * size)
         cache[target * size : (target + 1) * size] = cache[source * size : (source + 1) * size]
 
     def close(self) -> None:
@@ -190,7 +202,9 @@ class CpuProgram:
             if os.getpid() == self._process:  # a forked child has no threads to stop
                 self._library.llmc_destroy(self._handle)
             self._handle = self._draw = None
-            self._cache = []
+            for pages in self._pages:
+                pages.wait()
+            self._cache, self._pages = [], []
             self._arena = self._weights = memoryview(b"")
 
     def __del__(self) -> None:
