@@ -340,12 +340,6 @@ class Engine:
         for request in self.unfinished:
             self.finish(request)
 
-    def fail(self, error: LlmcError) -> None:
-        """Ends every unfinished request with an error: the program can't go on."""
-        for request in self.unfinished:
-            request.error = error
-            self.finish(request, "error")
-
     def close(self) -> None:
         """Frees the program's memory and ends the sampler's threads."""
         if "sampler" in self.__dict__:  # it isn't made for the purpose

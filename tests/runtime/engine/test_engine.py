@@ -297,18 +297,6 @@ def test_who_has_no_token_to_choose_ends_alone(toy):
     assert [pool.used for pool in engine.cache.pools] == [0, 0]
 
 
-def test_failing_ends_everybody_with_the_cause(toy):
-    engine = Engine(toy())
-    requests = [Request((n,), 50) for n in range(8)]
-    for request in requests:
-        engine.add(request)
-    engine.step()
-    engine.fail(LlmcError("LLMC-E0102", "broken"))
-    assert {delta.finish_reason for delta in engine.step()} >= {"error"}
-    assert all(r.error is not None and r.error.id == "LLMC-E0102" for r in requests)
-    assert [pool.used for pool in engine.cache.pools] == [0, 0]
-
-
 options = st.fixed_dictionaries(
     {"seed": st.integers(0, 99)},
     optional={
