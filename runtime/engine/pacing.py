@@ -13,6 +13,9 @@ _LEAST_PROMPT_TOKENS = 4
 """Prompts always advance by so many, however slow a step is."""
 _FIRST_PROMPT_TOKENS = 16
 """Beside decoding sequences, before anything was measured."""
+_PROBE_AFTER = 12
+"""After so many steps with prompts one step is of decoding alone, since steps that are all alike
+don't tell what is due to whom."""
 
 
 class StepShape(Protocol):
@@ -33,6 +36,7 @@ class MixedSteps:
 
     def __init__(self, slack: float | None) -> None:
         self._slack = slack
+        self._mixed = 0
         self.times = StepTimes()
 
     def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
@@ -55,6 +59,8 @@ class MixedSteps:
 
     def _prompt_tokens(self, slack: float, decoding: int, prompts: int) -> int:
         times = self.times
+        if self._mixed >= _PROBE_AFTER:
+            return 0
         if not times.per_prompt_token:
             return _FIRST_PROMPT_TOKENS
         spare = (slack - 1) * times.decoding(decoding) * max(1.0, prompts / decoding)
@@ -64,6 +70,7 @@ class MixedSteps:
         """Learns what a decoding step and a prompt token take."""
         if self._slack is not None:
             self.times.add(decoding, prompt_tokens, max(seconds, 1e-6))
+            self._mixed = self._mixed + 1 if decoding and prompt_tokens else 0
 
 
 class UniformSteps:

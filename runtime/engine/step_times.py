@@ -3,11 +3,16 @@
 In: sequences that decode, prompt tokens, and the seconds of each step. Out: what a step of decoding
 alone would take, and what each prompt token adds. Least squares of the relative error, so that one
 long chunk of a prompt doesn't outweigh many short steps and a step that was disturbed counts less;
-older steps count less and less, since prompt tokens cost more the more stands before them.
+older steps count less and less, since prompt tokens cost more the more stands before them. Where
+steps of decoding alone were seen with as many sequences, their median is better than any fit.
 """
 
-_FORGET = 0.95
-"""The weight of a step against the one after it: about 20 of them are remembered."""
+from collections import deque
+
+_ALONE = 7
+"""How many steps of decoding alone are remembered for each number of sequences."""
+_FORGET = 0.98
+"""The weight of a step against the one after it: about 50 of them are remembered."""
 _HOLD = 1e-3
 """How much a coefficient is held where it was, so that what recent steps don't tell apart (a base,
 and sequences whose number never changed) stays as older ones told it."""
@@ -20,6 +25,7 @@ class StepTimes:
         self._squares = [[0.0] * 3 for _ in range(3)]
         self._products = [0.0] * 3
         self._fit = [0.0] * 3
+        self._alone: dict[int, deque[float]] = {}
 
     @property
     def per_prompt_token(self) -> float:
@@ -28,10 +34,15 @@ class StepTimes:
 
     def decoding(self, sequences: int) -> float:
         """Seconds of a step in which so many sequences decode, and nothing else."""
+        alone = self._alone.get(sequences)
+        if alone:
+            return sorted(alone)[len(alone) // 2]
         return self._fit[0] + self._fit[1] * sequences
 
     def add(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """One step."""
+        if not prompt_tokens:
+            self._alone.setdefault(decoding, deque(maxlen=_ALONE)).append(seconds)
         row = [1 / seconds, decoding / seconds, prompt_tokens / seconds]
         for i, left in enumerate(row):
             self._products[i] = _FORGET * self._products[i] + left

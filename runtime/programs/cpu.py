@@ -203,7 +203,7 @@ class CpuProgram:
                 self._library.llmc_destroy(self._handle)
             self._handle = self._draw = None
             for pages in self._pages:
-                pages.wait()
+                pages.close()
             self._cache, self._pages = [], []
             self._arena = self._weights = memoryview(b"")
 

@@ -2,13 +2,13 @@
 
 The cache takes memory only where blocks are in use, and the first touch of a huge page takes
 milliseconds (the kernel clears two megabytes, and a virtual machine may have to find them): as long
-as a decoding step. So a thread touches the pages behind the highest block in use, a few at a time,
+as a decoding step. So a thread touches the pages behind the highest block in use, one now and then,
 while steps go on.
 """
 
 import ctypes
 import sys
-from threading import Thread
+from threading import Event, Thread
 
 from .memory import address_of
 
@@ -17,6 +17,9 @@ _POPULATE_WRITE = 23
 _PIECE = 2 << 20
 """Bytes at a time: a huge page. Steps that touch a page themselves wait for no more than this."""
 _AHEAD = 32 << 20
+_PAUSE = 0.02
+"""Seconds between two pieces: the thread takes a core from the program for one of them, not for
+several steps. 100 MB/s is more than prompts fill."""
 
 
 class PagesAhead:
@@ -28,6 +31,7 @@ class PagesAhead:
         self._ready = 0
         self._thread: Thread | None = None
         self._works = sys.platform == "linux"
+        self._closing = Event()
 
     def reach(self, end: int) -> None:
         """Says that bytes up to `end` are in use. Costs nothing but every few megabytes."""
@@ -50,8 +54,15 @@ class PagesAhead:
             if madvise(base + offset, size, _POPULATE_WRITE):
                 self._works = False  # a kernel that can't, or no memory: steps will find out
                 return
+            if self._closing.wait(_PAUSE):
+                return
+
+    def close(self) -> None:
+        """Ends the thread, at most after a piece: before the mapping goes."""
+        self._closing.set()
+        self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being touched: before the mapping goes."""
+        """Returns when all that was asked for has been touched."""
         if self._thread is not None:
             self._thread.join()

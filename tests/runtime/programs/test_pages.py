@@ -42,6 +42,13 @@ def test_pages_behind_those_in_use_are_touched_once(memory):
     assert ahead._ready == memory.nbytes
 
 
+def test_closing_does_not_wait_for_all_of_it(memory):
+    ahead = PagesAhead(memory)
+    ahead.reach(1)
+    ahead.close()
+    assert ahead._thread is None or not ahead._thread.is_alive()
+
+
 def test_what_is_in_them_stays(memory):
     memory[: 8 * MIB] = bytes(range(256)) * (8 * MIB // 256)
     ahead = PagesAhead(memory)
