@@ -37,7 +37,7 @@ class EngineOptions(Struct, frozen=True):
     computes prompts (None: prompts take all that fits, and decoding sequences wait for them)."""
 
     prefix_cache: bool = True
-    decode_slack: float | None = 1.5
+    decode_slack: float | None = 1.6
 
 
 class _Running(Sequence, eq=False, kw_only=True):

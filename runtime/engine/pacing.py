@@ -30,8 +30,9 @@ class MixedSteps:
 
     A step with prompt tokens takes longer, and everybody who decodes waits for it. So while
     somebody decodes, prompts get as many tokens as make the step about `slack` times as long as
-    one of decoding alone, by the times that were measured so far; and if more sequences wait for
-    their first token than decode, that many times more. None: as many as fit.
+    one of decoding alone, by the times that were measured so far. If more sequences wait for their
+    first token than decode, it is more by the square of their proportion: when many come at once,
+    they begin at once, and don't wait for the one that was first. None: as many as fit.
     """
 
     def __init__(self, slack: float | None) -> None:
@@ -63,14 +64,20 @@ class MixedSteps:
             return 0
         if not times.per_prompt_token:
             return _FIRST_PROMPT_TOKENS
-        spare = (slack - 1) * times.decoding(decoding) * max(1.0, prompts / decoding)
+        allowed = times.alone(decoding) * (1 + (slack - 1) * max(1.0, prompts / decoding) ** 2)
+        spare = allowed - times.beside_prompts(decoding)
         return max(_LEAST_PROMPT_TOKENS, int(spare / times.per_prompt_token))
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Learns what a decoding step and a prompt token take."""
-        if self._slack is not None:
-            self.times.add(decoding, prompt_tokens, max(seconds, 1e-6))
-            self._mixed = self._mixed + 1 if decoding and prompt_tokens else 0
+        if self._slack is None:
+            return
+        seconds = max(seconds, 1e-6)
+        if not prompt_tokens:
+            self.times.add_alone(decoding, seconds)
+        if prompt_tokens or self._mixed:  # a row of steps of decoding alone tells nothing new
+            self.times.add(decoding, prompt_tokens, seconds)
+        self._mixed = self._mixed + 1 if decoding and prompt_tokens else 0
 
 
 class UniformSteps:

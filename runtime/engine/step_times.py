@@ -32,17 +32,26 @@ class StepTimes:
         """Seconds that each prompt token adds; 0 as long as there was none."""
         return self._fit[2]
 
-    def decoding(self, sequences: int) -> float:
+    def alone(self, sequences: int) -> float:
         """Seconds of a step in which so many sequences decode, and nothing else."""
-        alone = self._alone.get(sequences)
-        if alone:
-            return sorted(alone)[len(alone) // 2]
+        seen = self._alone.get(sequences)
+        if seen:
+            return sorted(seen)[len(seen) // 2]
+        return self.beside_prompts(sequences)
+
+    def beside_prompts(self, sequences: int) -> float:
+        """What a step with prompts takes before its prompt tokens are counted."""
         return self._fit[0] + self._fit[1] * sequences
 
+    def add_alone(self, decoding: int, seconds: float) -> None:
+        """One step in which so many sequences decoded, and nothing else."""
+        alone = self._alone.get(decoding)
+        if alone is None:
+            alone = self._alone[decoding] = deque(maxlen=_ALONE)
+        alone.append(seconds)
+
     def add(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
-        """One step."""
-        if not prompt_tokens:
-            self._alone.setdefault(decoding, deque(maxlen=_ALONE)).append(seconds)
+        """One step, for the fit."""
         row = [1 / seconds, decoding / seconds, prompt_tokens / seconds]
         for i, left in enumerate(row):
             self._products[i] = _FORGET * self._products[i] + left

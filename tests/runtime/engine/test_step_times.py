@@ -19,7 +19,7 @@ def test_a_mixture_of_steps_tells_decoding_from_prompts(noise):
         times.add(decoding, prompt, seconds(decoding, prompt) * disturbed)
     share = 0.02 if noise == 0 else 0.35
     assert times.per_prompt_token == pytest.approx(0.0006, rel=share)
-    assert times.decoding(12) == pytest.approx(seconds(12, 0), rel=share)
+    assert times.alone(12) == pytest.approx(seconds(12, 0), rel=share)
 
 
 def test_a_burst_learns_decoding_without_a_step_of_decoding_alone():
@@ -31,7 +31,7 @@ def test_a_burst_learns_decoding_without_a_step_of_decoding_alone():
     for decoding in range(1, 17):
         for prompt in (20, 30):
             times.add(decoding, prompt, seconds(decoding, prompt))
-    assert times.decoding(16) == pytest.approx(seconds(16, 0), rel=0.1)
+    assert times.alone(16) == pytest.approx(seconds(16, 0), rel=0.1)
 
 
 def test_what_recent_steps_do_not_tell_is_kept():
@@ -40,8 +40,8 @@ def test_what_recent_steps_do_not_tell_is_kept():
         times.add(decoding, 16 + decoding, seconds(decoding, 16 + decoding))
     for _ in range(500):
         times.add(8, 0, seconds(8, 0))
-    assert times.decoding(8) == pytest.approx(seconds(8, 0), rel=0.01)
-    assert times.decoding(16) == pytest.approx(seconds(16, 0), rel=0.3)
+    assert times.alone(8) == pytest.approx(seconds(8, 0), rel=0.01)
+    assert times.alone(16) == pytest.approx(seconds(16, 0), rel=0.3)
     assert times.per_prompt_token == pytest.approx(0.0006, rel=0.3)
 
 
