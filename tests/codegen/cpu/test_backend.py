@@ -214,7 +214,7 @@ def reference_logits(graph: Graph, steps: list[StepInputs]) -> list[torch.Tensor
     }
     results = []
     for step in steps:
-        arrays = {n: getattr(step, n) for n in StepInputs.__slots__ if n != "block_tables"}
+        arrays = {n: getattr(step, n) for n in StepInputs.__struct_fields__ if n != "block_tables"}
         inputs = {n: torch.tensor(a, dtype=torch.int32) for n, a in arrays.items()}
         inputs["block_table.0"] = torch.tensor(step.block_tables[0], dtype=torch.int32)
         results.append(interpret(graph, inputs | pools, constant_tensor)[0])
