@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import LlmcError
-from .answers import Attended, EventStream, Json
 from .asking import (
     Asked,
     asked_of,
@@ -24,6 +23,7 @@ from .events import DONE, TextEvent, event, failure
 from .logprobs import NewLogprobs, chat_entries
 from .messages import as_template_messages, chat_prompt
 from .protocol.chat import ChatRequest
+from .responding import respond
 from .running import Running
 from .served import Served
 from .tools import Tools, tools_of
@@ -55,13 +55,7 @@ async def chat_completions(http: Request) -> Response:
         requests[-1].follows = first
     running = Running(served, requests, streamed=bool(body.stream))
     answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, len(requests)))
-    if body.stream:
-        return EventStream(answer.events(), running.stop, context.stalls)
-    try:
-        async with Attended(http.receive, running.stop):
-            return Json(await answer.whole())
-    finally:
-        running.stop()
+    return await respond(http, context, running, answer, stream=bool(body.stream))
 
 
 def _check(body: ChatRequest, context: Context) -> None:

@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from ..engine.request import Request as EngineRequest
 from ..errors import LlmcError
-from .answers import Attended, EventStream, Json
 from .asking import (
     Asked,
     asked_of,
@@ -27,6 +26,7 @@ from .events import DONE, TextEvent, event, failure
 from .logprobs import CompletionLogprobs, NewLogprobs
 from .problems import RequestError
 from .protocol.completion import CompletionRequest
+from .responding import respond
 from .running import Running
 from .served import Served
 
@@ -46,13 +46,7 @@ async def completions(http: Request) -> Response:
     requests = _requests(body, served, context, asked, prompts)
     running = Running(served, requests, streamed=bool(body.stream))
     answer = _Answer(body, running, prompts)
-    if body.stream:
-        return EventStream(answer.events(), running.stop, context.stalls)
-    try:
-        async with Attended(http.receive, running.stop):
-            return Json(await answer.whole())
-    finally:
-        running.stop()
+    return await respond(http, context, running, answer, stream=bool(body.stream))
 
 
 def _check(body: CompletionRequest, context: Context) -> None:

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import LlmcError
-from .answers import Attended, EventStream, Json
 from .asking import asked_of, check_prompt, grammar_of, max_tokens_of
 from .chat_text import ChatText, chat_texts, marks_for
 from .context import context_of, key_of
@@ -15,6 +14,7 @@ from .logprobs import chat_entries
 from .messages import as_template_messages, chat_prompt
 from .problems import content_of
 from .protocol.response import ResponseRequest
+from .responding import respond
 from .response_events import NumberedEvents, StreamedCalls, StreamedMessage
 from .response_items import (
     call_item,
@@ -52,13 +52,7 @@ async def responses(http: Request) -> Response:
     request = asked.request(served, prompt.ids, tokens)
     running = Running(served, [request], streamed=bool(body.stream))
     answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, 1)[0])
-    if body.stream:
-        return EventStream(answer.events(), running.stop, context.stalls)
-    try:
-        async with Attended(http.receive, running.stop):
-            return Json(await answer.whole())
-    finally:
-        running.stop()
+    return await respond(http, context, running, answer, stream=bool(body.stream))
 
 
 class _Answer:
