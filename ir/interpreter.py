@@ -1,7 +1,7 @@
 """Run a graph with the ops' torch references: the oracle for passes and backends.
 
 In: a graph, its inputs as tensors by name and a source of constants. Out: the output
-tensors. Pools given as inputs are updated in place, so that successive steps see the
+tensors. Pools and caches given as inputs are updated in place, so that successive steps see the
 cache. Weights in block formats are evaluated to their dequantized values.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from .graph import Graph, Node, Value
-from .ops import TORCH_DTYPE, CacheWrite, Call
+from .ops import TORCH_DTYPE, CacheWrite, Call, SlotWrite
 from .scalar import Scalar
 from .types import DType, Env, Sym
 
@@ -66,7 +66,7 @@ def _run(
             results: Sequence[torch.Tensor] = _run(body, inner, env, constants, bodies)
         else:
             results = _evaluate(node, operands, env)
-        if isinstance(node.op, CacheWrite):
+        if isinstance(node.op, CacheWrite | SlotWrite):
             results = [p.copy_(r) for p, r in zip(operands[2:4], results, strict=True)]
         values.update(zip(node.outputs, results, strict=True))
     return [read(v) for v in graph.outputs]

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from ..runtime.errors import LlmcError
 from .graph import Graph, Node, Value
-from .ops import Attention, CacheWrite, Call, LogitsRows, Op, PagedAttention, QuantizeRows
+from .ops import (
+    Attention,
+    CacheWrite,
+    Call,
+    LogitsRows,
+    Op,
+    PagedAttention,
+    QuantizeRows,
+    SlotAttention,
+    SlotWrite,
+)
 from .phase import Phase
 
 FIRST_PHASE: dict[type[Op], Phase] = {
@@ -16,6 +26,8 @@ FIRST_PHASE: dict[type[Op], Phase] = {
     LogitsRows: Phase.QUANTIZED,
     PagedAttention: Phase.QUANTIZED,
     CacheWrite: Phase.QUANTIZED,
+    SlotAttention: Phase.QUANTIZED,
+    SlotWrite: Phase.QUANTIZED,
     Call: Phase.SERVING,
 }
 """The phase whose last passes may bring an op in; one before it is still allowed to hold it."""

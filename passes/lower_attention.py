@@ -37,7 +37,7 @@ def lower_attention(graph: Graph, cache: DType) -> bool:
         key_pool, value_pool, table = written[key]
         paged = PagedAttention(op.scale, op.window, op.softcap, op.sinks)
         angles: list[Value] = []
-        rotary = _own_rotary(q)
+        rotary = own_rotary(q)
         if rotary is not None:
             assert isinstance(rotary.op, Rotary)
             paged = replace(paged, rotary=rotary.op.dim, interleaved=rotary.op.interleaved)
@@ -48,7 +48,7 @@ def lower_attention(graph: Graph, cache: DType) -> bool:
     return True
 
 
-def _own_rotary(heads: Value) -> Node | None:
+def own_rotary(heads: Value) -> Node | None:
     """The rotation that made `heads`, if nothing else reads its result."""
     node = heads.producer
     rotates = node is not None and isinstance(node.op, Rotary) and len(heads.users) == 1
@@ -70,7 +70,7 @@ def _write(
         )
         for name, width in zip(("key_pool", "value_pool"), widths, strict=True)
     ]
-    rotary = _own_rotary(k)
+    rotary = own_rotary(k)
     if rotary is not None:
         assert isinstance(rotary.op, Rotary)
         op = CacheWrite(rotary.op.dim, rotary.op.interleaved)
@@ -82,7 +82,15 @@ def _write(
 
 
 def _group(graph: Graph, node: Node, k: Value, v: Value, cache: DType) -> tuple[CacheGroup, Value]:
-    """The group of a site (made if new) and its block table."""
+    """The group of a site and its block table, both made if new."""
+    group = group_of_site(graph, node, k, v, cache)
+    name = f"block_table.{group.name}"
+    table = next((i for i in graph.inputs if i.name == name), None)
+    return group, table or graph.add_input(name, TensorType(DType.I32, (S, Sym("B"))))
+
+
+def group_of_site(graph: Graph, node: Node, k: Value, v: Value, cache: DType) -> CacheGroup:
+    """The cache group of the attention `node`, which keeps `k` and `v`; made if it is new."""
     assert isinstance(node.op, Attention)
     (_, heads, key_dim), value_dim = k.type.shape, v.type.shape[-1]
     assert isinstance(heads, int)
@@ -91,9 +99,7 @@ def _group(graph: Graph, node: Node, k: Value, v: Value, cache: DType) -> tuple[
     wanted = (node.op.window, heads, key_dim, value_dim, cache)
     for group in graph.cache_groups:
         if (group.window, group.kv_heads, group.key_dim, group.value_dim, group.dtype) == wanted:
-            table = next(i for i in graph.inputs if i.name == f"block_table.{group.name}")
-            return group, table
+            return group
     group = CacheGroup(str(len(graph.cache_groups)), *wanted, sites=[])
     graph.cache_groups.append(group)
-    table = graph.add_input(f"block_table.{group.name}", TensorType(DType.I32, (S, Sym("B"))))
-    return group, table
+    return group

@@ -2,6 +2,9 @@
 
 In: a traced graph and the options that passes need. Out: the same graph, lowered to SERVING.
 Memory planning is the backend's last step, since it needs the target's limits.
+
+A few passes suit one form of program only (`ProgramForm`). What is for our own kernels, such as
+panels, fused quantization and rolled layers, foreign runtimes could not use.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from ..ir.graph import Graph
@@ -23,6 +27,7 @@ from .fuse_gated import fuse_gated
 from .fuse_norm_quantize import fuse_norm_quantize
 from .fuse_residual_norm import fuse_residual_norm
 from .lower_attention import lower_attention
+from .lower_slots import lower_slots
 from .merge_projections import merge_projections
 from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
@@ -35,24 +40,43 @@ from .select_logits import select_logits
 from .sink_permutes import sink_permutes
 
 
+class ProgramForm(Enum):
+    """What a serving graph is lowered for."""
+
+    PAGED = "paged"
+    """Our own kernels: a paged cache, panels, inputs quantized in blocks, layers rolled."""
+    SLOTS = "slots"
+    """A foreign runtime: one contiguous cache a sequence (`ir/ops/slots.py`), float inputs."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What passes may know besides the graph."""
 
     scheme: Scheme
+    form: ProgramForm = ProgramForm.PAGED
 
 
 @dataclass(frozen=True)
 class Step:
-    """One pass: it requires the phase it stands in and ensures `ensures`."""
+    """One pass: it requires the phase it stands in and ensures `ensures`.
+
+    `form`: the only one that it runs for, if not all.
+    """
 
     name: str
     run: Callable[[Graph, Context], bool]
     ensures: Phase
+    form: ProgramForm | None = None
 
 
-def _plain(pass_: Callable[[Graph], bool], ensures: Phase, name: str = "") -> Step:
-    return Step(name or pass_.__name__, lambda graph, _: pass_(graph), ensures)
+def _plain(
+    pass_: Callable[[Graph], bool],
+    ensures: Phase,
+    name: str = "",
+    form: ProgramForm | None = None,
+) -> Step:
+    return Step(name or pass_.__name__, lambda graph, _: pass_(graph), ensures, form)
 
 
 PIPELINE: tuple[Step, ...] = (
@@ -76,7 +100,7 @@ PIPELINE: tuple[Step, ...] = (
     # Per-head norms that stood behind a permute are [T, H, D] only now.
     _plain(raise_norm, Phase.MODEL, "raise_head_norms"),
     # Gate and up first: what is left for merging are q, k and v.
-    _plain(fuse_gated, Phase.MODEL),
+    _plain(fuse_gated, Phase.MODEL, form=ProgramForm.PAGED),
     _plain(merge_projections, Phase.MODEL),
     _plain(fuse_residual_norm, Phase.MODEL),
     _plain(fuse_epilogues, Phase.MODEL),
@@ -86,9 +110,17 @@ PIPELINE: tuple[Step, ...] = (
     _plain(select_logits, Phase.FUSED),
     Step("quantize", lambda g, c: quantize(g, c.scheme), Phase.FUSED),
     _plain(fuse_norm_quantize, Phase.QUANTIZED),
-    Step("lower_attention", lambda g, c: lower_attention(g, c.scheme.cache), Phase.QUANTIZED),
-    # Last: layers are equal only once all of them are lowered.
-    _plain(roll_layers, Phase.SERVING),
+    Step(
+        "lower_attention",
+        lambda g, c: lower_attention(g, c.scheme.cache),
+        Phase.QUANTIZED,
+        ProgramForm.PAGED,
+    ),
+    Step(
+        "lower_slots", lambda g, c: lower_slots(g, c.scheme.cache), Phase.SERVING, ProgramForm.SLOTS
+    ),
+    # Last: layers are equal only once all of them are lowered. (Rolled ones lose their names.)
+    _plain(roll_layers, Phase.SERVING, form=ProgramForm.PAGED),
 )
 
 
@@ -112,9 +144,11 @@ def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) ->
     folder = dump_folder()
     _dump(folder, 0, "traced", graph, 0.0)
     times = []
-    for number, step in enumerate(PIPELINE, 1):
+    for step in PIPELINE:
         if step.ensures > upto:
             break
+        if step.form not in (None, context.form):
+            continue
         start = time.perf_counter()
         changed = step.run(graph, context)
         for part in (graph, *graph.bodies.values()):
@@ -122,7 +156,7 @@ def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) ->
         seconds = time.perf_counter() - start
         verify(graph, after=step.name)
         times.append(PassTime(step.name, changed, seconds, len(graph.nodes)))
-        _dump(folder, number, step.name, graph, seconds)
+        _dump(folder, len(times), step.name, graph, seconds)
     return times
 
 

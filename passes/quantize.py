@@ -22,29 +22,32 @@ from ..runtime.errors import LlmcError
 
 @dataclass(frozen=True)
 class Scheme:
-    """Formats of linear weights, of the output head (and its table), and of the cache."""
+    """Formats of linear weights, of the output head (and its table), and of the cache.
+
+    `holds`: formats in which blocks that the checkpoint has already are kept as they are.
+    `float_inputs`: layers with blocked weights take their inputs as they are, because the runtime
+    that computes them has its own way with these; else inputs become int8 blocks (`QuantizeRows`).
+    """
 
     name: str
     weight: DType
     head: DType
     cache: DType
-    keeps_blocks: bool = False
-
-    @property
-    def is_quantized(self) -> bool:
-        return self.weight in _BLOCKED
+    holds: tuple[DType, ...] = ()
+    float_inputs: bool = False
 
 
-_BLOCKED = (DType.I8C, DType.I8B, DType.I4S, DType.I4A)
-_FORMATS = (*_BLOCKED, DType.BF16)
+_IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
+_BLOCKED = (DType.I8C, *_IN_BLOCKS)
+_FORMATS = (*_BLOCKED, DType.BF16, DType.F16)
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
-        Scheme("int8", DType.I8C, DType.I8C, DType.I8),
-        Scheme("int4", DType.I4A, DType.I8B, DType.I8, keeps_blocks=True),
-        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, keeps_blocks=True),
+        Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8B,)),
+        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=_IN_BLOCKS),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=_IN_BLOCKS),
     )
 }
 """The schemes that a user can name."""
@@ -87,7 +90,10 @@ def quantize(graph: Graph, scheme: Scheme) -> bool:
                 DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
             )
             new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
-            _use(graph, node, node.op, index, new, rows)
+            if scheme.float_inputs:
+                graph.set_inputs(node, [*node.inputs[:index], new, *node.inputs[index + 1 :]])
+            else:
+                _use(graph, node, node.op, index, new, rows)
     for node in graph.nodes:
         if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
             table, ids = node.inputs
@@ -121,16 +127,13 @@ def _use(
 def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
-    held = held_formats(recipe)
-    if scheme.is_quantized and wanted in _BLOCKED and held:
-        if scheme.keeps_blocks:
-            wanted = DType(held[0])
-        elif WeightFormat.I8B in held:
-            wanted = DType.I8B
+    if wanted in _BLOCKED:
+        held = (DType(format) for format in held_formats(recipe))
+        wanted = next((format for format in held if format in scheme.holds), wanted)
     if wanted == DType.F32:
         return weight
-    if wanted == DType.BF16:
-        recipe = rec.Cast(recipe, DType.BF16)
+    if wanted.is_float:
+        recipe = rec.Cast(recipe, wanted)
     else:
         recipe = rec.Quantize(WeightFormat(wanted), recipe)
     return Graph.constant(weight.name, recipe, weight.type.with_dtype(wanted))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...ir.graph import Graph
 from ...ir.recipes import CheckpointTensor, Recipe
-from ...passes.pipeline import Context, PassTime, run_pipeline
+from ...passes.pipeline import Context, PassTime, ProgramForm, run_pipeline
 from ...passes.quantize import Scheme
 from ...runtime.errors import LlmcError
 from . import interfaces
@@ -31,40 +31,72 @@ class LoweredModel:
     passes: list[PassTime]
 
 
-def lower_model(config: Any, max_context: int, recipes: Recipes, scheme: Scheme) -> LoweredModel:
-    """Trace the model of `config` and lower it with `scheme`.
+class TracedModel:
+    """A model that was traced once, to be lowered for one target or several."""
+
+    def __init__(self, traced: Traced, recipes: Mapping[str, Recipe]) -> None:
+        self.traced = traced
+        self._recipes = recipes
+        self._imported: Graph | None = import_graph(traced, recipes)
+
+    def lower(self, scheme: Scheme, form: ProgramForm = ProgramForm.PAGED) -> LoweredModel:
+        """Run the passes on a graph of its own.
+
+        Raises:
+            LlmcError: LLMC-E04xx, what the model does that can't be compiled.
+        """
+        graph = self._imported or import_graph(self.traced, self._recipes)
+        self._imported = None  # passes change it
+        passes = run_pipeline(graph, Context(scheme, form))
+        if not graph.cache_groups:
+            raise LlmcError(
+                "LLMC-E0402",
+                f"{type(self.traced.model).__name__} has no attention that llmc sees",
+                hint="it may keep recurrent state or compute attention by itself; "
+                "neither is supported",
+            )
+        return LoweredModel(graph, self.traced, passes)
+
+
+def trace_model(config: Any, max_context: int, recipes: Recipes) -> TracedModel:
+    """Trace the model of `config`, through the attention interface or as it spells it out.
 
     Raises:
         LlmcError: LLMC-E04xx, what the model does that can't be compiled.
     """
     try:
-        traced, graph = _import(config, max_context, recipes, interfaces.NAME)
+        return _traced(config, max_context, recipes, interfaces.NAME)
     except LlmcError as error:
         if error.id not in _OWN_ATTENTION:
             raise
         try:
-            traced, graph = _import(config, max_context, recipes, interfaces.EAGER)
+            return _traced(config, max_context, recipes, interfaces.EAGER)
         except LlmcError:
             raise error from None
-    passes = run_pipeline(graph, Context(scheme))
-    if not graph.cache_groups:
-        raise LlmcError(
-            "LLMC-E0402",
-            f"{type(traced.model).__name__} has no attention that llmc sees",
-            hint="it may keep recurrent state or compute attention by itself; neither is supported",
-        )
-    return LoweredModel(graph, traced, passes)
+
+
+def lower_model(
+    config: Any,
+    max_context: int,
+    recipes: Recipes,
+    scheme: Scheme,
+    form: ProgramForm = ProgramForm.PAGED,
+) -> LoweredModel:
+    """Trace the model of `config` and lower it with `scheme` to a program of this form.
+
+    Raises:
+        LlmcError: LLMC-E04xx, what the model does that can't be compiled.
+    """
+    return trace_model(config, max_context, recipes).lower(scheme, form)
 
 
 _OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0418", "LLMC-E0430")
 """What goes wrong with a model that ignores the attention interface and computes by itself."""
 
 
-def _import(
-    config: Any, max_context: int, recipes: Recipes, attention: str
-) -> tuple[Traced, Graph]:
+def _traced(config: Any, max_context: int, recipes: Recipes, attention: str) -> TracedModel:
     traced = trace(config, max_context, attention)
-    return traced, import_graph(traced, recipes(traced.model))
+    return TracedModel(traced, recipes(traced.model))
 
 
 def own_tensors(model: Any) -> dict[str, Recipe]:

@@ -68,7 +68,7 @@ def compare(config: Any) -> tuple[float, str]:
     lowered = lower_model(copy.deepcopy(config), CONTEXT, own_tensors, SCHEMES["f32"])
     model = _eager_model(config)
     graph = lowered.graph
-    values = RecipeValues(_StateReader(model.state_dict()))
+    values = RecipeValues(StateReader(model.state_dict()))
     limits = Limits(max_tokens=48, max_sequences=8, max_context=CONTEXT, max_logits_rows=48,
                     block_size=CACHE_BLOCK)  # fmt: skip
     blocks = 4 * -(-CONTEXT // CACHE_BLOCK) + 3
@@ -109,7 +109,7 @@ def _eager_model(config: Any) -> Any:
     return fix_rope(model.eval(), CONTEXT)
 
 
-class _StateReader:
+class StateReader:
     """Rows of a state dict's tensors."""
 
     def __init__(self, state: dict[str, torch.Tensor]) -> None:

@@ -36,12 +36,13 @@ from .shape import (
     Scatter,
     Slice,
 )
+from .slots import LENGTH, SlotAttention, SlotWrite
 
 __all__ = [
-    "BINARY", "BLOCK", "CACHE_BLOCK", "OPS", "PANEL", "TORCH_DTYPE", "UNARY", "Attention",
-    "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts", "Concat",
-    "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "Iota", "Linear",
-    "LogitsRows", "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows",
-    "Reduce", "Reshape", "Rotary", "RouteTokens", "Scatter", "Slice", "Softmax", "TopK",
-    "Unary", "Where", "round_up",
+    "BINARY", "BLOCK", "CACHE_BLOCK", "LENGTH", "OPS", "PANEL", "TORCH_DTYPE", "UNARY",
+    "Attention", "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts",
+    "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "Iota",
+    "Linear", "LogitsRows", "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows",
+    "Reduce", "Reshape", "Rotary", "RouteTokens", "Scatter", "Slice", "SlotAttention",
+    "SlotWrite", "Softmax", "TopK", "Unary", "Where", "round_up",
 ]  # fmt: skip

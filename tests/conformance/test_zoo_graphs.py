@@ -4,16 +4,12 @@ What is expected of each is in the zoo: "compiles" within the zoo's tolerance, o
 error about the model (E04xx), never a wrong result and never a crash.
 """
 
-import numpy as np
 import pytest
-import torch
 from llmc.compiler.frontend.lower import lower_model, own_tensors
-from llmc.compiler.frontend.probe import tensor_of
+from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.ops import CACHE_BLOCK
-from llmc.ir.quantization import Quantized
 from llmc.ir.recipe_values import RecipeValues
-from llmc.ir.recipes import CheckpointTensor
 from llmc.models.conformance import Report, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
 from llmc.models.tiny import ZooModel
@@ -21,20 +17,6 @@ from llmc.models.zoo import EXTENDED
 from llmc.passes.quantize import find_scheme
 from llmc.runtime.artifact import Limits
 from llmc.runtime.errors import LlmcError
-
-
-class StateReader:
-    """Rows of a model's own tensors, where the compiler reads a checkpoint's."""
-
-    def __init__(self, state: dict[str, torch.Tensor]) -> None:
-        self.state = state
-
-    def rows(self, tensor: CheckpointTensor, rows: np.ndarray) -> np.ndarray:
-        value = self.state[tensor.name].numpy()
-        return value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)[rows]
-
-    def blocks(self, tensor: CheckpointTensor, rows: np.ndarray) -> Quantized:
-        raise AssertionError(f"{tensor.name} is not stored in blocks")
 
 
 def conformance_of(model: ZooModel) -> Report:

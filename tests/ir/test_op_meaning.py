@@ -17,6 +17,8 @@ from llmc.ir.ops import (
     QuantizeRows,
     Rotary,
     RouteTokens,
+    SlotAttention,
+    SlotWrite,
     TopK,
 )  # fmt: skip
 from llmc.ir.ops.cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
@@ -98,6 +100,43 @@ def test_paged_attention_is_attention_of_each_sequence(
     # Elements off by 2^-9 of themselves, codes by 1/254 of the head's largest element.
     tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.I8: 0.06}[cache]
     torch.testing.assert_close(actual, torch.cat(dense), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("rotary", [0, 4])
+@pytest.mark.parametrize("cache", [DType.F32, DType.BF16, DType.F16])
+def test_slot_attention_is_attention_of_each_sequence(
+    window: int, rotary: int, cache: DType
+) -> None:
+    """Two sequences of different pasts, one of them padded, equal rows of dense attention."""
+    pasts, new, query = (17, 4), (3, 1), 3
+    dtype = TORCH_DTYPE[cache]
+    caches = [torch.full((2, 2, 23, width), float("nan"), dtype=dtype) for width in (8, 6)]
+    write, attend = SlotWrite(rotary), SlotAttention(0.4, window, rotary=rotary)
+    q, k, v = ([torch.randn(20, h, w) for _ in pasts] for h, w in ((4, 8), (2, 8), (2, 6)))
+    angle = [torch.randn(20, 2) for _ in pasts]
+
+    def run(begin: tuple[int, int], count: int) -> torch.Tensor:
+        def rows(parts: list[torch.Tensor]) -> torch.Tensor:
+            return torch.cat([p[b : b + count] for p, b in zip(parts, begin, strict=True)])
+
+        tables = (rows(angle).cos(), rows(angle).sin()) if rotary else ()
+        start = torch.tensor(begin)
+        caches[:] = write.reference(rows(k), rows(v), *caches, start, *tables)
+        return attend.reference(rows(q), *caches, start, *tables)
+
+    run((0, 0), 4)
+    run((4, 0), 13)  # the second sequence runs ahead: what it leaves behind is overwritten
+    k[1][4:17] = torch.randn(13, 2, 8)
+    actual = run(pasts, query).unflatten(0, (2, query))
+    for s in range(2):
+        h, x = q[s], k[s]
+        if rotary:
+            turn = Rotary(rotary)
+            h, x = (turn.reference(y, angle[s].cos(), angle[s].sin()) for y in (h, x))
+        dense = Attention(0.4, window).reference(h, x, v[s])[pasts[s] :][: new[s]]
+        tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.F16: 0.004}[cache]
+        torch.testing.assert_close(actual[s, : new[s]], dense, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

@@ -35,6 +35,8 @@ from llmc.ir.ops import (
     RouteTokens,
     Scatter,
     Slice,
+    SlotAttention,
+    SlotWrite,
     Softmax,
     TopK,
     Unary,
@@ -42,7 +44,7 @@ from llmc.ir.ops import (
 )  # fmt: skip
 from llmc.ir.types import DType, R, S, Sym, T, TensorType, bind_dim
 
-ENV = {"T": 5, "S": 2, "R": 3, "B": 2, "P": 6, "S1": 3}
+ENV = {"T": 5, "S": 2, "R": 3, "B": 2, "P": 6, "S1": 3, "L": 9}
 F32, I32, I64, BOOL, BF16 = DType.F32, DType.I32, DType.I64, DType.BOOL, DType.BF16
 B, P, S1 = Sym("B"), Sym("P"), Sym("S1")
 
@@ -57,6 +59,9 @@ def i(*shape, dtype: DType = I64) -> TensorType:
 
 POOL = f(P, 64, 2, 8)
 META = (i(S1, dtype=I32), i(S, dtype=I32), i(S, B, dtype=I32))
+# Two sequences of three tokens each in slots of nine.
+N, CACHES = Sym("S", 3), (f(S, 2, Sym("L"), 8), f(S, 2, Sym("L"), 6))
+START = i(S, dtype=I32)
 META_VALUES = (
     torch.tensor([0, 4, 5]), torch.tensor([35, 1]), torch.tensor([[3, 1], [5, -1]]),
 )  # fmt: skip
@@ -119,6 +124,10 @@ CASES: list[tuple[Op, list[TensorType]]] = [
     (CacheWrite(), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META]),
     (CacheWrite(4), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META, f(T, 2), f(T, 2)]),
     (PagedAttention(0.5), [f(T, 4, 8), POOL, POOL, *META]),
+    (SlotWrite(), [f(N, 2, 8), f(N, 2, 6), *CACHES, START]),
+    (SlotWrite(4), [f(N, 2, 8), f(N, 2, 6), *CACHES, START, f(N, 2), f(N, 2)]),
+    (SlotAttention(0.5), [f(N, 4, 8), *CACHES, START]),
+    (SlotAttention(0.5, 4, sinks=True), [f(N, 4, 8), *CACHES, START, f(4)]),
     (PagedAttention(0.5, 4, sinks=True), [f(T, 4, 8), POOL, POOL, *META, f(4)]),
     (LogitsRows(), [f(T, 6), i(R, dtype=I32)]),
 ]  # fmt: skip

@@ -1,0 +1,84 @@
+"""A graph of slots (phase SERVING) as a `Program`: the interpreter for programs without paging.
+
+The oracle of every backend of that form, and what the conformance schedule drives to check the
+lowering: one call of the interpreter is one run over a range of slots, on views of the caches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..runtime.artifact import Limits
+from ..runtime.program import StepInputs, StepOutputs
+from ..runtime.programs.slots import SlotPlanner, SlotRun
+from .graph import Graph, Value
+from .interpreted_program import manifest_groups
+from .interpreter import Constants, interpret
+from .ops import TORCH_DTYPE
+
+
+class InterpretedSlots:
+    """Runs `graph` with torch on `slots` slots; constants are evaluated once.
+
+    `limits.block_size` is the length of a slot.
+    """
+
+    def __init__(self, graph: Graph, limits: Limits, slots: int, constants: Constants) -> None:
+        self.limits = limits
+        self.cache_groups = tuple(manifest_groups(graph, limits.block_size))
+        self.cache_blocks = (slots,) * len(self.cache_groups)
+        (vocab,) = graph.outputs[0].type.shape[-1:]
+        assert isinstance(vocab, int)
+        self.vocab_size = vocab
+        self._graph = graph
+        self._known: dict[Value, torch.Tensor] = {}
+        self._evaluate = constants
+        self._planner = SlotPlanner(limits, slots)
+        self._caches = {
+            value.name: _poisoned(value, slots, limits.block_size)
+            for value in graph.inputs
+            if value.name.startswith(("key_cache.", "value_cache."))
+        }
+
+    def step(self, inputs: StepInputs) -> StepOutputs:
+        """Evaluate the graph once a run; caches keep what it wrote."""
+        logits = np.full((len(inputs.logits_rows), self.vocab_size), np.nan, np.float32)
+        for run in self._planner.runs(inputs):
+            logits[run.outputs] = self._run(run)
+        return StepOutputs(logits, logits.argmax(-1).tolist(), self.vocab_size)
+
+    def _run(self, run: SlotRun) -> np.ndarray:
+        tensors = {
+            name: torch.tensor(getattr(run, name), dtype=torch.int32)
+            for name in ("token_ids", "positions", "start", "logits_rows")
+        }
+        views = {name: c[run.first : run.first + run.rows] for name, c in self._caches.items()}
+        with torch.no_grad():
+            (logits,) = interpret(self._graph, tensors | views, self._constant)
+        return logits.float().numpy()
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copies a slot, which the first group names for all of them."""
+        if group == 0:
+            for cache in self._caches.values():
+                cache[target] = cache[source]
+            self._planner.copied(source, target)
+
+    def close(self) -> None:
+        """Nothing is held outside of Python."""
+
+    def _constant(self, value: Value) -> torch.Tensor:
+        if value not in self._known:
+            self._known[value] = self._evaluate(value)
+        return self._known[value]
+
+
+def _poisoned(value: Value, slots: int, length: int) -> torch.Tensor:
+    """A cache full of NaN: reading what was never written shows in the logits."""
+    _, heads, _, width = value.type.shape
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    return torch.full(
+        (slots, heads, length, width), float("nan"), dtype=TORCH_DTYPE[value.type.dtype]
+    )
