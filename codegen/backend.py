@@ -2,52 +2,49 @@
 
 A backend takes a graph in phase SERVING and says, before any compiler runs and any
 weight is read, what it will make: the weight tensors and where they lie, the memory plan,
-the cache groups. Then `build` makes the native code of one level, while the weights are
+the cache groups. Then `build` makes the program of one level, while the weights are
 written beside it. Backends don't inherit from one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from ..ir.graph import Graph
 from ..ir.ops import Op
-from ..ir.quantization import WeightFormat
-from ..ir.recipes import Recipe
+from ..ir.recipe_values import RecipeValues
+from ..passes.pipeline import ProgramForm
+from ..passes.quantize import Scheme
 from ..runtime.artifact import CacheGroup, Limits, MemoryPlan
 from ..runtime.errors import LlmcError
+from ..runtime.progress import Progress, silent
+from .layout import Layout
+from .weight_table import WeightTable
+
+Option = str | int | float | bool
+"""What the manifest may hold of a program's options."""
 
 
-class Tensor(Protocol):
-    """A weight as the artifact stores it: bytes [offset, offset + nbytes) of the data section."""
+@dataclass(frozen=True)
+class Build:
+    """What a build may use and must obey.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def recipe(self) -> Recipe: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+    Another thread sets `stop` to end it soon, with an error. `values`: the weights, for programs
+    that hold them themselves. `progress`: for builds that take long.
+    """
+
+    values: RecipeValues
+    stop: Event = field(default_factory=Event)
+    progress: Progress = silent
 
 
 class Lowered(Protocol):
     """What a backend made of a graph: all that the manifest says about a program."""
 
-    @property
-    def tensors(self) -> Sequence[Tensor]: ...
-    @property
-    def weights_bytes(self) -> int: ...
     @property
     def limits(self) -> Limits: ...
     @property
@@ -57,38 +54,57 @@ class Lowered(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def build(self, level: str, out: Path, stop: Event | None = None) -> None:
-        """Make the native code of one level at `out` (complete or not at all).
+    def options(self, level: str) -> Mapping[str, Option]:
+        """What the executor of a level must know beside all that."""
+        ...
 
-        May run in a thread. Another one sets `stop` to end it soon, with an error.
-        """
+    def build(self, level: str, out: Path, build: Build) -> None:
+        """Make the program of one level at `out` (complete or not at all). May run in a thread."""
         ...
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a machine needs to run a level: names as `runtime/machine.py` gives them."""
+    """What a machine needs to run a level: names as `runtime/machine.py` gives them.
+
+    `packages`: Python packages that the executor imports, each with the versions that will do:
+    `>=1.24` or `==2.13.0`.
+    """
 
     system: str
     machine: str
-    features: frozenset[str]
-
-
-class Packer(Protocol):
-    """The byte layout of a backend's weights."""
-
-    def pack(self, format: WeightFormat, rows: Any) -> np.ndarray:
-        """Bytes (u8) of consecutive rows of a matrix in `format`."""
-        ...
+    features: frozenset[str] = frozenset()
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
-    """One target. `levels` are the machines that it can build for, by name."""
+    """One target. `levels` are the machines that it can build for, by name.
 
-    name: str
+    `suffix` is that of its program files; `tools` are the packages whose versions decide what they
+    contain.
+    """
 
     @property
-    def packer(self) -> Packer: ...
+    def name(self) -> str: ...
+    @property
+    def form(self) -> ProgramForm: ...
+    @property
+    def suffix(self) -> str: ...
+    @property
+    def tools(self) -> tuple[str, ...]: ...
+
+    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
+        """What the target makes of a scheme that the user names.
+
+        Raises:
+            LlmcError: LLMC-E0201, there is no such scheme; LLMC-E0231, this target has no way to
+                compute it.
+        """
+        ...
+
+    def layout(self, scheme: Scheme) -> Layout | None:
+        """How the weights are stored; None if the programs hold them themselves."""
+        ...
 
     def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
         """The levels that what the user asked for stands for, each once, in order.
@@ -114,8 +130,11 @@ class Backend(Protocol):
         """Whether a graph may hold `op`."""
         ...
 
-    def lower(self, graph: Graph, limits: Limits) -> Lowered:
-        """Decide everything about the program of `graph` (phase SERVING).
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> Lowered:
+        """Decide everything about the program of `graph` (phase SERVING, in the target's form).
+
+        Tensors that it reads are added to `weights`, which other targets may have begun; None
+        where the target has no `layout`.
 
         Raises:
             LlmcError: LLMC-E0401 naming the op that can't be done and where it is from.
@@ -123,8 +142,12 @@ class Backend(Protocol):
         ...
 
 
-def find_backend(target: str) -> Backend:
-    """The backend of a target.
+TARGETS = ("cpu",)
+"""Every target that can be named."""
+
+
+def find_backend(target: str, options: Mapping[str, Option] | None = None) -> Backend:
+    """The backend of a target, with options that are its own.
 
     Raises:
         LlmcError: LLMC-E0203, no such target.
@@ -132,5 +155,5 @@ def find_backend(target: str) -> Backend:
     if target == "cpu":
         from .cpu.backend import CpuBackend
 
-        return CpuBackend()
-    raise LlmcError("LLMC-E0203", f"unknown target {target!r}")
+        return CpuBackend(**(options or {}))
+    raise LlmcError("LLMC-E0203", f"unknown target {target!r}", f"use one of {', '.join(TARGETS)}")

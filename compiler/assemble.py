@@ -8,7 +8,7 @@ certificate (`certificate.py`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..codegen.backend import Backend, Lowered
+from ..codegen.weight_table import WeightTable
 from ..ir.graph import Graph, Value
 from ..ir.ops import Embedding, GroupedLinear, TopK
-from ..runtime import machine
+from ..ir.recipe_values import TensorReader
+from ..ir.recipes import Pack, Recipe
 from ..runtime.artifact import (
     CHAT_TEMPLATE,
     GENERATION,
@@ -39,12 +40,13 @@ from ..runtime.errors import LlmcError
 from ..runtime.generate import Model
 from ..runtime.loading import open_program
 from ..runtime.progress import Progress
+from ..runtime.variants import select_variant
 from .frontend.model_source import ModelSource
 from .sbom import bill_of_materials
-from .weights import DATA_ALIGNMENT, Packer, WeightStream
+from .targets import Program
+from .weights import DATA_ALIGNMENT, WeightStream
 
-WEIGHTS = "weights/cpu.safetensors"
-TOOLS = ("llmc-compiler", "torch", "transformers", "ziglang")
+TOOLS = ("llmc-compiler", "torch", "transformers")
 PROMPTS = (
     "The capital of France is",
     "def fibonacci(n):\n    if n < 2:\n        return n\n",
@@ -59,53 +61,80 @@ though the KL divergence from the source is the same on both levels."""
 
 
 def write_weights(
-    writer: ArtifactWriter, lowered: Lowered, packer: Packer, reader: Any, progress: Progress
+    writer: ArtifactWriter, programs: Sequence[Program], reader: TensorReader, progress: Progress
+) -> dict[str, Weights]:
+    """Stream every weights entry once; what the manifest says of each, by its name."""
+    tables = {p.target.weights_entry(): p.table for p in programs}
+    total = sum(table.nbytes for table in tables.values() if table is not None)
+    written, done = {}, 0
+    for entry, table in tables.items():
+        if entry is None or table is None:
+            continue
+
+        def report(at: int, _: int, before: int = done) -> None:
+            progress("writing weights", 0.3 + 0.6 * (before + at) / max(total, 1))
+
+        written[entry] = _write_table(writer, entry, table, reader, report)
+        done += table.nbytes
+    return written
+
+
+def _write_table(
+    writer: ArtifactWriter,
+    entry: str,
+    table: WeightTable,
+    reader: TensorReader,
+    report: Callable[[int, int], None],
 ) -> Weights:
-    """Stream the weights entry; its data section starts where the manifest will say."""
-    stream = WeightStream(lowered.tensors, lowered.weights_bytes)
-    with writer.open_stream(WEIGHTS, stream.size) as out:
-        stream.write(
-            out,  # type: ignore[arg-type]
-            reader,
-            packer,
-            lambda done, total: progress("writing weights", 0.3 + 0.6 * done / max(total, 1)),
-        )
+    """Its data section starts where the manifest will say."""
+    stream = WeightStream(table.tensors, table.nbytes)
+    with writer.open_stream(entry, stream.size) as out:
+        stream.write(out, reader, table.layout, report)  # type: ignore[arg-type]
     offset = stream.size - stream.data_bytes
     assert offset % DATA_ALIGNMENT == 0
     tensors = {
         t.name: Tensor(offset=t.offset, nbytes=t.nbytes, format=t.format, shape=list(t.shape))
-        for t in lowered.tensors
+        for t in table.tensors
     }
     return Weights(data_offset=offset, nbytes=stream.data_bytes, tensors=tensors)
 
 
-def variant_of(
-    backend: Backend, level: str, program: str, lowered: Lowered, graph: Graph
-) -> Variant:
-    """What the manifest says about one library."""
-    required = backend.requirements(level)
+def variant_of(program: Program, level: str) -> Variant:
+    """What the manifest says about one program."""
+    target, lowered = program.target, program.lowered
+    required = target.backend.requirements(level)
     return Variant(
-        target=backend.name,
+        target=target.name,
         level=level,
         system=required.system,
         machine=required.machine,
         required_features=sorted(required.features),
-        program=program,
-        weights=WEIGHTS,
+        packages=dict(required.packages),
+        options=dict(lowered.options(level)),
+        program=target.program_entry(level),
+        weights=target.weights_entry(),
         limits=lowered.limits,
         cache_groups=lowered.cache_groups,
         memory_plan=lowered.memory_plan,
         vocab_size=lowered.vocab_size,
-        decode_weight_bytes=decode_bytes(lowered, graph),
+        decode_weight_bytes=decode_bytes(program),
     )
 
 
-def decode_bytes(lowered: Lowered, graph: Graph) -> int:
+def decode_bytes(program: Program) -> int:
     """Weight bytes that a decode step of one sequence reads: all but tables and idle experts."""
-    shares: dict[str, float] = {}
-    for value, share in _reads(graph):
-        shares[value.name] = max(shares.get(value.name, 0.0), share)
-    return round(sum(t.nbytes * shares.get(t.name, 1.0) for t in lowered.tensors))
+    if program.table is None:
+        return 0
+    shares: dict[Recipe, float] = {}
+    for value, share in _reads(program.graph):
+        shares[value.recipe] = max(shares.get(value.recipe, 0.0), share)
+    tensors = program.table.tensors
+    return round(sum(t.nbytes * shares.get(_content(t.recipe), 0.0) for t in tensors))
+
+
+def _content(recipe: Recipe) -> Recipe:
+    """The constant that a tensor holds, whatever its layout."""
+    return recipe.arg if isinstance(recipe, Pack) else recipe
 
 
 def _reads(graph: Graph) -> list[tuple[Value, float]]:
@@ -136,13 +165,14 @@ def add_text_entries(
     source: ModelSource,
     graph: Graph,
     variants: Sequence[Variant],
-    weights: Weights,
+    weights: dict[str, Weights],
     options: dict[str, Any],
+    tools: Sequence[str],
 ) -> Manifest:
     """Add tokenizer, template, graph, license and bill of materials; the manifest so far."""
     text = source.text
     digests = {**source.digests.result(), "config": hashlib.sha256(source.config_bytes).hexdigest()}
-    tools = {name: version(name) for name in TOOLS}
+    versions = {name: version(name) for name in dict.fromkeys((*TOOLS, *tools))}
     generation = generation_defaults(source)
     entries: dict[str, bytes | None] = {
         TOKENIZER: text.tokenizer,
@@ -150,7 +180,7 @@ def add_text_entries(
         GENERATION: encode(generation),
         "graph.txt": str(graph).encode(),
         "LICENSE": text.license.encode() if text.license else None,
-        "sbom.cdx.json": bill_of_materials(source, digests, tools),
+        "sbom.cdx.json": bill_of_materials(source, digests, versions),
     }
     for name, data in entries.items():
         if data is not None:
@@ -159,11 +189,11 @@ def add_text_entries(
         source=Source(id=source.id, revision=source.revision, digests=digests),
         options=options,
         variants=list(variants),
-        weights={WEIGHTS: weights},
+        weights=weights,
         tokenizer=TOKENIZER if text.tokenizer else None,
         chat_template=CHAT_TEMPLATE if text.chat_template else None,
         generation=GENERATION,
-        tool_versions=tools,
+        tool_versions=versions,
     )
 
 
@@ -200,46 +230,44 @@ def _tokens_by_id(source: ModelSource) -> dict[str, str]:
     return tokens
 
 
-def running_model(writer: ArtifactWriter, manifest: Manifest) -> Model | None:
+def running_model(writer: ArtifactWriter, manifest: Manifest, target: str | None) -> Model | None:
     """The best variant that this machine runs, out of the unfinished artifact; None if none."""
-    fitting = [
-        v
-        for v in manifest.variants
-        if v.machine == machine.machine() and not machine.missing_features(v.required_features)
-    ]
-    if not fitting:
+    try:
+        variant = select_variant(manifest, target)
+    except LlmcError:
         return None
-    variant = max(fitting, key=lambda v: len(v.required_features))
-    weights = manifest.weights[variant.weights]
-    data = writer.view(variant.weights)[weights.data_offset :]
+    weights = None
+    if variant.weights is not None:
+        offset = manifest.weights[variant.weights].data_offset
+        weights = writer.view(variant.weights)[offset:]
     context = min(variant.limits.max_context, 1024)
-    program = open_program(variant, writer.view(variant.program), data, max_context=context)
+    program = open_program(variant, writer.view(variant.program), weights, max_context=context)
     tokenizer = writer.view(manifest.tokenizer) if manifest.tokenizer else None
     return Model(
         program, manifest=manifest, variant=variant, tokenizer=tokenizer, max_context=context
     )
 
 
-def record_vectors(
-    writer: ArtifactWriter, manifest: Manifest, source: ModelSource, scheme: str
-) -> Manifest:
-    """Run the model on fixed prompts and put its answers into the manifest."""
-    model = running_model(writer, manifest)
-    if model is None:
-        return manifest
-    with model:
-        vectors = [_vector(model, prompt, scheme) for prompt in _prompt_ids(model, manifest)]
+def record_vectors(writer: ArtifactWriter, manifest: Manifest, scheme: str) -> Manifest:
+    """Run the model on fixed prompts and put its answers into the manifest, target by target."""
+    vectors = []
+    for target in dict.fromkeys(variant.target for variant in manifest.variants):
+        model = running_model(writer, manifest, target)
+        if model is not None:
+            with model:
+                prompts = _prompt_ids(model, manifest)
+                vectors += [_vector(model, target, prompt, scheme) for prompt in prompts]
     return msgspec.structs.replace(manifest, conformance=vectors)
 
 
-def _vector(model: Model, prompt: list[int], scheme: str) -> ConformanceVector:
+def _vector(model: Model, target: str, prompt: list[int], scheme: str) -> ConformanceVector:
     if not np.isfinite(model.logits(prompt)).all():
         raise LlmcError(
             "LLMC-E0408",
             "the compiled model answers with NaN or infinity",
             hint=f"a weight may be too large for {scheme}: try --quant f32",
         )
-    return record(model, prompt, tolerance=_tolerance(scheme, model))
+    return record(model, prompt, tolerance=_tolerance(scheme, model), target=target)
 
 
 def _tolerance(scheme: str, model: Model) -> float:

@@ -1,9 +1,9 @@
 """`compile()`: a model source in, an artifact out.
 
-    source → trace → import → passes → backend lowering ─┬→ native libraries ─┬→ artifact
-                                                         └→ packed weights   ─┘
+    source → trace → import → passes → backend lowering ─┬→ programs       ─┬→ artifact
+                    (the last three for each target)     └→ packed weights ─┘
 
-Libraries are compiled while the architecture is probed and the weights are written. The artifact
+Programs are built while the architecture is probed and the weights are written. The artifact
 appears under its name only when all of it is there, including the answers (conformance vectors)
 that it gave on this machine.
 """
@@ -18,17 +18,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
 from typing import Any, Literal
 
 import torch
 
-from ..codegen.backend import Lowered, find_backend
-from ..ir.ops import CACHE_BLOCK
-from ..ir.recipe_values import requantized_tensors
+from ..codegen.backend import Build, Option
+from ..ir.recipe_values import RecipeValues, requantized_tensors
 from ..ir.recipes import Quantize, Recipe
-from ..passes.quantize import Scheme, find_scheme
-from ..runtime.artifact import Limits, Manifest, Variant
+from ..runtime.artifact import Manifest, Variant
 from ..runtime.container import ArtifactWriter
 from ..runtime.errors import LlmcError
 from ..runtime.progress import Progress, silent
@@ -37,16 +34,15 @@ from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path
 from .frontend.config_reads import unread_fields
 from .frontend.interfaces import EAGER
-from .frontend.lower import LoweredModel, lower_model
+from .frontend.lower import TracedModel, trace_model
 from .frontend.model_source import ModelSource
 from .frontend.names import bind
 from .frontend.probe import probe
 from .frontend.sources import open_source
 from .frontend.trace import build_on_meta
 from .quality import check_quality
+from .targets import Program, Target, lower_for, resolve_targets
 
-MAX_TOKENS, MAX_SEQUENCES = 512, 64
-"""Query tokens and sequences of one step."""
 DEFAULT_CONTEXT = 8192
 """Context where the config states none; also the most that is compiled for without being asked."""
 MOST_CONTEXT = 1 << 24
@@ -69,10 +65,11 @@ class CompileReport:
 def compile(
     model: str,
     *,
-    target: str = "cpu",
+    target: str | Sequence[str] = "cpu",
     scheme: str = "f32",
     kv_cache: str | None = None,
-    levels: Sequence[str] = ("native",),
+    levels: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    target_options: Mapping[str, Mapping[str, Option]] | None = None,
     output: str | Path | None = None,
     max_ram: int | None = None,
     max_context: int | None = None,
@@ -84,19 +81,20 @@ def compile(
 ) -> CompileReport:
     """Compile `model` (a directory, .gguf file, catalog name or Hub id) into an artifact.
 
-    `kv_cache` is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`);
-    `levels` are instruction sets of the target; `max_ram` bytes of memory the compile may use;
-    `max_kl` the largest mean KL divergence (nats) against the f32 source.
+    `target`: one, or several, whose programs share one trace and what weights they can. `kv_cache`
+    is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`); `levels` are
+    the machines to build for, by target where there are several (default: this one);
+    `target_options`, by target, what its backend takes beside; `max_ram` bytes of memory the
+    compile may use; `max_kl` the largest mean KL divergence (nats) against the f32 source.
 
     Raises:
         LlmcError: E02xx a wrong option, E03xx the quality gate, E04xx the model can't be compiled,
             E0602 `max_ram` doesn't suffice, E07xx disk, network, a missing extra.
     """
     began = time.perf_counter()
-    chosen = find_scheme(scheme, kv_cache)
-    backend = find_backend(target)
-    built = backend.resolve_levels(levels)
-    backend.require_tools()
+    names = target.split(",") if isinstance(target, str) else list(target)
+    by_target = levels if isinstance(levels, Mapping) else dict.fromkeys(names, levels)
+    targets = resolve_targets(names, scheme, kv_cache, by_target, target_options or {})
     path = output_path(output, model)
     check_output(path, format, model)
     _check_numbers(max_context, max_kl)
@@ -109,41 +107,42 @@ def compile(
     with _one_torch_thread():
         recipes = bind(build_on_meta(source.config, EAGER), source).recipes
         progress("tracing the model", 0.05)
-        lowered_model = _lower(source, recipes, context, chosen, allow_fields)
-    notes += lowered_model.traced.notes
-    lowered = backend.lower(lowered_model.graph, _limits(context))
-    notes += _requantized_note(lowered)
+        traced = _trace(source, recipes, context, allow_fields)
+        programs, models = lower_for(targets, traced, context)
+    notes += traced.traced.notes + _requantized_note(programs)
     _check_memory(max_ram)
-    measured = Measured(passes=lowered_model.passes)
+    measured = Measured(passes=[time for model in models for time in model.passes])
     options = {
         "allow_fields": sorted(allow_fields),
         "context": context,
         "kv_cache": kv_cache,
-        "levels": list(built),
+        "levels": {t.name: list(t.levels) for t in targets},
         "scheme": scheme,
-        "target": target,
+        "target": names,
+        "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
     }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
-        libraries = stack.enter_context(_builds(lowered, built, folder))
+        builds = stack.enter_context(_builds(programs, folder, source, progress))
         progress("probing the architecture", 0.2)
         with _one_torch_thread():
             notes.append(probe(source.config, source.config_bytes))
         writer = stack.enter_context(ArtifactWriter(path, format=format))
-        weights = write_weights(writer, lowered, backend.packer, source.reader, progress)
-        progress("compiling native code", 0.9)
+        weights = write_weights(writer, programs, source.reader, progress)
+        progress("compiling programs", 0.9)
         variants: list[Variant] = []
-        for level, library in libraries:
-            library.result()
-            entry = f"programs/{target}/{level}.so"
-            writer.add(entry, folder / f"{level}.so")
-            variants.append(variant_of(backend, level, entry, lowered, lowered_model.graph))
-        manifest = add_text_entries(writer, source, lowered_model.graph, variants, weights, options)
+        for program, level, file, built in builds:
+            built.result()
+            writer.add(program.target.program_entry(level), file)
+            variants.append(variant_of(program, level))
+        tools = [name for t in targets for name in t.backend.tools]
+        manifest = add_text_entries(
+            writer, source, programs[0].graph, variants, weights, options, tools
+        )
         progress("recording answers", 0.95)
-        manifest = record_vectors(writer, manifest, source, scheme)
+        manifest = record_vectors(writer, manifest, scheme)
         quality = check_quality(writer, manifest, source, context, max_kl)
-        if not manifest.conformance:
-            notes.append("no conformance vectors: this machine runs none of the variants")
+        notes += _unanswered_note(manifest, targets)
         measured.seconds, measured.quality = time.perf_counter() - began, quality
         writer.add("certificate.json", certificate(measured, manifest))
         writer.write_manifest(manifest)
@@ -162,19 +161,18 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _lower(
+def _trace(
     source: ModelSource,
     recipes: Mapping[str, Recipe],
     context: int,
-    scheme: Scheme,
     allow_fields: Sequence[str],
-) -> LoweredModel:
-    lowered = lower_model(source.config, context, lambda _: recipes, scheme)
+) -> TracedModel:
+    model = trace_model(source.config, context, lambda _: recipes)
     try:
         raw = json.loads(source.config_bytes)
     except ValueError:
-        return lowered  # a GGUF file: its metadata became the config field by field
-    unread = unread_fields(raw, source.config, lowered.traced.fields_read)
+        return model  # a GGUF file: its metadata became the config field by field
+    unread = unread_fields(raw, source.config, model.traced.fields_read)
     unread = [name for name in unread if name not in allow_fields]
     if unread:
         raise LlmcError(
@@ -182,7 +180,7 @@ def _lower(
             f"config fields that the traced model never reads: {', '.join(unread)}",
             hint=f"if they don't matter: --allow-field {' --allow-field '.join(unread)}",
         )
-    return lowered
+    return model
 
 
 def _context(config: Any, asked: int | None) -> int:
@@ -206,20 +204,10 @@ def _check_numbers(max_context: int | None, max_kl: float | None) -> None:
         raise LlmcError("LLMC-E0205", f"a KL divergence is never below 0, max_kl is {max_kl}")
 
 
-def _limits(context: int) -> Limits:
-    return Limits(
-        max_tokens=MAX_TOKENS,
-        max_sequences=MAX_SEQUENCES,
-        max_context=context,
-        max_logits_rows=MAX_SEQUENCES,
-        block_size=CACHE_BLOCK,
-    )
-
-
-def _requantized_note(lowered: Lowered) -> list[str]:
+def _requantized_note(programs: Sequence[Program]) -> list[str]:
     """Which checkpoint blocks could not be kept as they are."""
     lost: dict[str, set[str]] = {}
-    for tensor in lowered.tensors:
+    for tensor in (t for p in programs if p.table is not None for t in p.table.tensors):
         content = getattr(tensor.recipe, "arg", None)
         if isinstance(content, Quantize):
             for leaf in requantized_tensors(content.arg, content.format):
@@ -244,18 +232,33 @@ def _check_memory(max_ram: int | None) -> None:
 
 @contextmanager
 def _builds(
-    lowered: Lowered, levels: Sequence[str], folder: Path
-) -> Iterator[list[tuple[str, Future[None]]]]:
-    """Libraries being compiled, one after another; leaving early ends the compiler at once."""
-    stop, pool = Event(), ThreadPoolExecutor(max_workers=1)
+    programs: Sequence[Program], folder: Path, source: ModelSource, progress: Progress
+) -> Iterator[list[tuple[Program, str, Path, Future[None]]]]:
+    """Programs being built, one after another; leaving early ends what runs at once."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    build = Build(RecipeValues(source.reader), progress=progress)
+    begun = []
     try:
-        yield [
-            (level, pool.submit(lowered.build, level, folder / f"{level}.so", stop))
-            for level in levels
-        ]
+        for program in programs:
+            for level in program.target.levels:
+                file = folder / f"{program.target.name}-{level}{program.target.backend.suffix}"
+                built = pool.submit(program.lowered.build, level, file, build)
+                begun.append((program, level, file, built))
+        yield begun
     finally:
-        stop.set()
+        build.stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _unanswered_note(manifest: Manifest, targets: Sequence[Target]) -> list[str]:
+    """Targets whose programs can't be run where they were made."""
+    answered = {vector.target for vector in manifest.conformance}
+    silent = [target.name for target in targets if target.name not in answered]
+    if not silent:
+        return []
+    return [
+        f"no conformance vectors for {', '.join(silent)}: this machine runs none of its variants"
+    ]
 
 
 def _report(

@@ -50,7 +50,7 @@ def check_quality(
     """
     if max_kl is None:
         return None
-    model = running_model(writer, manifest)
+    model = running_model(writer, manifest, None)
     if model is None:
         raise LlmcError("LLMC-E0507", "--max-kl needs a variant that this machine can run")
     with model:

@@ -39,6 +39,7 @@ def rebuild(
             scheme=options["scheme"],
             kv_cache=options["kv_cache"],
             levels=options["levels"],
+            target_options=options.get("target_options"),
             max_context=options["context"],
             allow_fields=options["allow_fields"],
             output=again,

@@ -1,7 +1,7 @@
 """Writing an artifact's weights: recipes in, a safetensors stream out, in bounded memory.
 
 In: entries (name, recipe, place) whose offsets the backend has already compiled into the program,
-a `TensorReader`, and the backend's packer. Out: the bytes of one safetensors file. Its data section
+a `TensorReader`, and the backend's layout. Out: the bytes of one safetensors file. Its data section
 starts at a multiple of 4096 and holds every entry at its offset; the gaps are padding tensors,
 since the format allows no holes. All tensors are U8: what the bytes mean, the program knows.
 
@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from ..codegen.backend import Packer
+from ..codegen.layout import Layout, aligned
 from ..ir.quantization import to_bf16
 from ..ir.recipe_values import RecipeValues, TensorReader, matrix_shape
 from ..ir.recipes import PANEL, Pack, Quantize, Recipe, leaves
@@ -28,7 +28,8 @@ from ..ir.types import DType
 from ..runtime.errors import LlmcError
 
 Array = np.ndarray
-Job = Callable[[], Array]
+Job = Callable[[], tuple[Array, ...]]
+"""Gives the bytes that some rows add to each section of their entry."""
 
 DATA_ALIGNMENT = 4096
 """The data section starts at a multiple of this from the stream's beginning."""
@@ -78,7 +79,7 @@ class WeightStream:
         self,
         out: BinaryIO,
         reader: TensorReader,
-        packer: Packer,
+        layout: Layout,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Write exactly `size` bytes to `out`; `progress(done, total)` counts the data's bytes.
@@ -89,26 +90,21 @@ class WeightStream:
         """
         values = RecipeValues(reader)
         out.write(self.header)
-        at, current = 0, None
-        for entry, data in _in_order(self._jobs(values, packer)):
-            if entry is not current:
-                _check_end(current, at)
-                at += _write_zeros(out, entry.offset - at)
-                current = entry
-            out.write(data.data)
-            at += data.nbytes
+        place = _Place(out)
+        for entry, parts in _in_order(self._jobs(values, layout)):
+            place.write(entry, parts)
             if progress is not None:
-                progress(at, self.data_bytes)
-        _check_end(current, at)
-        _write_zeros(out, self.data_bytes - at)
+                progress(place.at, self.data_bytes)
+        place.end_entry()
+        place.pad_to(self.data_bytes)
 
-    def _jobs(self, values: RecipeValues, packer: Packer) -> Iterator[tuple[WeightEntry, Job]]:
+    def _jobs(self, values: RecipeValues, layout: Layout) -> Iterator[tuple[WeightEntry, Job]]:
         for entry in self._entries:
-            for job in _jobs(entry.recipe, values, packer):
+            for job in _jobs(entry.recipe, values, layout):
                 yield entry, job
 
 
-def _jobs(recipe: Recipe, values: RecipeValues, packer: Packer) -> Iterator[Job]:
+def _jobs(recipe: Recipe, values: RecipeValues, layout: Layout) -> Iterator[Job]:
     """Functions that give the bytes of consecutive slices of `recipe`."""
     if isinstance(recipe, Pack):
         *experts, n, k = recipe.shape
@@ -116,7 +112,7 @@ def _jobs(recipe: Recipe, values: RecipeValues, packer: Packer) -> Iterator[Job]
         for expert in range(prod(experts)):
             for start in range(0, n, step):
                 rows = expert * n + start, expert * n + min(n, start + step)
-                yield _pack_job(recipe, values, packer, *rows)
+                yield _pack_job(recipe, values, layout, *rows)
         return
     if isinstance(recipe, Quantize):
         raise TypeError(f"a quantized constant must be packed: {recipe}")
@@ -126,8 +122,8 @@ def _jobs(recipe: Recipe, values: RecipeValues, packer: Packer) -> Iterator[Job]
         yield _plain_job(recipe, values, start, min(count, start + step))
 
 
-def _pack_job(recipe: Pack, values: RecipeValues, packer: Packer, start: int, stop: int) -> Job:
-    def job() -> Array:
+def _pack_job(recipe: Pack, values: RecipeValues, layout: Layout, start: int, stop: int) -> Job:
+    def job() -> tuple[Array, ...]:
         if recipe.format.is_quantized:
             try:
                 rows = values.quantized_rows(recipe.content, recipe.format, start, stop)
@@ -138,28 +134,29 @@ def _pack_job(recipe: Pack, values: RecipeValues, packer: Packer, start: int, st
                 raise LlmcError("LLMC-E0408", f"{names} in {recipe.format}: {error}") from error
         else:
             rows = values.rows(recipe.content, start, stop)
-        return np.ascontiguousarray(packer.pack(recipe.format, rows)).reshape(-1)
+        parts = layout.pack(recipe.format, rows)
+        return tuple(np.ascontiguousarray(part).reshape(-1) for part in parts)
 
     return job
 
 
 def _plain_job(recipe: Recipe, values: RecipeValues, start: int, stop: int) -> Job:
-    def job() -> Array:
+    def job() -> tuple[Array, ...]:
         rows = values.rows(recipe, start, stop)
         if recipe.dtype is DType.BF16:
             rows = to_bf16(rows)
         elif recipe.dtype is DType.F16:
             rows = rows.astype(np.float16)
-        return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+        return (np.ascontiguousarray(rows).reshape(-1).view(np.uint8),)
 
     return job
 
 
 def _in_order(
     jobs: Iterator[tuple[WeightEntry, Job]],
-) -> Iterator[tuple[WeightEntry, Array]]:
+) -> Iterator[tuple[WeightEntry, tuple[Array, ...]]]:
     """Results of `jobs` in their order, computed by threads, at most a few ahead."""
-    waiting: deque[tuple[WeightEntry, Future[Array]]] = deque()
+    waiting: deque[tuple[WeightEntry, Future[tuple[Array, ...]]]] = deque()
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="weights")
     try:
         for entry, job in jobs:
@@ -201,12 +198,48 @@ def _header(entries: Sequence[WeightEntry], data_bytes: int) -> bytes:
     return length.to_bytes(8, "little") + text.ljust(length)
 
 
-def _check_end(entry: WeightEntry | None, at: int) -> None:
-    if entry is not None and at != entry.offset + entry.nbytes:
-        raise ValueError(f"{entry.name} gave {at - entry.offset} bytes, not {entry.nbytes}")
+class _Place:
+    """Where in the data section the stream is, and what of the current entry is still to come.
 
+    First sections go out as they come. What belongs into later ones (scales, a sixth of a 4-bit
+    tensor) is kept until its entry ends.
+    """
 
-def _write_zeros(out: BinaryIO, count: int) -> int:
-    for start in range(0, count, len(_ZEROS)):
-        out.write(_ZEROS[: count - start])
-    return count
+    def __init__(self, out: BinaryIO) -> None:
+        self.at = 0
+        self._out = out
+        self._entry: WeightEntry | None = None
+        self._later: list[list[Array]] = []
+
+    def write(self, entry: WeightEntry, parts: tuple[Array, ...]) -> None:
+        """Take the sections' bytes of the entry's next rows."""
+        if entry is not self._entry:
+            self.end_entry()
+            self.pad_to(entry.offset)
+            self._entry, self._later = entry, [[] for _ in parts[1:]]
+        self._put(parts[0])
+        for kept, part in zip(self._later, parts[1:], strict=True):
+            kept.append(part)
+
+    def end_entry(self) -> None:
+        """Write the later sections; raises ValueError if the bytes aren't what was promised."""
+        for section in self._later:
+            self.pad_to(aligned(self.at))
+            for part in section:
+                self._put(part)
+        self._later = []
+        entry = self._entry
+        if entry is not None and self.at != entry.offset + entry.nbytes:
+            raise ValueError(
+                f"{entry.name} gave {self.at - entry.offset} bytes, not {entry.nbytes}"
+            )
+
+    def pad_to(self, offset: int) -> None:
+        """Zeros up to `offset`."""
+        for start in range(self.at, offset, len(_ZEROS)):
+            self._out.write(_ZEROS[: offset - start])
+        self.at = max(self.at, offset)
+
+    def _put(self, data: Array) -> None:
+        self._out.write(data.data)
+        self.at += data.nbytes

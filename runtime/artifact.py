@@ -32,14 +32,15 @@ TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATION = "generation.json"
 
-ELEMENT_BYTES = {"f32": 4, "bf16": 2, "i8": 1}
-SCALE_BYTES = {"f32": 0, "bf16": 0, "i8": 4}
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1}
+SCALE_BYTES = {"f32": 0, "bf16": 0, "f16": 0, "i8": 4}
 """Beside the elements of one key or value."""
 HEAD_MULTIPLE = 16
 """Head sizes are rounded up to a multiple of this in the cache."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+PackageVersions = Annotated[str, Meta(pattern=r"^(>=|==)[0-9]+(\.[0-9]+)*$")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -94,7 +95,7 @@ class CacheGroup(_Schema, frozen=True, kw_only=True):
     kv_heads: Positive
     key_dim: Positive
     value_dim: Positive
-    dtype: Literal["f32", "bf16", "i8"]
+    dtype: Literal["f32", "bf16", "f16", "i8"]
     block_size: Positive
     bytes_per_block: Count
 
@@ -149,8 +150,10 @@ class Weights(_Schema, frozen=True, kw_only=True):
 class Variant(_Schema, frozen=True, kw_only=True):
     """One program and the machine it runs on.
 
-    `program` and `weights` name entries. `system` and `machine` are what the runtime compares
-    with `platform` ("linux", "x86_64"); "any" for targets whose own loader decides.
+    `program` and `weights` name entries; without weights the program holds them. `system` and
+    `machine` are what the runtime compares with `platform` ("linux", "x86_64"); "any" for targets
+    whose own loader decides. `packages`: what the target's executor imports, each with the versions
+    that will do (">=1.24" or "==2.13.0"). `options`: what else it must know.
     `decode_weight_bytes`: what a decode step of one sequence reads (0: not counted).
     """
 
@@ -159,8 +162,10 @@ class Variant(_Schema, frozen=True, kw_only=True):
     system: str = "linux"
     machine: str = "x86_64"
     required_features: list[str] = []
+    packages: dict[str, PackageVersions] = {}
+    options: dict[str, str | int | float | bool] = {}
     program: str
-    weights: str
+    weights: str | None
     signature_version: int = SIGNATURE_VERSION
     abi_version: int = ABI_VERSION
     limits: Limits
@@ -176,7 +181,10 @@ class ConformanceVector(_Schema, frozen=True, kw_only=True):
 
     `top_ids` and `top_logits` hold, for each of the last positions of the prompt, the best tokens
     and their logits. `greedy_ids` is the continuation. `tolerance` is absolute, in logits.
+    `target`: whose answers they are.
     """
+
+    target: str = "cpu"
 
     prompt_ids: list[Count]
     top_ids: list[list[Count]]
@@ -284,6 +292,13 @@ def check(manifest: Manifest, sizes: Mapping[str, int]) -> None:
         _check_variant(variant, manifest, sizes)
 
 
+def weight_bytes(manifest: Manifest, variant: Variant) -> int:
+    """Bytes of a variant's weights: its weights entry, or the program that holds them."""
+    if variant.weights is None:
+        return manifest.entries[variant.program].size
+    return manifest.weights[variant.weights].nbytes
+
+
 def _check_weights(name: str, weights: Weights, sizes: Mapping[str, int]) -> None:
     if name not in sizes:
         raise invalid(f"there is no entry {name}")
@@ -300,7 +315,7 @@ def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int
     label = f"variant {variant.target}/{variant.level}"
     if variant.program not in sizes:
         raise invalid(f"{label}: there is no entry {variant.program}")
-    if variant.weights not in manifest.weights:
+    if variant.weights is not None and variant.weights not in manifest.weights:
         raise invalid(f"{label}: {variant.weights} is not listed as weights")
     plan = variant.memory_plan
     for buffer in plan.buffers:

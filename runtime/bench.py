@@ -16,7 +16,7 @@ from time import perf_counter
 
 import numpy as np
 
-from .artifact import Manifest, Variant
+from .artifact import Manifest, Variant, weight_bytes
 from .engine.engine import Engine, Request
 from .errors import LlmcError
 from .generate import Model, load
@@ -215,7 +215,7 @@ def decode_step_bytes(manifest: Manifest, variant: Variant, shape: Load) -> int:
     Half-way through the output. Weights as the compiler counted them for the variant (an embedding
     row and the chosen experts only), or all of them where it did not.
     """
-    weights = variant.decode_weight_bytes or manifest.weights[variant.weights].nbytes
+    weights = variant.decode_weight_bytes or weight_bytes(manifest, variant)
     context = shape.prompt_tokens + shape.output_tokens // 2
     cache = sum(
         group.bytes_per_block * min(context, group.window or context) / group.block_size

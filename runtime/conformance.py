@@ -15,6 +15,7 @@ from .artifact import ConformanceVector
 from .errors import LlmcError
 from .generate import Model, model_of
 from .reader import ArtifactReader
+from .variants import select_variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,17 @@ def record(
     top: int = 5,
     greedy_tokens: int = 16,
     tolerance: float,
+    target: str = "cpu",
 ) -> ConformanceVector:
-    """What the model answers now. `tolerance`: largest difference of a logit on other machines."""
+    """What the model answers now, in a program of `target`.
+
+    `tolerance`: largest difference of a logit on other machines.
+    """
     rows = model.logits(prompt_ids)[-positions:]
     top_ids = np.argsort(-rows, axis=1, kind="stable")[:, :top]
     values = np.take_along_axis(rows, top_ids, axis=1)
     return ConformanceVector(
+        target=target,
         prompt_ids=list(prompt_ids),
         top_ids=top_ids.tolist(),
         top_logits=[[float(v) for v in row] for row in values],
@@ -49,16 +55,34 @@ def record(
 
 
 def verify(path: str | Path, *, threads: int | None = None) -> list[Check]:
-    """All checks of an artifact: the digest of every entry, then every conformance vector.
+    """All checks of an artifact: the digest of every entry, then every conformance vector of the
+    targets that run here.
 
     Raises the errors of opening it (E05xx): what can't be opened can't be checked further.
     """
     reader = ArtifactReader(path)
     checks = digests(reader)
     if all(check.ok for check in checks):  # damaged weights are not worth running
-        with model_of(reader, threads=threads) as model:
-            checks += replay(model, reader.manifest.conformance)
+        first = select_variant(reader.manifest).target
+        targets = [first, *(v.target for v in reader.manifest.variants if v.target != first)]
+        for target in dict.fromkeys(targets):
+            checks += _replayed(reader, target, threads, required=target == first)
     return checks
+
+
+def _replayed(
+    reader: ArtifactReader, target: str, threads: int | None, *, required: bool
+) -> list[Check]:
+    """The checks of one target; none if it isn't required and can't be run here."""
+    vectors = [v for v in reader.manifest.conformance if v.target == target]
+    try:
+        model = model_of(reader, target=target, threads=threads)
+    except LlmcError as error:
+        if required:
+            raise
+        return [Check(f"target {target}", True, f"not run here: {error.message}")]
+    with model:
+        return replay(model, vectors)
 
 
 def digests(reader: ArtifactReader) -> list[Check]:

@@ -7,6 +7,7 @@ table. Rows are sorted by id, and every id that the tree raises has a row (a tes
 
 from .error_info import ErrorInfo
 from .error_table_serving import SERVING_ERRORS
+from .error_table_targets import TARGET_ERRORS
 
 _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     "LLMC-E0100": ErrorInfo(
@@ -358,5 +359,7 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
 }
 
-ERRORS: dict[str, ErrorInfo] = dict(sorted({**_GENERAL_ERRORS, **SERVING_ERRORS}.items()))
-"""Every id, those of the server included."""
+ERRORS: dict[str, ErrorInfo] = dict(
+    sorted({**_GENERAL_ERRORS, **SERVING_ERRORS, **TARGET_ERRORS}.items())
+)
+"""Every id, those of the server and of targets included."""

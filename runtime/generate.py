@@ -252,6 +252,7 @@ class Model:
 def load(
     path: str | Path,
     *,
+    target: str | None = None,
     threads: int | None = None,
     memory: int | None = None,
     max_context: int | None = None,
@@ -260,20 +261,26 @@ def load(
 ) -> Model:
     """Opens an artifact and starts the variant that suits this machine best.
 
-    `threads`: of the program, default all usable cores. `memory`: bytes that weights, workspace
-    and cache may take. `max_context`: smaller than the compiled one, to save cache.
-    `verify_weights`: hash the weights too. `options`: of the engine. Errors: E05xx artifact or
-    machine, E0601 memory.
+    `target`: which one, of an artifact for several; else the first that runs here. `threads`: of
+    the program, default all usable cores. `memory`: bytes that weights, workspace and cache may
+    take. `max_context`: smaller than the compiled one, to save cache. `verify_weights`: hash the
+    weights too. `options`: of the engine. Errors: E05xx artifact or machine, E0601 memory.
     """
     reader = ArtifactReader(path, verify_weights=verify_weights)
     return model_of(
-        reader, threads=threads, memory=memory, max_context=max_context, options=options
+        reader,
+        target=target,
+        threads=threads,
+        memory=memory,
+        max_context=max_context,
+        options=options,
     )
 
 
 def model_of(
     reader: ArtifactReader,
     *,
+    target: str | None = None,
     threads: int | None = None,
     memory: int | None = None,
     max_context: int | None = None,
@@ -284,7 +291,7 @@ def model_of(
         raise LlmcError("LLMC-E0205", f"max_context cannot be {max_context}")
     manifest = reader.manifest
     variant, program = open_artifact_program(
-        reader, threads=threads, max_context=max_context, memory=memory
+        reader, target=target, threads=threads, max_context=max_context, memory=memory
     )
     template, generation = manifest.chat_template, manifest.generation
     return Model(

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .artifact import CERTIFICATE, Manifest, Variant
+from .artifact import CERTIFICATE, Manifest, Variant, weight_bytes
 from .reader import ArtifactReader
 
 GRAPH = "graph.txt"
@@ -39,7 +39,7 @@ class Inspection:
             content["graph"] = self.graph
         if memory:
             content["memory"] = {
-                variant.level: msgspec.to_builtins(variant.memory_plan)
+                f"{variant.target}/{variant.level}": msgspec.to_builtins(variant.memory_plan)
                 for variant in self.manifest.variants
             }
         return content
@@ -56,7 +56,7 @@ class Inspection:
         seen: set[str] = set()
         for variant in manifest.variants:
             own = {variant.program, variant.weights} - seen
-            added = sum(manifest.entries[name].size for name in own)
+            added = sum(manifest.entries[name].size for name in own if name)
             seen |= own
             lines.append(f"  {_variant(variant)}  +{_size(added)}")
         limits = manifest.variants[0].limits
@@ -80,15 +80,16 @@ def _source(manifest: Manifest) -> str:
 
 
 def _variant(variant: Variant) -> str:
-    needs = ", ".join(variant.required_features) or "nothing special"
+    packages = [name.split("|")[0] + wanted for name, wanted in variant.packages.items()]
+    needs = ", ".join([*variant.required_features, *packages]) or "nothing special"
     where = f"{variant.target} {variant.level} ({variant.system}/{variant.machine})"
     return f"{where}, needs {needs}"
 
 
 def _memory(variant: Variant, manifest: Manifest) -> str:
-    plan, weights = variant.memory_plan, manifest.weights[variant.weights]
+    plan, weights = variant.memory_plan, weight_bytes(manifest, variant)
     lines = [
-        f"{variant.target} {variant.level}: weights {_size(weights.nbytes)}, "
+        f"{variant.target} {variant.level}: weights {_size(weights)}, "
         f"arena {_size(plan.arena_bytes)}"
     ]
     for group in variant.cache_groups:

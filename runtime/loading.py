@@ -3,46 +3,16 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from . import machine
-from .artifact import Manifest, Variant
+from .artifact import Variant
 from .engine.blocks import blocks_needed
 from .errors import LlmcError
+from .executors import executor
 from .program import Program
 from .reader import ArtifactReader
-
-EXECUTABLE_TARGETS = ("cpu",)
-"""Targets that this runtime has an executor for."""
-
-
-def select_variant(manifest: Manifest) -> Variant:
-    """The most demanding variant that this machine can run.
-
-    Errors: E0507 if none is for this system at all, E0506 if the CPU lacks what they need (the
-    message names what the least demanding one misses).
-    """
-    fitting = [v for v in manifest.variants if _fits(v)]
-    if not fitting:
-        offered = ", ".join(
-            sorted({f"{v.target}/{v.system}/{v.machine}" for v in manifest.variants})
-        )
-        here = f"{machine.system()}/{machine.machine()}"
-        raise LlmcError("LLMC-E0507", f"no variant runs on {here}; the artifact has {offered}")
-    runnable = [v for v in fitting if not machine.missing_features(v.required_features)]
-    if not runnable:
-        least = min(fitting, key=lambda v: len(machine.missing_features(v.required_features)))
-        missing = ", ".join(machine.missing_features(least.required_features))
-        raise LlmcError(
-            "LLMC-E0506", f"this CPU lacks {missing}, which the variant {least.level} needs"
-        )
-    return max(runnable, key=lambda v: len(set(v.required_features)))
-
-
-def _fits(variant: Variant) -> bool:
-    return (
-        variant.target in EXECUTABLE_TARGETS
-        and variant.system in ("any", machine.system())
-        and variant.machine in ("any", machine.machine())
-    )
+from .variants import select_variant
 
 
 def fixed_bytes(variant: Variant, weights_bytes: int) -> int:
@@ -135,36 +105,58 @@ def capacity_of(program: Program, max_context: int) -> Capacity:
     return Capacity(sequences, context, min(full, default=sequences * context), nbytes)
 
 
+def with_context(variant: Variant, max_context: int | None) -> Variant:
+    """A variant of slots for shorter sequences than it was compiled for: its slots are shorter.
+
+    (A paged one needs no change: its blocks are as long as ever, and only fewer.)
+    """
+    limits = variant.limits
+    if not limits.uniform_query or max_context is None or max_context >= limits.max_context:
+        return variant
+    length = limits.block_size - limits.max_context + max_context
+    limits = replace(limits, max_context=max_context, block_size=length)
+    groups = [replace(group, block_size=length) for group in variant.cache_groups]
+    groups = [replace(g, bytes_per_block=g.expected_bytes_per_block()) for g in groups]
+    return replace(variant, limits=limits, cache_groups=groups)
+
+
 def open_program(
     variant: Variant,
-    library: bytes | memoryview,
-    weights: memoryview,
+    program: bytes | memoryview,
+    weights: memoryview | None,
     *,
     threads: int | None = None,
     max_context: int | None = None,
     memory: int | None = None,
 ) -> Program:
     """Starts the program of a variant. `weights`: the data section of its weights entry."""
-    from .programs.cpu import CpuProgram
-
-    blocks = plan_cache(variant, weights_bytes=len(weights), max_context=max_context, memory=memory)
+    variant = with_context(variant, max_context)
+    nbytes = len(program) if weights is None else len(weights)
+    blocks = plan_cache(variant, weights_bytes=nbytes, max_context=max_context, memory=memory)
     threads = threads if threads is not None else machine.available_cores()
     if threads < 1:
         raise LlmcError("LLMC-E0205", f"threads cannot be {threads}")
-    return CpuProgram(variant, library, weights, threads=threads, cache_blocks=blocks)
+    runs = executor(variant.target)
+    return runs.open_program(variant, program, weights, threads=threads, cache_blocks=blocks)
 
 
 def open_artifact_program(
     reader: ArtifactReader,
     *,
+    target: str | None = None,
     threads: int | None = None,
     max_context: int | None = None,
     memory: int | None = None,
 ) -> tuple[Variant, Program]:
-    """The best variant of an open artifact, running."""
-    variant = select_variant(reader.manifest)
-    library, weights = reader.read(variant.program), reader.weights_data(variant.weights)
+    """The best variant of an open artifact (of `target`, if it is given), running."""
+    variant = select_variant(reader.manifest, target)
+    weights = None if variant.weights is None else reader.weights_data(variant.weights)
     program = open_program(
-        variant, library, weights, threads=threads, max_context=max_context, memory=memory
+        variant,
+        reader.read(variant.program),
+        weights,
+        threads=threads,
+        max_context=max_context,
+        memory=memory,
     )
     return variant, program

@@ -15,10 +15,11 @@ from llmc.runtime.artifact import Variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.loading import open_artifact_program, select_variant
+from llmc.runtime.loading import open_artifact_program
 from llmc.runtime.reader import ArtifactReader
 from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer
+from llmc.runtime.variants import select_variant
 
 from . import prompts
 from .calm import measured

@@ -16,8 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llmc.runtime.loading import fixed_bytes, select_variant
+from llmc.runtime.artifact import weight_bytes
+from llmc.runtime.loading import fixed_bytes
 from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.variants import select_variant
 
 from . import probe
 from .client import Answer, post
@@ -90,7 +92,7 @@ def _memory(artifact: str) -> int:
     """What the server may take: what it needs without a cache, and a small cache."""
     reader = ArtifactReader(artifact)
     variant = select_variant(reader.manifest)
-    return fixed_bytes(variant, len(reader.weights_data(variant.weights))) + CACHE_BYTES
+    return fixed_bytes(variant, weight_bytes(reader.manifest, variant)) + CACHE_BYTES
 
 
 async def _soak(server: Server, path: Path, items: list[Item]) -> tuple[list[Outcome], Watched]:

@@ -6,23 +6,25 @@ kernel headers choose at the compiler's predefined macros.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 from ... import runtime
 from ...ir.graph import Graph
 from ...ir.ops import Call, Linear, Op
+from ...passes.pipeline import ProgramForm
+from ...passes.quantize import Scheme, find_scheme
 from ...runtime import machine
 from ...runtime.artifact import Buffer, CacheGroup, Limits, MemoryPlan
-from ..backend import Packer, Requirements
-from . import packing
+from ..backend import Build, Option, Requirements
+from ..layout import Layout
+from ..weight_table import WeightTable
 from .emit_linear import supports_linear
 from .emitters import EMITTERS
+from .packing import PANEL16
 from .program import Program, generate
 from .toolchain import LEVELS, compile_library, require_compiler, resolve_levels
-from .weight_table import WeightTensor
 
 _INTERFACE = Path(runtime.__file__).parent  # llmc.h
 
@@ -36,14 +38,6 @@ class CpuProgram:
     @property
     def source(self) -> str:
         return self.program.source
-
-    @property
-    def tensors(self) -> Sequence[WeightTensor]:
-        return self.program.weights.tensors
-
-    @property
-    def weights_bytes(self) -> int:
-        return self.program.weights.nbytes
 
     @property
     def limits(self) -> Limits:
@@ -67,26 +61,42 @@ class CpuProgram:
         ]
         return MemoryPlan(arena_bytes=plan.arena_bytes, buffers=buffers)
 
-    def build(self, level: str, out: Path, stop: Event | None = None) -> None:
-        """Compile the library of `level`; setting `stop` ends the compiler.
+    def options(self, level: str) -> Mapping[str, Option]:
+        """None: the library knows everything."""
+        return {}
+
+    def build(self, level: str, out: Path, build: Build) -> None:
+        """Compile the library of `level`.
 
         Raises:
             LlmcError: LLMC-E0703 no compiler, LLMC-E0706 it refused, LLMC-E0202 unknown level.
         """
         source = f'#define LLMC_LEVEL "{level}"\n{self.source}'
-        compile_library(source, level, out, extra_include=(_INTERFACE,), stop=stop)
+        compile_library(source, level, out, extra_include=(_INTERFACE,), stop=build.stop)
 
 
 class CpuBackend:
     """x86-64 (AVX2, AVX-512, portable C++) and aarch64 (NEON), whatever machine compiles."""
 
     name = "cpu"
-    packer: Packer = packing
+    form = ProgramForm.PAGED
+    suffix = ".so"
+    tools = ("ziglang",)
+
+    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
+        """The schemes that the kernels have formats for."""
+        return find_scheme(name, kv_cache)
+
+    def layout(self, scheme: Scheme) -> Layout:
+        """The kernels' panels, for every scheme."""
+        return PANEL16
 
     def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
-        """`native` is this machine's best level; `x86-64-v4` stands for three."""
+        """`native` is this machine's best level; `x86-64-v4` stands for three. None: native."""
         here = machine.machine(), machine.native_features()
-        levels = [level.name for word in words for level in resolve_levels(word, *here)]
+        levels = [
+            level.name for word in words or ("native",) for level in resolve_levels(word, *here)
+        ]
         return tuple(dict.fromkeys(levels))
 
     def require_tools(self) -> None:
@@ -104,10 +114,11 @@ class CpuBackend:
             return False
         return type(op) in EMITTERS or isinstance(op, Call)
 
-    def lower(self, graph: Graph, limits: Limits) -> CpuProgram:
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CpuProgram:
         """Generate source, weight offsets and memory plan of a graph in phase SERVING.
 
         Raises:
             LlmcError: LLMC-E0401 an op that can't be done; LLMC-E0103 a wrong memory plan.
         """
-        return CpuProgram(generate(graph, limits))
+        assert weights is not None
+        return CpuProgram(generate(graph, limits, weights))

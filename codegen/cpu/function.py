@@ -15,8 +15,8 @@ from ...ir.plan import Access, Buffer, Schedule, Step
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym, TensorType, numel
 from ...runtime.errors import LlmcError
+from ..weight_table import WeightTable
 from .layout import Storage, View, whole
-from .weight_table import WeightTable
 
 C_TYPE: dict[DType, str] = {
     DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16", DType.I64: "int64_t",

@@ -34,6 +34,9 @@ Experts [E, N, K] are E packed tensors behind one another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import numpy as np
 
 from ...ir.quantization import (
@@ -119,6 +122,24 @@ def pack(format: WeightFormat | str, rows: Quantized | Array) -> Array:
         else:
             _pack_floats(format, rows[start : start + _ROWS], target)
     return out
+
+
+class PanelLayout:
+    """The layout of this file, under the name that recipes and manifests give it."""
+
+    name = "panel16"
+
+    def sections(self, format: WeightFormat, shape: Sequence[int]) -> tuple[int, ...]:
+        """One section: the panels of all matrices."""
+        *experts, n, k = shape
+        return (prod(experts) * packed_bytes(format, n, k),)
+
+    def pack(self, format: WeightFormat, rows: Quantized | Array) -> tuple[Array, ...]:
+        """Panels of a slice of rows (`pack`)."""
+        return (pack(format, rows),)
+
+
+PANEL16 = PanelLayout()
 
 
 def unpack(format: WeightFormat | str, packed: Array, n: int, k: int) -> Quantized | Array:

@@ -11,6 +11,7 @@ from ...ir.ops.cache_codes import pool_widths
 from ...ir.plan import Buffer, Schedule
 from ...ir.types import Dim, DType, Sym
 from ...runtime.artifact import ABI_VERSION, CacheGroup, Limits, make_cache_group
+from ..weight_table import WeightTable
 from .bodies import (
     Body,
     Planned,
@@ -26,7 +27,6 @@ from .emit_attention import SCRATCH
 from .emitters import emit_node
 from .function import Function, refusal
 from .render import render
-from .weight_table import WeightTable
 
 _STEP_ARRAYS = ("token_ids", "positions", "query_start", "context_len", "logits_rows")
 
@@ -81,13 +81,12 @@ class _Context:
     bodies: dict[str, Body] = field(default_factory=dict)
 
 
-def generate(graph: Graph, limits: Limits) -> Program:
-    """Generate the program of a graph in phase SERVING.
+def generate(graph: Graph, limits: Limits, weights: WeightTable) -> Program:
+    """Generate the program of a graph in phase SERVING; its tensors go to `weights`.
 
     Raises:
         LlmcError: LLMC-E0401, an op that this target can't do.
     """
-    weights = WeightTable()
     main = Function("run", _symbol_limits(limits), weights, Schedule("main"))
     main.schedule.buffers[SCRATCH] = Buffer(SCRATCH, 0, external=True)
     context = _Context(graph, limits, main)

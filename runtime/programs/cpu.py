@@ -63,6 +63,24 @@ class _StepInputs(ctypes.Structure):
     )
 
 
+def problem(variant: Variant) -> LlmcError | None:
+    """Nothing beyond the features that the manifest names."""
+    return None
+
+
+def open_program(
+    variant: Variant,
+    program: bytes | memoryview,
+    weights: memoryview | None,
+    *,
+    threads: int,
+    cache_blocks: tuple[int, ...],
+) -> "CpuProgram":
+    """The executor of target `cpu`. Errors: E0509, E0600, E0601."""
+    weights = memoryview(b"") if weights is None else weights
+    return CpuProgram(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+
+
 class CpuProgram:
     """One loaded library with its arena and cache.
 

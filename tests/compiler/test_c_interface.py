@@ -8,12 +8,13 @@ from typing import Any
 
 import llmc
 import pytest
+from llmc.runtime.artifact import weight_bytes
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.loading import select_variant
 from llmc.runtime.programs.cpu import load_library
 from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.variants import select_variant
 
 ROOT = Path(__file__).parents[2]
 BAD_STRUCT_SIZE = -1
@@ -52,7 +53,7 @@ def test_a_program_describes_itself_as_the_manifest_does(compiled: Path) -> None
     for name in ("max_tokens", "max_sequences", "max_context", "max_logits_rows", "block_size"):
         assert getattr(info, name) == getattr(variant.limits, name), name
     assert (info.vocab, info.arena_bytes) == (variant.vocab_size, variant.memory_plan.arena_bytes)
-    assert info.weights_bytes == reader.manifest.weights[variant.weights].nbytes
+    assert info.weights_bytes == weight_bytes(reader.manifest, variant)
     groups = [(g.bytes_per_block, g.window) for g in info.group[: info.groups]]
     assert groups == [(g.bytes_per_block, g.window) for g in variant.cache_groups]
 

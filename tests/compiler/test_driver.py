@@ -7,10 +7,13 @@ import llmc
 import numpy as np
 import pytest
 from llmc.codegen.cpu.backend import CpuBackend
+from llmc.codegen.cpu.packing import PANEL16
+from llmc.codegen.weight_table import WeightTable
 from llmc.compiler import driver
 from llmc.compiler.assemble import decode_bytes
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.quality import compare
+from llmc.compiler.targets import Program, Target
 from llmc.models.tiny import BOS, EOS
 from llmc.models.zoo import find
 from llmc.passes.quantize import SCHEMES
@@ -170,17 +173,19 @@ def test_a_decode_step_reads_only_active_experts() -> None:
     limits = Limits(
         max_tokens=64, max_sequences=4, max_context=64, max_logits_rows=4, block_size=32
     )
-    lowered = CpuBackend().lower(graph, limits)
+    table = WeightTable(PANEL16)
+    target = Target(CpuBackend(), ("portable",), SCHEMES["f32"])
+    lowered = target.backend.lower(graph, limits, table)
     config = model.configuration()
     share = config.num_experts_per_tok / config.num_experts
     expected, experts = 0.0, 0
-    for tensor in lowered.tensors:
+    for tensor in table.tensors:
         if "embed_tokens" in tensor.name:
             continue  # one row of it, which doesn't count
         experts += "experts" in tensor.name
         expected += tensor.nbytes * (share if "experts" in tensor.name else 1)
     assert experts == 2 * config.num_hidden_layers
-    assert decode_bytes(lowered, graph) == expected
+    assert decode_bytes(Program(target, graph, lowered, table)) == expected
 
 
 @pytest.mark.parametrize(

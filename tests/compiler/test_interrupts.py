@@ -30,7 +30,7 @@ def running_with(text: str) -> list[str]:
     ("number", "code", "id", "stage"),
     [
         (signal.SIGINT, 130, "LLMC-E0798", "tracing the model"),
-        (signal.SIGTERM, 143, "LLMC-E0799", "compiling native code"),
+        (signal.SIGTERM, 143, "LLMC-E0799", "compiling programs"),
     ],
 )
 def test_a_signal_ends_a_compile(

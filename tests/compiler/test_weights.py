@@ -85,7 +85,7 @@ def entries() -> list[Entry]:
 
 def written(stream: WeightStream, reader: Reader | None = None) -> bytes:
     out = io.BytesIO()
-    stream.write(out, reader or Reader(), packing)
+    stream.write(out, reader or Reader(), packing.PANEL16)
     return out.getvalue()
 
 
@@ -135,7 +135,9 @@ def test_bytes_do_not_depend_on_slices(elements: int, monkeypatch: pytest.Monkey
 def test_progress_counts_up_to_all_data() -> None:
     seen: list[tuple[int, int]] = []
     stream = WeightStream(entries())
-    stream.write(io.BytesIO(), Reader(), packing, lambda done, total: seen.append((done, total)))
+    stream.write(
+        io.BytesIO(), Reader(), packing.PANEL16, lambda done, total: seen.append((done, total))
+    )
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (stream.data_bytes, stream.data_bytes)
 

@@ -169,7 +169,8 @@ def test_format_version_and_entry_names() -> None:
     source = (ROOT / "compiler" / "assemble.py").read_text()
     names |= set(re.findall(r'"((?:weights/)?[\w.]+\.(?:txt|json|safetensors))"', source))
     assert names <= entries
-    assert entries - names == {"LICENSE", "programs/cpu/LEVEL.so"}
+    stored = {"weights/LAYOUT.safetensors", "programs/TARGET/LEVEL.SUFFIX"}
+    assert entries - names == {"LICENSE", *stored}
 
 
 # ---- tables --------------------------------------------------------------------------------

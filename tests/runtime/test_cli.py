@@ -207,7 +207,7 @@ def test_inspect(invoke: Invoke, toy_artifact: Path) -> None:
     assert code == 0
     assert content["source"]["id"] == "test/tiny"
     assert content["variants"][0]["level"] == "portable"
-    assert content["memory"]["portable"]["arena_bytes"] == 4096
+    assert content["memory"]["cpu/portable"]["arena_bytes"] == 4096
     assert content["certificate"] == {}
     code, out, _ = invoke("inspect", toy_artifact)
     assert code == 0

@@ -9,7 +9,8 @@ import pytest
 from llmc.runtime import machine
 from llmc.runtime.errors import LlmcError
 from llmc.runtime.generate import Model
-from llmc.runtime.loading import plan_cache, select_variant
+from llmc.runtime.loading import plan_cache
+from llmc.runtime.variants import select_variant
 
 
 def test_the_most_demanding_variant_that_runs_here_is_chosen(

@@ -18,9 +18,10 @@ from kernel_harness import aligned, aligned_copy, runnable_levels
 from llmc import runtime
 from llmc.codegen.cpu.bodies import Body, Planned, emit_body, plan_function
 from llmc.codegen.cpu.function import Function
+from llmc.codegen.cpu.packing import PANEL16
 from llmc.codegen.cpu.render import render
 from llmc.codegen.cpu.toolchain import compile_library
-from llmc.codegen.cpu.weight_table import WeightTable, WeightTensor
+from llmc.codegen.weight_table import WeightTable, WeightTensor
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE, Iota
@@ -97,7 +98,7 @@ class NativeGraphs:
 
 def compile_graphs(graphs: dict[str, Graph], folder: Path) -> NativeGraphs:
     """Emit every graph as a body and compile them into one library."""
-    table = WeightTable()
+    table = WeightTable(PANEL16)
     main = Function("run", LIMITS, table, Schedule("main"))
     bodies = {name: emit_body(graph, main, [_call_of(graph)]) for name, graph in graphs.items()}
     for name, body in bodies.items():

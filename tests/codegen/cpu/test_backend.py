@@ -11,8 +11,10 @@ import pytest
 import torch
 from graph_harness import constant, constant_tensor, pack_weights
 from kernel_harness import runnable_levels
-from llmc.codegen.backend import find_backend
+from llmc.codegen.backend import Build, find_backend
 from llmc.codegen.cpu.backend import CpuBackend, CpuProgram
+from llmc.codegen.cpu.packing import PANEL16
+from llmc.codegen.weight_table import WeightTable
 from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import (
@@ -33,6 +35,7 @@ from llmc.ir.ops import (
     Unary,
 )
 from llmc.ir.phase import Phase
+from llmc.ir.recipe_values import RecipeValues
 from llmc.ir.types import DType, R, S, Sym, T, TensorType
 from llmc.runtime.artifact import Limits, Variant
 from llmc.runtime.errors import LlmcError
@@ -151,6 +154,7 @@ def body_of(operands: list[Value], tables: dict, weights: dict) -> Graph:
     return body
 
 
+BUILD = Build(RecipeValues(None))  # type: ignore[arg-type]  # libraries hold no weights
 Programs = dict[str, tuple[Graph, CpuProgram, bytes]]
 
 
@@ -163,9 +167,9 @@ def programs(
     graphs = {"rolled": toy(True), "flat": toy(False), "int4": toy(True, DType.I4A)}
     built = {}
     for name, graph in graphs.items():
-        lowered = CpuBackend().lower(graph, LIMITS)
+        lowered = CpuBackend().lower(graph, LIMITS, WeightTable(PANEL16))
         path = folder / f"{name}.so"
-        lowered.build(runnable_levels()[-1], path)
+        lowered.build(runnable_levels()[-1], path, BUILD)
         built[name] = (graph, lowered, path.read_bytes())
     return built
 
@@ -176,7 +180,7 @@ def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuProgram:
         cache_groups=lowered.cache_groups, memory_plan=lowered.memory_plan,
         vocab_size=lowered.vocab_size,
     )  # fmt: skip
-    weights = pack_weights(list(lowered.tensors), lowered.weights_bytes)
+    weights = pack_weights(list(lowered.program.weights.tensors), lowered.program.weights.nbytes)
     return cpu.CpuProgram(variant, library, weights.data, threads=threads, cache_blocks=(24,))
 
 
@@ -270,7 +274,7 @@ def only_sequence(step: StepInputs, s: int) -> StepInputs:
 def test_source_is_small_and_deterministic(programs: Programs) -> None:
     _, rolled, _ = programs["rolled"]
     _, flat, _ = programs["flat"]
-    assert rolled.source == CpuBackend().lower(toy(True), LIMITS).source
+    assert rolled.source == CpuBackend().lower(toy(True), LIMITS, WeightTable(PANEL16)).source
     assert rolled.source.count("paged_attention<") + rolled.source.count("paged_attention(") == 1
     assert flat.source.count("paged_attention(") == LAYERS
     assert rolled.source.count("body_layer(team, s, body_layer_calls[") == LAYERS
@@ -280,7 +284,7 @@ def test_source_is_small_and_deterministic(programs: Programs) -> None:
 
 
 def test_rolled_and_flat_share_the_layout_of_weights(programs: Programs) -> None:
-    tensors = [programs[name][1].tensors for name in ("rolled", "flat")]
+    tensors = [programs[name][1].program.weights.tensors for name in ("rolled", "flat")]
     assert [(t.name, t.offset, t.nbytes) for t in tensors[0]] == [
         (t.name, t.offset, t.nbytes) for t in tensors[1]
     ]
@@ -308,7 +312,7 @@ def test_unsupported_op_is_refused_by_name() -> None:
     assert not find_backend("cpu").supports(dense.op)
     assert find_backend("cpu").supports(MatMul())
     with pytest.raises(LlmcError, match=r"attention in model.layers.0.attn, modeling_x.py:12") as e:
-        CpuBackend().lower(graph, LIMITS)
+        CpuBackend().lower(graph, LIMITS, WeightTable(PANEL16))
     assert e.value.id == "LLMC-E0401"
 
 

@@ -51,6 +51,7 @@ def emulated(path: Path, level: str) -> EmulatedProgram:
     reader = ArtifactReader(path)
     (variant,) = [v for v in reader.manifest.variants if v.level == level]
     blocks = 4 * -(-CONTEXT // variant.limits.block_size) + 3
+    assert variant.weights is not None
     library, weights = reader.read(variant.program), reader.weights_data(variant.weights)
     return EmulatedProgram(variant, library, weights, blocks=blocks)
 

@@ -1,8 +1,8 @@
-"""Where each weight lies behind the program's one base pointer.
+"""Where each weight lies in a weights entry's data section.
 
-Offsets are compiled into the program, so they are decided before any weight is read: the
-packed size of a tensor follows from its format and shape alone. Library and weights
-are then made side by side.
+Offsets are compiled into programs, so they are decided before any weight is read: the packed
+size of a tensor follows from its format and shape alone. Programs and weights are then made side
+by side. Targets with the same layout share one table, and so what they have in common.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-from ...ir.graph import Value
-from ...ir.plan import ALIGNMENT
-from ...ir.quantization import WeightFormat
-from ...ir.recipes import Pack, Recipe
-from .packing import packed_bytes
-
-LAYOUT = "panel16"
-"""The name of `packing.py`'s layout in recipes."""
+from ..ir.graph import Value
+from ..ir.quantization import WeightFormat
+from ..ir.recipes import Pack, Recipe
+from .layout import Layout, aligned, section_offsets, total_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class WeightTensor:
     """Bytes [offset, offset + nbytes) hold `recipe`: packed if it is a `Pack`, else row-major.
 
-    `format` is a weight format or an element type; `shape` the logical shape.
+    `format` is a weight format or an element type; `shape` the logical shape; `sections` the
+    offset and the bytes of each section of the layout.
     """
 
     name: str
@@ -33,12 +30,14 @@ class WeightTensor:
     nbytes: int
     format: str
     shape: tuple[int, ...]
+    sections: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
 class WeightTable:
-    """Tensors in the order in which the program first reads them; equal recipes once."""
+    """Tensors in the order in which programs first read them; equal recipes once."""
 
+    layout: Layout
     tensors: list[WeightTensor] = field(default_factory=list)
     _by_recipe: dict[Recipe, WeightTensor] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
@@ -46,25 +45,27 @@ class WeightTable:
     @property
     def nbytes(self) -> int:
         """Bytes up to the end of the last tensor, rounded up to the alignment."""
-        return _aligned(self.tensors[-1].offset + self.tensors[-1].nbytes) if self.tensors else 0
+        return aligned(self.tensors[-1].offset + self.tensors[-1].nbytes) if self.tensors else 0
 
     def packed(self, value: Value) -> WeightTensor:
-        """The tensor of a matrix [N, K] or [E, N, K] for the linear and embedding kernels."""
+        """The tensor of a matrix [N, K] or [E, N, K] in the layout."""
         format = WeightFormat(value.type.dtype.value)
-        *experts, n, k = _shape(value)
-        nbytes = prod(experts) * packed_bytes(format, n, k)
-        return self._add(value, Pack(LAYOUT, format, value.recipe), nbytes)
+        sizes = self.layout.sections(format, _shape(value))
+        return self._add(value, Pack(self.layout.name, format, value.recipe), sizes)
 
     def plain(self, value: Value) -> WeightTensor:
         """The tensor of a constant that is read element by element."""
-        return self._add(value, value.recipe, prod(_shape(value)) * value.type.dtype.itemsize)
+        return self._add(value, value.recipe, (prod(_shape(value)) * value.type.dtype.itemsize,))
 
-    def _add(self, value: Value, recipe: Recipe, nbytes: int) -> WeightTensor:
+    def _add(self, value: Value, recipe: Recipe, sizes: tuple[int, ...]) -> WeightTensor:
         known = self._by_recipe.get(recipe)
         if known is None:
             name = self._unique(value.name or f"constant{len(self.tensors)}")
-            format = value.type.dtype.value
-            known = WeightTensor(name, recipe, self.nbytes, nbytes, format, _shape(value))
+            format, start = value.type.dtype.value, self.nbytes
+            offsets = (start + offset for offset in section_offsets(sizes))
+            sections = tuple(zip(offsets, sizes, strict=True))
+            nbytes = total_bytes(sizes)
+            known = WeightTensor(name, recipe, start, nbytes, format, _shape(value), sections)
             self.tensors.append(known)
             self._by_recipe[recipe] = known
         return known
@@ -76,10 +77,6 @@ class WeightTable:
             candidate = f"{name}.{n}"
         self._names.add(candidate)
         return candidate
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _shape(value: Value) -> tuple[int, ...]:

@@ -1,0 +1,50 @@
+"""The executors: which module runs the programs of a target.
+
+A target's module has two functions, as `Executor` says. It is imported when an artifact with such
+a variant is opened, and imports the target's own packages inside.
+"""
+
+from importlib import import_module
+from typing import Protocol, cast
+
+from .artifact import Variant
+from .errors import LlmcError
+from .program import Program
+
+_MODULES = {"cpu": "cpu"}
+"""Target → module in `programs/`. Its extra in our own package has the target's name."""
+
+
+class Executor(Protocol):
+    """What a module in `programs/` offers."""
+
+    def problem(self, variant: Variant) -> LlmcError | None:
+        """Why this machine can't run a variant whose features and packages are there."""
+        ...
+
+    def open_program(
+        self,
+        variant: Variant,
+        program: bytes | memoryview,
+        weights: memoryview | None,
+        *,
+        threads: int,
+        cache_blocks: tuple[int, ...],
+    ) -> Program:
+        """Starts a program. `weights`: the data section of its weights entry, if it has one.
+
+        Raises:
+            LlmcError: E0509, it can't be loaded; E0600 or E0601, memory can't be had.
+        """
+        ...
+
+
+def executable(target: str) -> bool:
+    """Whether this runtime knows the target at all."""
+    return target in _MODULES
+
+
+def executor(target: str) -> Executor:
+    """The executor of a target that is `executable`."""
+    module = import_module(f".programs.{_MODULES[target]}", __package__)
+    return cast(Executor, module)
