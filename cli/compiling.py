@@ -12,10 +12,10 @@ import typer
 from ..runtime.errors import LlmcError
 from ..runtime.sizes import parse_size
 from .options import Json, print_result
+from .targets import CPU_LEVELS, TARGETS, chosen_targets
 
-SCHEMES = ("f32", "bf16", "int8", "int4", "int4-sym")
-CACHES = ("f32", "bf16", "int8")
-LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable", "aarch64", "sapphire-rapids")
+SCHEMES = ("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8")
+CACHES = ("f32", "bf16", "fp16", "int8")
 
 
 def compile_(
@@ -29,9 +29,12 @@ def compile_(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write (default: NAME.llmc).")
     ] = None,
-    target: Annotated[str, typer.Option(help="What the artifact runs on: cpu.")] = "cpu",
+    target: Annotated[
+        str, typer.Option(metavar="TARGET,…", help=f"What runs it: {', '.join(TARGETS)}.")
+    ] = TARGETS[0],
     int8: Annotated[bool, typer.Option("--int8", help="Short for --quant int8.")] = False,
     int4: Annotated[bool, typer.Option("--int4", help="Short for --quant int4.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Short for --quant fp8 (trt).")] = False,
     quant: Annotated[
         str | None,
         typer.Option(metavar="SCHEME", help=f"{', '.join(SCHEMES)} (default: {SCHEMES[0]})."),
@@ -41,9 +44,32 @@ def compile_(
         typer.Option(metavar="TYPE", help=f"{', '.join(CACHES)} (default: the scheme's own)."),
     ] = None,
     cpu: Annotated[
-        str,
-        typer.Option(metavar="LEVEL,…", help=f"Instruction sets: {', '.join(LEVELS)}."),
-    ] = LEVELS[0],
+        str | None,
+        typer.Option(
+            metavar="LEVEL,…",
+            help=f"Instruction sets: {', '.join(CPU_LEVELS)} (default: {CPU_LEVELS[0]}).",
+        ),
+    ] = None,
+    onnx_dialect: Annotated[
+        str | None,
+        typer.Option(
+            help="ort (default): ONNX Runtime's fused operators; standard: those of ONNX alone."
+        ),
+    ] = None,
+    onnx_provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="What ONNX Runtime computes on: cpu (default), cuda."),
+    ] = None,
+    sm: Annotated[
+        str | None,
+        typer.Option(metavar="N,…", help="GPUs that trt engines are for, such as 86,89,120."),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what the trt builder measured.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Let the trt engine take other weights later.")
+    ] = False,
     max_ram: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Most memory to use, such as 2GB.")
     ] = None,
@@ -68,15 +94,18 @@ def compile_(
     \b
     llmc compile smollm2-135m --int4 -o smol.llmc
     llmc compile ./my-checkpoint --quant bf16 --cpu x86-64-v3,x86-64-v4,portable -o my.llmc
+    llmc compile smollm2-135m --int4 --target cpu,onnx -o both.llmc
+    llmc compile smollm2-135m --int8 --target trt --sm 86,89 -o gpu.llmc
     """
-    scheme = scheme_of(int8, int4, quant)
-    levels = tuple(level for level in cpu.split(",") if level)
-    _require("--kv-cache", "LLMC-E0201", (kv_cache or CACHES[0],), CACHES)
-    _require("--cpu", "LLMC-E0202", levels, LEVELS)
-    _require("--target", "LLMC-E0203", (target,), ("cpu",))
-    _require("--format", "LLMC-E0200", (format,), ("file", "dir"))
+    scheme = scheme_of(int8, int4, fp8, quant)
+    targets = chosen_targets(
+        target, cpu=cpu, onnx_dialect=onnx_dialect, onnx_provider=onnx_provider, sm=sm,
+        timing_cache=timing_cache, refit=refit,
+    )  # fmt: skip
+    _require("--kv-cache", "LLMC-E0201", kv_cache or CACHES[0], CACHES)
+    _require("--format", "LLMC-E0200", format, ("file", "dir"))
     options: dict[str, Any] = {
-        "target": target, "scheme": scheme, "kv_cache": kv_cache, "levels": levels,
+        **targets, "scheme": scheme, "kv_cache": kv_cache,
         "output": output, "max_context": max_context, "max_kl": max_kl, "format": format,
         "max_ram": None if max_ram is None else parse_size(max_ram),
         "allow_fields": tuple(allow_field or ()), "trust_remote_code": trust_remote_code,
@@ -107,22 +136,19 @@ def _require_places(model: str) -> None:
         raise LlmcError("LLMC-E0707", "the current folder no longer exists", "cd to one") from error
 
 
-def scheme_of(int8: bool, int4: bool, quant: str | None) -> str:
+def scheme_of(int8: bool, int4: bool, fp8: bool, quant: str | None) -> str:
     """The scheme that these options mean together; E0200 if they exclude one another."""
-    chosen = ["int8"] * int8 + ["int4"] * int4 + ([quant] if quant else [])
+    chosen = ["int8"] * int8 + ["int4"] * int4 + ["fp8"] * fp8 + ([quant] if quant else [])
     if len(chosen) > 1:
         raise LlmcError("LLMC-E0200", f"{' and '.join(chosen)} exclude one another")
     scheme = chosen[0] if chosen else SCHEMES[0]
-    _require("--quant", "LLMC-E0201", (scheme,), SCHEMES)
+    _require("--quant", "LLMC-E0201", scheme, SCHEMES)
     return scheme
 
 
-def _require(
-    option: str, identifier: str, values: tuple[str, ...], allowed: tuple[str, ...]
-) -> None:
-    for value in values or ("",):
-        if value not in allowed:
-            raise LlmcError(identifier, f"{option}: {value!r} is not one of {', '.join(allowed)}")
+def _require(option: str, identifier: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise LlmcError(identifier, f"{option}: {value!r} is not one of {', '.join(allowed)}")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Artifact, Json, Threads, print_result
+from .options import Artifact, Json, Target, Threads, print_result
 
 
 def bench(
@@ -13,6 +13,7 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 512,
     output_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    target: Target = None,
     threads: Threads = None,
     repeat: Annotated[int, typer.Option(help="Repetitions; medians are reported.")] = 3,
     price_per_hour: Annotated[
@@ -30,7 +31,7 @@ def bench(
     from ..runtime.bench import bench as measure
     from ..runtime.progress import reporter
 
-    shape = Load(prompt_tokens, output_tokens, batch, repeat, threads)
+    shape = Load(prompt_tokens, output_tokens, batch, repeat, threads, target)
     with reporter() as progress:
         result = measure(artifact, shape, price_per_hour=price_per_hour, progress=progress)
     print_result(as_json, asdict(result), describe(result))

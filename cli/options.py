@@ -11,6 +11,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the program (default: all usable cores).")
 ]
+Target = Annotated[
+    str | None, typer.Option(help="Which program, of an artifact for several targets.")
+]
 
 
 def print_result(as_json: bool, content: dict[str, Any], text: str) -> None:

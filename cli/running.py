@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..runtime.errors import LlmcError
-from .options import Artifact, Json, Threads, print_result
+from .options import Artifact, Json, Target, Threads, print_result
 
 
 def run(
@@ -24,6 +24,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    target: Target = None,
     threads: Threads = None,
     max_context: Annotated[int | None, typer.Option(help="Keep less cache.")] = None,
     verify_weights: Annotated[
@@ -41,7 +42,11 @@ def run(
     from ..runtime.generate import load
 
     with load(
-        artifact, threads=threads, max_context=max_context, verify_weights=verify_weights
+        artifact,
+        target=target,
+        threads=threads,
+        max_context=max_context,
+        verify_weights=verify_weights,
     ) as model:
         stream = model.generate(
             text,

@@ -60,6 +60,7 @@ def _serve(config: ServerConfig, as_json: bool) -> int | None:
             name: loaded.enter_context(
                 load(
                     path,
+                    target=config.target or None,
                     threads=config.threads,
                     memory=config.memory_bytes,
                     max_context=config.max_context,

@@ -9,7 +9,9 @@ than their few bytes. A table shared by embedding and head gets one format.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ..ir import recipes as rec
 from ..ir.graph import Graph, Node, Value
@@ -50,29 +52,49 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=_IN_BLOCKS),
     )
 }
-"""The schemes that a user can name."""
+"""The schemes of the cpu target. Other targets have their own under the same names."""
+SCHEME_NAMES = ("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8")
+"""Every scheme that a user can name."""
 
 
 CACHES: dict[str, DType] = {"f32": DType.F32, "bf16": DType.BF16, "int8": DType.I8}
-"""The element types of the KV cache that a user can name."""
+"""The element types of the cpu target's KV cache that a user can name."""
+CACHE_NAMES = ("f32", "bf16", "fp16", "int8")
+"""Every type of cache that a user can name."""
 
 
-def find_scheme(name: str, kv_cache: str | None = None) -> Scheme:
-    """The scheme called `name`, its cache replaced by the one called `kv_cache`.
+def find_scheme(
+    name: str,
+    kv_cache: str | None = None,
+    *,
+    target: str = "cpu",
+    schemes: Mapping[str, Scheme] = SCHEMES,
+    caches: Mapping[str, DType] = CACHES,
+) -> Scheme:
+    """The scheme called `name`, its cache replaced by the one called `kv_cache`, among those that a
+    target has.
 
     Raises:
-        LlmcError: LLMC-E0201, there is no such scheme or cache.
+        LlmcError: LLMC-E0201, there is no such scheme or cache; LLMC-E0231, the target lacks it.
     """
-    if kv_cache is not None and kv_cache not in CACHES:
-        names = ", ".join(CACHES)
-        raise LlmcError("LLMC-E0201", f"unknown KV cache {kv_cache!r}", hint=f"use one of {names}")
-    if name not in SCHEMES:
-        names = ", ".join(SCHEMES)
-        raise LlmcError(
-            "LLMC-E0201", f"unknown quantization scheme {name!r}", hint=f"use one of {names}"
-        )
-    scheme = SCHEMES[name]
-    return scheme if kv_cache is None else replace(scheme, cache=CACHES[kv_cache])
+    scheme = _named("quantization scheme", name, SCHEME_NAMES, target, schemes)
+    if kv_cache is None:
+        return scheme
+    return replace(scheme, cache=_named("KV cache", kv_cache, CACHE_NAMES, target, caches))
+
+
+Choice = TypeVar("Choice")
+
+
+def _named(
+    what: str, name: str, known: Sequence[str], target: str, has: Mapping[str, Choice]
+) -> Choice:
+    if name in has:
+        return has[name]
+    if name in known:
+        message = f"target {target} has no {what} {name}"
+        raise LlmcError("LLMC-E0231", message, f"it has {', '.join(has)}")
+    raise LlmcError("LLMC-E0201", f"unknown {what} {name!r}", f"use one of {', '.join(known)}")
 
 
 def quantize(graph: Graph, scheme: Scheme) -> bool:

@@ -31,13 +31,17 @@ _WARMUP_TOKENS = 4
 
 @dataclass(frozen=True)
 class Load:
-    """What is run: `batch` sequences at once, all of the same length, `repeat` times over."""
+    """What is run: `batch` sequences at once, all of the same length, `repeat` times over.
+
+    `target`: which program, of an artifact for several.
+    """
 
     prompt_tokens: int = 512
     output_tokens: int = 64
     batch: int = 1
     repeat: int = 3
     threads: int | None = None
+    target: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "batch", "repeat"):
@@ -108,7 +112,7 @@ def bench(
         raise LlmcError("LLMC-E0205", f"price_per_hour cannot be {price_per_hour}")
     progress("loading", 0.0)
     began = perf_counter()
-    with load(path, threads=shape.threads) as model:
+    with load(path, target=shape.target, threads=shape.threads) as model:
         load_ms = (perf_counter() - began) * 1e3
         _check_context(model, shape)
         runs = _measure(model, shape, progress)

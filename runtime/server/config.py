@@ -46,6 +46,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: Annotated[
         Positive | None, Meta(description="Threads of each program (default: all usable cores).")
     ] = None
+    target: Annotated[str, Meta(description="Which program, of artifacts for several targets.")] = (
+        ""
+    )
     memory: Annotated[
         str, Meta(description="Memory that each model may take, such as 8GB (default: half).")
     ] = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
-from llmc.cli import compiling
+from llmc.cli import compiling, targets
 from llmc.cli.app import VERBS as NAMES_OF_VERBS
 from llmc.cli.app import invoke, verb
 from llmc.runtime import artifact
@@ -50,9 +51,10 @@ def test_every_command_parses(words: list[str]) -> None:
     context = VERBS[words[0]].make_context(words[0], words[1:])
     if words[0] == "compile":
         options = context.params
-        scheme = compiling.scheme_of(options["int8"], options["int4"], options["quant"])
-        assert scheme in compiling.SCHEMES
-        assert set(options["cpu"].split(",")) <= set(compiling.LEVELS)
+        flags = {name: options[name] for name in ("int8", "int4", "fp8", "quant")}
+        assert compiling.scheme_of(**flags) in compiling.SCHEMES
+        names = [p.name for p in inspect.signature(targets.chosen_targets).parameters.values()]
+        targets.chosen_targets(**{name: options[name] for name in names})
         if options["max_ram"]:
             parse_size(options["max_ram"])
 
@@ -196,19 +198,12 @@ def test_schemes_are_those_of_the_compiler() -> None:
     from llmc.passes.quantize import CACHES, SCHEMES
 
     caches = {dtype: name for name, dtype in CACHES.items()}
-    assert set(compiling.CACHES) == set(CACHES)
     documented = {}
     for name, weight, _, head, _, cache in README.rows("| `--quant` |"):
         first = [re.findall(r"`([\w-]+)`", cell)[0] for cell in (name, weight, head, cache)]
         documented[first[0]] = tuple(first[1:])
     actual = {s.name: (s.weight.value, s.head.value, caches[s.cache]) for s in SCHEMES.values()}
     assert documented == actual
-
-
-def test_command_takes_every_scheme() -> None:
-    from llmc.passes.quantize import SCHEMES
-
-    assert set(compiling.SCHEMES) == set(SCHEMES)
 
 
 def test_levels_are_those_of_the_toolchain() -> None:
@@ -218,7 +213,7 @@ def test_levels_are_those_of_the_toolchain() -> None:
     documented = {row[0].strip("`"): tuple(re.findall(r"`([\w-]+)`", row[1])) for row in rows}
     assert documented.pop("native") == ()
     assert documented == USER_LEVELS
-    assert {*documented, "native"} == set(compiling.LEVELS)
+    assert {*documented, "native"} == set(targets.CPU_LEVELS)
     assert {level for levels in documented.values() for level in levels} <= set(LEVELS)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from llmc.cli import compiling
+from llmc.cli import compiling, targets
 from llmc.cli.app import invoke as invoke_command
 from llmc.runtime.conformance import Check
 from llmc.runtime.error_table import ERRORS
@@ -266,8 +266,9 @@ def test_the_command_knows_every_scheme_and_level() -> None:
     """Its own lists save it from importing the compiler to print its help."""
     quantize = pytest.importorskip("llmc.passes.quantize")
     toolchain = pytest.importorskip("llmc.codegen.cpu.toolchain")
-    assert set(compiling.SCHEMES) == set(quantize.SCHEMES)
-    assert set(compiling.LEVELS) == {"native", *toolchain.USER_LEVELS}
+    assert compiling.SCHEMES == quantize.SCHEME_NAMES
+    assert compiling.CACHES == quantize.CACHE_NAMES
+    assert set(targets.CPU_LEVELS) == {"native", *toolchain.USER_LEVELS}
 
 
 def test_explain(invoke: Invoke) -> None:
