@@ -142,7 +142,7 @@ class Backend(Protocol):
         ...
 
 
-TARGETS = ("cpu",)
+TARGETS = ("cpu", "inductor")
 """Every target that can be named."""
 
 
@@ -156,4 +156,8 @@ def find_backend(target: str, options: Mapping[str, Option] | None = None) -> Ba
         from .cpu.backend import CpuBackend
 
         return CpuBackend(**(options or {}))
+    if target == "inductor":
+        from .inductor.backend import InductorBackend
+
+        return InductorBackend(**(options or {}))
     raise LlmcError("LLMC-E0203", f"unknown target {target!r}", f"use one of {', '.join(TARGETS)}")

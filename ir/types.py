@@ -67,7 +67,7 @@ T, S, R = Sym("T"), Sym("S"), Sym("R")
 
 def bind_dim(dim: Dim, env: Env) -> int:
     """The value of `dim` where symbols have the values of `env`."""
-    return dim if isinstance(dim, int) else env[dim.name] * dim.scale
+    return env[dim.name] * dim.scale if isinstance(dim, Sym) else dim
 
 
 def numel(shape: Iterable[Dim]) -> Dim:

@@ -21,6 +21,7 @@ RUNTIME_MAY_IMPORT = {
     "runtime/engine/prometheus.py": {"prometheus_client"},
     "runtime/engine/structured.py": {"llguidance"},
     "runtime/engine/tracing.py": {"opentelemetry"},
+    "runtime/programs/inductor.py": {"torch"},
 }
 """What comes with the package, and where the packages of the extra `serve` may be named."""
 MAX_LINES = 400

@@ -115,9 +115,9 @@ class Linear(Op):
         x, weight, bias, residual = self.split(inputs)
         value = dequantized(x[0], x[1], weight.shape[-1]) if self.quantized else x[0]
         y = F.linear(value, weight.to(value.dtype), bias)
-        return self._epilogue(y, residual)
+        return self.epilogue(y, residual)
 
-    def _epilogue(self, y: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    def epilogue(self, y: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         if self.gated:
             gate, up = y.unflatten(-1, (-1, 2, PANEL)).unbind(-2)
             y = UNARY[self.act](gate.flatten(-2)) * up.flatten(-2)
@@ -197,7 +197,7 @@ class GroupedLinear(Linear):
         parts = []
         for e, (a, b) in enumerate(pairwise(bounds)):
             y = F.linear(value[a:b], weight[e].to(value.dtype), None if bias is None else bias[e])
-            parts.append(self._epilogue(y, None))
+            parts.append(self.epilogue(y, None))
         return torch.cat(parts)
 
 

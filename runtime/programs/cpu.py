@@ -246,7 +246,7 @@ def load_library(data: bytes | memoryview) -> ctypes.CDLL:
     digest = hashlib.sha256(data).hexdigest()
     if digest not in _LOADED:
         try:
-            library = ctypes.CDLL(_library_path(data, digest))
+            library = ctypes.CDLL(library_path(data, digest))
             _declare(library)
         except (OSError, AttributeError) as error:
             raise LlmcError("LLMC-E0509", f"the program can't be loaded: {error}") from error
@@ -265,7 +265,7 @@ def _declare(library: ctypes.CDLL) -> None:
         raise LlmcError("LLMC-E0509", f"the program speaks interface {abi!r}, not {ABI_VERSION}")
 
 
-def _library_path(data: bytes | memoryview, digest: str) -> str:
+def library_path(data: bytes | memoryview, digest: str) -> str:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create(f"llmc-{digest[:12]}", os.MFD_CLOEXEC)
         with open(descriptor, "wb", closefd=False) as file:

@@ -1,0 +1,1 @@
+"""The inductor target: the ops' references, compiled ahead of time by torch's AOTInductor."""

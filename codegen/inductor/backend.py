@@ -1,0 +1,158 @@
+"""The inductor target: the graph's references, compiled by torch's AOTInductor.
+
+Whatever the interpreter can compute, this target can: it is the way out for what the others
+refuse, and what they are measured against. Weights stay in the format of the scheme and are
+dequantized in the program; activations are float32. Its programs run with the version of torch that
+compiled them, and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ...ir.graph import Graph, Value
+from ...ir.interpreted_program import manifest_groups
+from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, Op, PagedAttention
+from ...ir.scalar import scalar_of
+from ...ir.types import DType
+from ...passes.pipeline import ProgramForm
+from ...passes.quantize import Scheme, find_scheme
+from ...runtime import machine
+from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
+from ...runtime.errors import LlmcError
+from ..backend import Build, Option, Requirements
+from ..layout import Layout
+from ..row_layout import RowLayout
+from ..weight_table import WeightTable, WeightTensor
+from .build import build_library, find_compiler
+from .constants import parts_of
+from .levels import LEVELS
+from .memory import workspace_bytes
+from .worker import Job
+
+_NOT_OURS = (Call, CacheWrite, PagedAttention)
+"""Ops of the paged form."""
+
+
+@dataclass(frozen=True)
+class InductorProgram:
+    """A graph, where its weights lie, and what the manifest says about it."""
+
+    graph: Graph
+    limits: Limits
+    weights: tuple[WeightTensor, ...]
+
+    @property
+    def cache_groups(self) -> list[CacheGroup]:
+        return manifest_groups(self.graph, self.limits.block_size)
+
+    @property
+    def vocab_size(self) -> int:
+        vocab = self.graph.outputs[0].type.shape[-1]
+        assert isinstance(vocab, int)
+        return vocab
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """torch allocates as it goes; this is what it needs at most, of what the graph shows."""
+        return MemoryPlan(arena_bytes=workspace_bytes(self.graph, self.limits))
+
+    def options(self, level: str) -> Mapping[str, Option]:
+        """`sites`: the cache group of each attention site, in the order of the caches."""
+        group = {s: i for i, g in enumerate(self.graph.cache_groups) for s in g.sites}
+        return {"sites": " ".join(str(group[site]) for site in sorted(group))}
+
+    def build(self, level: str, out: Path, build: Build) -> None:
+        """Compile the library of `level`.
+
+        Raises:
+            LlmcError: LLMC-E0703 no compiler, LLMC-E0706 it or Inductor refused.
+        """
+        constants = [
+            [(part.offset, part.dtype.value, part.shape) for part in parts_of(tensor)]
+            for tensor in self.weights
+        ]
+        build_library(Job(str(self.graph), constants, self.limits, level), out, build.stop)
+
+
+class InductorBackend:
+    """x86-64 with AVX2 or AVX-512, whatever machine compiles."""
+
+    name = "inductor"
+    form = ProgramForm.SLOTS
+    suffix = ".so"
+    tools = ("torch",)
+
+    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
+        """Inputs stay float32; a cache that would be int8 is bf16 unless it was asked for."""
+        scheme = find_scheme(name, kv_cache)
+        if scheme.cache == DType.I8 and kv_cache is not None:
+            raise LlmcError(
+                "LLMC-E0231",
+                "target inductor has no int8 cache",
+                hint="use --kv-cache bf16 or f32",
+            )
+        cache = DType.BF16 if scheme.cache == DType.I8 else scheme.cache
+        return replace(scheme, cache=cache, float_inputs=True)
+
+    def layout(self, scheme: Scheme) -> Layout:
+        """Rows of codes, their scales behind them."""
+        return RowLayout()
+
+    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
+        """`native` (also if nothing is said): the best that this machine runs."""
+        levels = [_native() if word == "native" else word for word in words or ("native",)]
+        for level in levels:
+            if level not in LEVELS:
+                raise LlmcError(
+                    "LLMC-E0202",
+                    f"target inductor has no level {level!r}",
+                    hint=f"use native or one of {', '.join(LEVELS)}",
+                )
+        return tuple(dict.fromkeys(levels))
+
+    def require_tools(self) -> None:
+        """Building needs a C++ compiler; torch is there, since it traces."""
+        find_compiler()
+
+    def requirements(self, level: str) -> Requirements:
+        """The CPU features of a level, and this version of torch."""
+        version = torch.__version__.split("+")[0]
+        features = LEVELS[level].features
+        return Requirements("linux", "x86_64", features, {"torch": f"=={version}"})
+
+    def supports(self, op: Op) -> bool:
+        """All ops of programs of slots have a reference."""
+        return not isinstance(op, _NOT_OURS)
+
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> InductorProgram:
+        """Give every constant its place among the weights.
+
+        Raises:
+            LlmcError: LLMC-E0401, an op of another form of program.
+        """
+        assert weights is not None
+        for node in graph.nodes:
+            if not self.supports(node.op):
+                raise LlmcError("LLMC-E0401", f"target inductor can't do {node.op} at {node.scope}")
+        constants = [value for value in graph.constants() if scalar_of(value) is None]
+        return InductorProgram(graph, limits, tuple(_placed(v, weights) for v in constants))
+
+
+def _placed(value: Value, weights: WeightTable) -> WeightTensor:
+    if value.type.dtype in TORCH_DTYPE:
+        return weights.plain(value)
+    return weights.packed(value)
+
+
+def _native() -> str:
+    """The best level that this machine runs. LLMC-E0416 if there is none."""
+    here = set(machine.native_features())
+    fitting = [level.name for level in LEVELS.values() if level.features <= here]
+    if machine.machine() != "x86_64" or not fitting:
+        raise LlmcError("LLMC-E0416", "target inductor needs an x86-64 processor with AVX2")
+    return fitting[-1]
