@@ -22,6 +22,7 @@ RUNTIME_MAY_IMPORT = {
     "runtime/engine/structured.py": {"llguidance"},
     "runtime/engine/tracing.py": {"opentelemetry"},
     "runtime/programs/inductor.py": {"torch"},
+    "runtime/programs/onnx.py": {"onnxruntime"},
 }
 """What comes with the package, and where the packages of the extra `serve` may be named."""
 MAX_LINES = 400

@@ -48,10 +48,13 @@ class _Row(Struct, frozen=True):
 
 
 class SlotPlanner:
-    """Makes runs, and remembers how many tokens each slot holds."""
+    """Makes runs, and remembers how many tokens each slot holds.
 
-    def __init__(self, limits: Limits, slots: int) -> None:
-        self._limits = limits
+    `prompts_alone`: for runtimes that take several rows only of one token each.
+    """
+
+    def __init__(self, limits: Limits, slots: int, *, prompts_alone: bool = False) -> None:
+        self._limits, self._prompts_alone = limits, prompts_alone
         self._held = [0] * slots
 
     def runs(self, inputs: StepInputs) -> list[SlotRun]:
@@ -82,7 +85,7 @@ class SlotPlanner:
         prompts = [row for row in ordered if row.count > 1]
         # A row that only fills a gap costs little beside one token's weights, much with a prompt.
         yield from self._ranges(decoding, gap=max(2, len(decoding)))
-        yield from self._ranges(prompts, gap=1)
+        yield from self._ranges(prompts, gap=0 if self._prompts_alone else 1)
 
     def _ranges(self, rows: list[_Row], gap: int) -> Iterator[list[_Row]]:
         """Splits where slots lie more than `gap` apart or the step would be too large."""
