@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from llmc.codegen.cpu import packing
+from llmc.codegen.layout import section_offsets, total_bytes
+from llmc.codegen.row_layout import RowLayout
 from llmc.compiler import weights
 from llmc.compiler.weights import DATA_ALIGNMENT, WeightStream
 from llmc.ir.quantization import Quantized, WeightFormat, dequantize, quantize, to_bf16
@@ -166,3 +168,19 @@ def test_an_unpacked_quantized_constant_is_refused() -> None:
     entry = Entry("x", Quantize(WeightFormat.I4A, A), 0, 10)
     with pytest.raises(TypeError, match="must be packed"):
         written(WeightStream([entry]))
+
+
+def test_later_sections_stand_behind_the_codes_of_all_rows(monkeypatch) -> None:
+    """However many slices the rows come in; sections start at multiples of 64."""
+    monkeypatch.setattr(weights, "_SLICE_ELEMENTS", 96 * 16)
+    layout, shape = RowLayout(), (3, 50, 96)
+    recipe = Pack(layout.name, WeightFormat.I4A, stack([A, B, A]))
+    sizes = layout.sections(WeightFormat.I4A, shape)
+    entries = [Entry("norm", NORM, 0, 384), Entry("experts", recipe, 384, total_bytes(sizes))]
+    out = io.BytesIO()
+    WeightStream(entries).write(out, Reader(), layout)
+    data = np.frombuffer(load(out.getvalue())["experts"].tobytes(), np.uint8)
+    rows = quantize(np.concatenate([Reader().value(t) for t in (A, B, A)]), "i4a")
+    parts = layout.pack(WeightFormat.I4A, rows)
+    for offset, part in zip(section_offsets(sizes), parts, strict=True):
+        assert np.array_equal(data[offset : offset + part.nbytes], part)

@@ -20,9 +20,7 @@ def test_conforms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     model = find(name)
     texts = reference_texts(fix_rope(model.build(), model.max_context), model.max_context)
     checkpoint, path = model.save(tmp_path / "checkpoint"), tmp_path / "model.llmc"
-    driver.compile(
-        str(checkpoint), target="inductor", output=path, max_context=model.max_context
-    )
+    driver.compile(str(checkpoint), target="inductor", output=path, max_context=model.max_context)
     with load(path, threads=2) as loaded:
         report = run_schedule(loaded.program, texts, max_context=model.max_context)
     report.check()
