@@ -1,6 +1,6 @@
-"""Makes `kernel_harness` importable for the tests in this folder (importlib mode adds no paths)."""
+"""Makes `kernel_harness` and `generic_cases` importable (importlib mode adds no paths)."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
