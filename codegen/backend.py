@@ -142,7 +142,7 @@ class Backend(Protocol):
         ...
 
 
-TARGETS = ("cpu", "inductor")
+TARGETS = ("cpu", "onnx", "inductor")
 """Every target that can be named."""
 
 
@@ -156,6 +156,10 @@ def find_backend(target: str, options: Mapping[str, Option] | None = None) -> Ba
         from .cpu.backend import CpuBackend
 
         return CpuBackend(**(options or {}))
+    if target == "onnx":
+        from .onnx.backend import OnnxBackend
+
+        return OnnxBackend(**(options or {}))  # type: ignore[arg-type]
     if target == "inductor":
         from .inductor.backend import InductorBackend
 

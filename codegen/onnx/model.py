@@ -34,7 +34,13 @@ ONNX_TYPE: dict[DType, ir.DataType] = {
     DType.U8: ir.DataType.UINT8,
     DType.BOOL: ir.DataType.BOOL,
 }
-DIM_NAMES = {"T": "tokens", "S": "sequences", "R": "logits_rows", "L": "cache_length"}
+DIM_NAMES = {
+    "T": "tokens",
+    "S": "sequences",
+    "Q": "query_tokens",
+    "R": "logits_rows",
+    "L": "cache_length",
+}
 """What the graph's symbols are called in the model."""
 Attribute = int | float | str | Sequence[int] | ir.Graph
 
@@ -85,7 +91,7 @@ class Model:
     @property
     def scope(self) -> str:
         """The path of the layer that nodes are added for."""
-        return (self.node.scope if self.node else "") or "model"
+        return (self.node.scope if self.node else "") or "inputs"
 
     def unique(self, name: str) -> str:
         """`name`, numbered where it is taken."""

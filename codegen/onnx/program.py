@@ -26,7 +26,7 @@ from .emit_attention import QUERY
 from .emitters import emit_node
 from .model import ONNX_TYPE, Model, dim_name
 
-IR_VERSION = 11
+IR_VERSION = 12
 _CACHES = ("key_cache.", "value_cache.")
 _DOC = """Decoder of a language model with its cache held by the caller.
 
@@ -135,12 +135,12 @@ def _metadata(graph: Graph, limits: Limits, dialect: str) -> dict[str, str]:
         if v.name.startswith(_CACHES)
     }
     return {
-        "llmc.dialect": dialect,
-        "llmc.max_context": str(limits.max_context),
-        "llmc.cache_length": str(limits.block_size),
-        "llmc.max_query_tokens": str(limits.block_size - limits.max_context + 1),
-        "llmc.vocab_size": str(graph.outputs[0].type.shape[-1]),
-        "llmc.caches": json.dumps(caches, separators=(",", ":")),
+        "dialect": dialect,
+        "max_context": str(limits.max_context),
+        "cache_length": str(limits.block_size),
+        "max_query_tokens": str(limits.block_size - limits.max_context + 1),
+        "vocab_size": str(graph.outputs[0].type.shape[-1]),
+        "caches": json.dumps(caches, separators=(",", ":")),
     }
 
 
