@@ -72,11 +72,15 @@ class InductorProgram:
         Raises:
             LlmcError: LLMC-E0703 no compiler, LLMC-E0706 it or Inductor refused.
         """
+        build_library(self.job(level), out, build.stop)
+
+    def job(self, level: str) -> Job:
+        """What the compile of a level needs to know."""
         constants = [
             [(part.offset, part.dtype.value, part.shape) for part in parts_of(tensor)]
             for tensor in self.weights
         ]
-        build_library(Job(str(self.graph), constants, self.limits, level), out, build.stop)
+        return Job(str(self.graph), constants, self.limits, level)
 
 
 class InductorBackend:

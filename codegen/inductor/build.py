@@ -59,7 +59,7 @@ def _write_compiler(folder: Path) -> None:
     """A compiler that puts no path of this machine into what it makes."""
     places = (folder, Path(torch.__file__).parent.parent)
     maps = [f"-ffile-prefix-map={place}=." for place in places]
-    command = shlex.join([find_compiler(), "-s", *maps])
+    command = shlex.join([find_compiler(), "-s", "-Wl,--build-id=none", *maps])
     script = folder / COMPILER
     script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     script.chmod(0o700)

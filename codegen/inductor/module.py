@@ -97,8 +97,10 @@ def export_module(module: SlotModule, limits: Limits) -> ExportedProgram:
         torch.zeros(extent, dtype=torch.uint8),
         [_cache(value, sequences, length) for value in module.caches],
     )
-    s, r = Dim("s", min=1, max=limits.max_sequences), Dim("r", min=1, max=limits.max_logits_rows)
-    q, u = Dim("q", min=LEAST, max=limits.max_tokens), Dim("u", min=LEAST, max=length)
+    s = Dim("s", min=1, max=max(sequences, limits.max_sequences))
+    q = Dim("q", min=LEAST, max=max(query, limits.max_tokens))
+    r = Dim("r", min=1, max=max(rows, limits.max_logits_rows))
+    u = Dim("u", min=LEAST, max=length)
     shapes = ({0: s, 1: q}, {0: s, 1: q}, {0: s}, {0: r}, {0: u}, [{0: s} for _ in module.caches])
     # Without it a dimension that may be 1 is refused, or assumed not to be.
     patched = shape_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

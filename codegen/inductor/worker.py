@@ -45,9 +45,9 @@ def run(folder: Path) -> None:
         value: [Part(offset, DType(dtype), shape) for offset, dtype, shape in found]
         for value, found in zip(named, job.constants, strict=True)
     }
+    options = LEVELS[job.level].prepare() | _OPTIONS | {"cpp.cxx": (None, str(folder / COMPILER))}
     _accept_float32_groups()
     program = export_module(SlotModule(graph, parts), job.limits)
-    options = LEVELS[job.level].prepare() | _OPTIONS | {"cpp.cxx": (None, str(folder / COMPILER))}
     assert program.example_inputs is not None
     module = program.module(check_guards=False)
     library = torch._inductor.aot_compile(module, *program.example_inputs, options=options)
@@ -73,6 +73,7 @@ _OPTIONS = {
     "cpp.dynamic_threads": True,
     # The same bytes on every build: no names of files.
     "aot_inductor.enable_line_tables": False,
+    "aot_inductor.model_name_for_generated_files": "program",
     # Headers are compiled once a process anyway.
     "aot_inductor.precompile_headers": False,
 }

@@ -1,0 +1,139 @@
+"""What the backend promises before anything is built, and what a build leaves behind."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from llmc.codegen.backend import find_backend
+from llmc.codegen.inductor.backend import InductorBackend
+from llmc.codegen.inductor.build import build_library
+from llmc.codegen.inductor.worker import Job
+from llmc.codegen.row_layout import RowLayout
+from llmc.codegen.weight_table import WeightTable
+from llmc.ir.ops import Call
+from llmc.ir.parser import parse
+from llmc.ir.types import DType
+from llmc.runtime.artifact import Limits
+from llmc.runtime.errors import LlmcError
+from llmc.runtime.machine import machine
+
+LIMITS = Limits(
+    max_tokens=16, max_sequences=2, max_context=20, max_logits_rows=4, block_size=35,
+    uniform_query=True,
+)  # fmt: skip
+GRAPH = """
+graph main: SERVING
+input token_ids: i32[T]
+input logits_rows: i32[R]
+const @embed: f32[10, 8] = @embed:f32
+%0: f32[T, 8] = embedding(@embed, token_ids)
+%1: f32[R, 8] = logits_rows(%0, logits_rows)
+%2: f32[R, 10] = linear(%1, @embed)
+output %2
+"""
+
+
+def test_levels() -> None:
+    backend = find_backend("inductor")
+    assert backend.resolve_levels(["x86-64-v3", "x86-64-v4", "x86-64-v3"]) == (
+        "x86-64-v3", "x86-64-v4",
+    )  # fmt: skip
+    assert backend.requirements("x86-64-v3").features < backend.requirements("x86-64-v4").features
+    with pytest.raises(LlmcError, match=r"E0202.*aarch64") as error:
+        backend.resolve_levels(["aarch64"])
+    assert "x86-64-v3" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("family", "features", "level"),
+    [
+        ("x86_64", "x86-64-v4", "x86-64-v4"),
+        ("x86_64", "x86-64-v3", "x86-64-v3"),
+        ("x86_64", None, None),
+        ("aarch64", "x86-64-v4", None),
+    ],
+)
+def test_native_is_the_best_that_runs_here(
+    family: str, features: str | None, level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = InductorBackend()
+    found = backend.requirements(features).features if features else frozenset({"sse2"})
+    monkeypatch.setattr("llmc.runtime.machine.machine", lambda: family)
+    monkeypatch.setattr("llmc.runtime.machine.native_features", lambda: found)
+    if level is None:
+        with pytest.raises(LlmcError, match=r"E0416"):
+            backend.resolve_levels([])
+    else:
+        assert backend.resolve_levels([]) == (level,)
+
+
+def test_the_manifest_names_the_version_of_torch() -> None:
+    packages = InductorBackend().requirements("x86-64-v3").packages
+    assert packages == {"torch": "==" + torch.__version__.split("+")[0]}
+
+
+def test_schemes() -> None:
+    """Weights as for every target; what would be an int8 cache is bf16, unless it was asked for."""
+    backend = InductorBackend()
+    assert backend.scheme("f32", None).cache == DType.F32
+    int4 = backend.scheme("int4", None)
+    assert (int4.weight, int4.cache, int4.float_inputs) == (DType.I4A, DType.BF16, True)
+    assert backend.scheme("int4", "f32").cache == DType.F32
+    with pytest.raises(LlmcError, match=r"E0231.*int8 cache"):
+        backend.scheme("f32", "int8")
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(LlmcError, match=r"E0703.*C\+\+ compiler"):
+        InductorBackend().require_tools()
+
+
+def test_an_op_of_the_paged_form_is_refused_by_name() -> None:
+    graph = parse(
+        f"graph body: SERVING\ninput x: f32[T, 4]\n%0: f32[T, 4] = neg(x)\noutput %0\n{GRAPH}"
+    )
+    x = graph.nodes[0].output
+    graph.insert_before(graph.nodes[1], Call("body"), [x])
+    with pytest.raises(LlmcError, match=r"E0401.*body"):
+        InductorBackend().lower(graph, LIMITS, WeightTable(RowLayout()))
+
+
+def job() -> Job:
+    lowered = InductorBackend().lower(parse(GRAPH), LIMITS, WeightTable(RowLayout()))
+    assert lowered.memory_plan.arena_bytes > 16 * 8 * 4
+    return lowered.job(InductorBackend().resolve_levels(["native"])[0])
+
+
+@pytest.mark.skipif(machine() != "x86_64", reason="the target is for x86-64")
+def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Side by side, in folders of other names, which aren't in the library."""
+    places = [tmp_path / name for name in ("one", "another")]
+    for place in places:
+        place.mkdir()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda place: build_library(job(), place / "out.so"), places))
+    assert all([file.name for file in place.iterdir()] == ["out.so"] for place in places)
+    libraries = [(place / "out.so").read_bytes() for place in places]
+    assert libraries[0] == libraries[1]
+    for place in (tmp_path, Path(torch.__file__).parent.parent):
+        assert str(place).encode() not in libraries[0]
+
+
+def test_a_build_can_be_stopped(tmp_path: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(LlmcError, match=r"E0706.*stopped"):
+        build_library(job(), tmp_path / "out.so", stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compile_that_fails_says_why(tmp_path: Path) -> None:
+    broken = job()
+    broken.level = "no such level"
+    with pytest.raises(LlmcError, match=r"E0706.*no such level"):
+        build_library(broken, tmp_path / "out.so")
+    assert list(tmp_path.iterdir()) == []
