@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ...ir.graph import Node
 from ...ir.ops import GroupedLinear, RouteTokens
 from ...ir.types import DType
-from .emit_linear import capped, epilogue, product, weight_rows
+from .emit_linear import Product, capped, epilogue, product, weight_rows
 from .model import Model
 
 
@@ -50,7 +50,7 @@ def _inverse(model: Model, slot: ir.Value, choices: int) -> ir.Value:
     return model.add("ScatterElements", tokens, slot, tokens, axis=0)
 
 
-def emit_grouped_linear(model: Model, node: Node) -> None:
+def emit_grouped_linear(model: Model, node: Node, multiply: Product = product) -> None:
     """Each expert's product of its rows, behind one another."""
     op = node.op
     assert isinstance(op, GroupedLinear)
@@ -69,7 +69,7 @@ def emit_grouped_linear(model: Model, node: Node) -> None:
         own_bias = None
         if bias is not None:
             own_bias = model.in_precision(model.constants.plain(model, bias, expert))
-        y = product(model, rows, weight, own_bias, expert)
+        y = multiply(model, rows, weight, own_bias, expert)
         parts.append(capped(model, epilogue(model, op, y, weight_rows(weight)), op.softcap))
     model.result(model.add("Concat", *parts, axis=0))
 

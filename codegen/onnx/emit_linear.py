@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -14,10 +16,12 @@ from .emit_elementwise import unary
 from .emit_movement import slice_of
 from .model import Model
 
+Product = Callable[..., ir.Value]
+"""What multiplies: `product`, or what a dialect has in its place."""
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 
 
-def emit_linear(model: Model, node: Node) -> None:
+def emit_linear(model: Model, node: Node, multiply: Product | None = None) -> None:
     """`softcap([residual +] act(x Wᵀ + bias))` as one Gemm and what follows it."""
     op = node.op
     assert isinstance(op, Linear)
@@ -27,7 +31,7 @@ def emit_linear(model: Model, node: Node) -> None:
     (x,), _, bias, residual = op.split(tuple(operands_but_weight(model, op, node)))
     rows = x_value.type.shape[:-1]
     x = x if len(rows) == 1 else model.reshape(x, (Sym("rows"), x_value.type.shape[-1]))
-    y = product(model, x, weight, bias)
+    y = (multiply or product)(model, x, weight, bias)
     y = epilogue(model, op, y, weight_rows(weight))
     if len(rows) != 1:
         y = model.reshape(y, node.output.type.shape)

@@ -105,7 +105,7 @@ def emit_norm(model: Model, node: Node) -> None:
     x, residual, weight, bias = op.split(tuple(model.operands()))
     total = x if residual is None else model.add("Add", x, residual)
     if weight is None:
-        weight = _ones(model, node)
+        weight = ones(model, node)
     if op.fn == "rms_norm":
         y = model.add("RMSNormalization", total, weight, axis=-1, epsilon=op.eps)
         y = y if bias is None else model.add("Add", y, bias)
@@ -115,7 +115,7 @@ def emit_norm(model: Model, node: Node) -> None:
     model.result(*([total, y] if op.add else [y]))
 
 
-def _ones(model: Model, node: Node) -> ir.Value:
+def ones(model: Model, node: Node) -> ir.Value:
     """What a norm without weights is scaled with."""
     size = node.inputs[0].type.shape[-1]
     assert isinstance(size, int)

@@ -43,6 +43,9 @@ from . import (
     emit_linear,
     emit_movement,
     emit_reduction,
+    ort_attention,
+    ort_linear,
+    ort_norm,
 )
 from .model import Model
 
@@ -80,7 +83,15 @@ STANDARD: dict[type[Op], Emitter] = {
 }
 """Operators of ONNX alone: any conforming runtime."""
 
-ORT: dict[type[Op], Emitter] = {**STANDARD}
+ORT: dict[type[Op], Emitter] = {
+    **STANDARD,
+    Embedding: ort_linear.ort_embedding,
+    GroupedLinear: ort_linear.ort_grouped_linear,
+    Linear: ort_linear.ort_linear,
+    Norm: ort_norm.ort_norm,
+    SlotAttention: ort_attention.ort_slot_attention,
+    SlotWrite: ort_attention.ort_slot_write,
+}
 """ONNX Runtime's own operators where they are faster."""
 
 EMITTERS: dict[str, dict[type[Op], Emitter]] = {"ort": ORT, "standard": STANDARD}

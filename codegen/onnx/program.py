@@ -49,6 +49,7 @@ def make_model(
         emit_node(model, node, dialect)
     model.node = None
     _add_outputs(model, graph)
+    _drop_unused(model.graph)
     return ir.Model(
         model.graph,
         ir_version=IR_VERSION,
@@ -58,6 +59,14 @@ def make_model(
         doc_string=_DOC,
         metadata_props=_metadata(graph, limits, dialect),
     )
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    """Remove nodes that nothing reads: who looked behind a reshape leaves it so."""
+    outputs = set(graph.outputs)
+    for node in reversed(graph):
+        if not any(output.uses() or output in outputs for output in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _input(model: Model, name: str, dtype: ir.DataType, *dims: int | str) -> ir.Value:
