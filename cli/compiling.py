@@ -1,9 +1,10 @@
 """`llmc compile`."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +88,9 @@ def compile_(
         bool, typer.Option("--trust-remote-code", help="Run model code from the checkpoint.")
     ] = False,
     format: Annotated[str, typer.Option(help="file (one .llmc) or dir.")] = "file",
+    emit: Annotated[
+        str, typer.Option(help="llmc: an artifact; onnx: a plain folder that needs no llmc.")
+    ] = "llmc",
     as_json: Json = False,
 ) -> None:
     """Compile a model into an artifact.
@@ -104,27 +108,41 @@ def compile_(
     )  # fmt: skip
     _require("--kv-cache", "LLMC-E0201", kv_cache or CACHES[0], CACHES)
     _require("--format", "LLMC-E0200", format, ("file", "dir"))
+    _require("--emit", "LLMC-E0200", emit, ("llmc", "onnx"))
     options: dict[str, Any] = {
         **targets, "scheme": scheme, "kv_cache": kv_cache,
         "output": output, "max_context": max_context, "max_kl": max_kl, "format": format,
         "max_ram": None if max_ram is None else parse_size(max_ram),
         "allow_fields": tuple(allow_field or ()), "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    from ..compiler.destination import check_output, output_path
-
     _require_places(model)
-    check_output(output_path(output, model), options["format"], model)
-
+    write = _writer(model, output, emit, options)
     with collection_paused():
         from ..compiler.driver import compile
     from ..runtime.progress import reporter
 
     with reporter() as progress:
-        report = compile(model, progress=progress, **options)
+        report = write(partial(compile, progress=progress))
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
     size = f"{report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s, {report.peak_rss_mb:.0f} MB peak"
     print_result(as_json, asdict(report), f"{report.artifact}  ({size})")
+
+
+def _writer(
+    model: str, output: Path | None, emit: str, options: dict[str, Any]
+) -> Callable[[Callable[..., Any]], Any]:
+    """What turns `compile` into the report, once the destination is found to be fit."""
+    if emit == "onnx":
+        from ..compiler.onnx_folder import check_folder, emit_folder, folder_path
+
+        folder = folder_path(output, model)
+        check_folder(folder, model)
+        return lambda compile: emit_folder(compile, model, folder, options)
+    from ..compiler.destination import check_output, output_path
+
+    check_output(output_path(output, model), options["format"], model)
+    return lambda compile: compile(model, **options)
 
 
 def _require_places(model: str) -> None:

@@ -17,7 +17,7 @@ import json
 
 import onnx_ir as ir
 
-from ...ir.graph import Graph, Value
+from ...ir.graph import Graph
 from ...ir.types import DType, R, S, Sym, TensorType
 from ...runtime.artifact import Limits
 from ..weight_table import WeightTable
@@ -49,7 +49,7 @@ def make_model(
         emit_node(model, node, dialect)
     model.node = None
     _add_outputs(model, graph)
-    _drop_unused(model.graph)
+    drop_unread(model.graph)
     return ir.Model(
         model.graph,
         ir_version=IR_VERSION,
@@ -59,14 +59,6 @@ def make_model(
         doc_string=_DOC,
         metadata_props=_metadata(graph, limits, dialect),
     )
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    """Remove nodes that nothing reads: who looked behind a reshape leaves it so."""
-    outputs = set(graph.outputs)
-    for node in reversed(graph):
-        if not any(output.uses() or output in outputs for output in node.outputs):
-            graph.remove(node, safe=True)
 
 
 def _input(model: Model, name: str, dtype: ir.DataType, *dims: int | str) -> ir.Value:
@@ -136,6 +128,17 @@ def _output(model: Model, name: str, value: ir.Value, type: TensorType) -> None:
     model.graph.outputs.append(value)
 
 
+def drop_unread(graph: ir.Graph) -> None:
+    """Remove nodes that nothing reads (who looked behind a reshape leaves it so), and weights."""
+    outputs = set(graph.outputs)
+    for node in reversed(graph):
+        if not any(output.uses() or output in outputs for output in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]
+
+
 def _metadata(graph: Graph, limits: Limits, dialect: str) -> dict[str, str]:
     """What a program that drives the model must know beside its signature."""
     caches = {
@@ -156,8 +159,3 @@ def _metadata(graph: Graph, limits: Limits, dialect: str) -> dict[str, str]:
 def serialized(model: ir.Model) -> bytes:
     """The protobuf; equal models give equal bytes."""
     return ir.to_proto(model).SerializeToString(deterministic=True)
-
-
-def cache_inputs(graph: Graph) -> list[Value]:
-    """The graph's caches, in the order of its inputs."""
-    return [v for v in graph.inputs if v.name.startswith(_CACHES)]

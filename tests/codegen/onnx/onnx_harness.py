@@ -20,7 +20,7 @@ import torch
 from llmc.codegen.onnx.constants import Constants, location_of
 from llmc.codegen.onnx.emitters import emit_node
 from llmc.codegen.onnx.model import ONNX_TYPE, Model, dim_name
-from llmc.codegen.onnx.program import IR_VERSION, serialized
+from llmc.codegen.onnx.program import IR_VERSION, drop_unread, serialized
 from llmc.codegen.row_layout import RowLayout
 from llmc.codegen.weight_table import WeightTable
 from llmc.ir.graph import Graph, Value
@@ -49,6 +49,7 @@ def model_of(graph: Graph, table: WeightTable, dialect: str = "standard") -> ir.
         out.name = f"out{i}"
         out.type, out.shape = model.read(value).type, model.read(value).shape
         model.graph.outputs.append(out)
+    drop_unread(model.graph)
     return ir.Model(model.graph, ir_version=IR_VERSION)
 
 

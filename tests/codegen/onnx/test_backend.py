@@ -50,14 +50,16 @@ def test_standard_uses_operators_of_onnx_alone(tmp_path: Path) -> None:
 
 
 def test_nodes_are_named_by_layers_and_weights_are_outside(tmp_path: Path) -> None:
-    model = onnx.ModelProto.FromString(built(lowered("standard"), tmp_path / "m"))
+    model = onnx.ModelProto.FromString(built(lowered("standard", "int4-sym"), tmp_path / "m"))
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert "model.layers.2.self_attn/Attention" in names
     outside = [t for t in model.graph.initializer if t.external_data]
     inside = [t for t in model.graph.initializer if not t.external_data]
-    assert "model.layers.0.mlp.down_proj.weight" in {t.name for t in outside}
+    assert "model.layers.0.mlp.down_proj.weight.codes:int4" in {t.name for t in outside}
     assert all(len(t.raw_data) <= 2048 for t in inside)
+    read = {name for node in model.graph.node for name in node.input}
+    assert {t.name for t in model.graph.initializer} <= read
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert (known["max_context"], known["dialect"]) == ("128", "standard")
 
