@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 from llmc.benchmarks.peer_bench import picture
-from llmc.benchmarks.peer_bench.cases import CASES, MODELS, Scheme
+from llmc.benchmarks.peer_bench.cases import CASES, MODELS, TARGETS, Scheme
 from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS
 from llmc.benchmarks.peer_bench.results import Report, merge
 from llmc.benchmarks.peer_bench.session import Asked, run
@@ -40,6 +40,9 @@ def main(
     peers: Annotated[
         str, typer.Option(metavar="NAME,…", help=f"Peers: {', '.join(ENVIRONMENTS)}; or none.")
     ] = ",".join(ENVIRONMENTS),
+    targets: Annotated[
+        str, typer.Option(metavar="NAME,…", help=f"Targets of llmc: {', '.join(TARGETS)}.")
+    ] = TARGETS[0],
     rounds: Annotated[int, typer.Option(min=0, help="Turns of everybody; medians count.")] = 3,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of everybody (default: all usable cores).")
@@ -82,6 +85,7 @@ def main(
         schemes=[Scheme(one) for one in _names(schemes, list(Scheme), "--schemes")],
         cases=_names(cases, list(CASES), "--cases"),
         peers=_names("" if peers == "none" else peers, list(ENVIRONMENTS), "--peers"),
+        targets=_names(targets, list(TARGETS), "--targets"),
         rounds=rounds,
         threads=threads or available_cores(),
         install_slow=not short,

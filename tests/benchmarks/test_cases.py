@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from llmc.benchmarks.peer_bench.cases import CASES, CONTENDERS, MODELS, OURS, Scheme, groups
 from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS
-from llmc.benchmarks.peer_bench.models import DRIVERS
+from llmc.benchmarks.peer_bench.models import DRIVERS, compile_command
 
 ALL = ["llamacpp", "openvino", "onnxruntime", "torch"]
 
@@ -64,3 +66,20 @@ def test_operations_of_a_step() -> None:
     assert model.step_ops(3, 3) == linear + attention
     decode = 2 * (model.layer_weights + model.head_weights) + 2 * 2 * 30 * 9 * 64 * 100
     assert model.step_ops(1, 100) == decode
+
+
+def test_targets_of_llmc_take_part_when_they_are_asked_for() -> None:
+    def labels(*targets: list[str]) -> list[str]:
+        (group,) = groups(["smollm2-135m"], [Scheme.INT4], ["prompt-512"], [], *targets)
+        return [one.label for one in group.contenders]
+
+    assert labels() == ["llmc"]
+    assert labels(["onnx"]) == ["llmc onnx"]
+    assert labels(["cpu", "onnx"]) == ["llmc", "llmc onnx"]
+
+
+def test_the_compile_command_names_the_target() -> None:
+    (contender,) = (one for one in CONTENDERS if one.target == "onnx")
+    command = compile_command(MODELS["llama-1b"], Path("source"), contender, Path("out.llmc"))
+    words = command[command.index("--target") :]
+    assert words == ["--target", "onnx", "--quant", "int4", "-o", "out.llmc", "--json"]
