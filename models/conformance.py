@@ -41,16 +41,18 @@ class Text:
 
 @dataclass
 class Report:
-    """What a schedule found: rows compared and the worst of them."""
+    """What a schedule found: rows compared, the worst of them, and each one's difference."""
 
     rows: int = 0
     worst: float = 0.0
     where: str = "no row was compared"
     argmax_errors: list[str] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
 
     def add(self, share: float, where: str) -> None:
         """Count one compared row; NaN counts as infinitely wrong."""
         self.rows += 1
+        self.shares.append(share)
         if not share <= self.worst:
             self.worst, self.where = (share if share == share else float("inf")), where
 

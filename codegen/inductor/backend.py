@@ -20,7 +20,7 @@ from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, Op, PagedAttention
 from ...ir.scalar import scalar_of
 from ...ir.types import DType
 from ...passes.pipeline import ProgramForm
-from ...passes.quantize import Scheme, find_scheme
+from ...passes.quantize import SCHEMES, Scheme, find_scheme
 from ...runtime import machine
 from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
 from ...runtime.errors import LlmcError
@@ -34,6 +34,12 @@ from .levels import LEVELS
 from .memory import workspace_bytes
 from .worker import Job
 
+_SCHEMES = {
+    name: replace(scheme, cache=DType.BF16 if scheme.cache == DType.I8 else scheme.cache)
+    for name, scheme in SCHEMES.items()
+} | {"fp16": Scheme("fp16", DType.F16, DType.F16, DType.F16)}
+_SCHEMES = {name: replace(scheme, float_inputs=True) for name, scheme in _SCHEMES.items()}
+_CACHES = {"f32": DType.F32, "bf16": DType.BF16, "fp16": DType.F16}
 _NOT_OURS = (Call, CacheWrite, PagedAttention)
 """Ops of the paged form."""
 
@@ -92,16 +98,8 @@ class InductorBackend:
     tools = ("torch",)
 
     def scheme(self, name: str, kv_cache: str | None) -> Scheme:
-        """Inputs stay float32; a cache that would be int8 is bf16 unless it was asked for."""
-        scheme = find_scheme(name, kv_cache)
-        if scheme.cache == DType.I8 and kv_cache is not None:
-            raise LlmcError(
-                "LLMC-E0231",
-                "target inductor has no int8 cache",
-                hint="use --kv-cache bf16 or f32",
-            )
-        cache = DType.BF16 if scheme.cache == DType.I8 else scheme.cache
-        return replace(scheme, cache=cache, float_inputs=True)
+        """The cpu target's formats of weights, and fp16; inputs and arithmetic stay float32."""
+        return find_scheme(name, kv_cache, target=self.name, schemes=_SCHEMES, caches=_CACHES)
 
     def layout(self, scheme: Scheme) -> Layout:
         """Rows of codes, their scales behind them."""

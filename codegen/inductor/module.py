@@ -14,8 +14,8 @@ from torch.export import Dim, ExportedProgram, export
 from torch.fx.experimental import _config as shape_config
 
 from ...ir.graph import Graph, Value
-from ...ir.interpreter import scalar_tensor
 from ...ir.ops import TORCH_DTYPE, Embedding
+from ...ir.scalar import scalar_of
 from ...runtime.artifact import Limits
 from .constants import Part, value_of
 from .forms import Run, evaluate
@@ -70,8 +70,13 @@ class SlotModule(torch.nn.Module):
 
     def _read(self, value: Value, values: dict[Value, torch.Tensor]) -> torch.Tensor:
         if value not in values:
-            literal = scalar_tensor(value)
-            values[value] = self._constant(value) if literal is None else literal
+            number, dtype = scalar_of(value), TORCH_DTYPE.get(value.type.dtype)
+            values[value] = (
+                self._constant(value)
+                if number is None
+                # Computed, because a tensor made here would become one more constant.
+                else torch.full((), number, dtype=dtype)
+            )
         return values[value]
 
     def _constant(self, value: Value) -> torch.Tensor:

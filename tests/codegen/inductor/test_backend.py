@@ -75,13 +75,16 @@ def test_the_manifest_names_the_version_of_torch() -> None:
 
 
 def test_schemes() -> None:
-    """Weights as for every target; what would be an int8 cache is bf16, unless it was asked for."""
+    """Formats of weights as for the cpu target; a bf16 cache where that has one of int8."""
     backend = InductorBackend()
     assert backend.scheme("f32", None).cache == DType.F32
     int4 = backend.scheme("int4", None)
     assert (int4.weight, int4.cache, int4.float_inputs) == (DType.I4A, DType.BF16, True)
     assert backend.scheme("int4", "f32").cache == DType.F32
-    with pytest.raises(LlmcError, match=r"E0231.*int8 cache"):
+    assert backend.scheme("fp16", None).weight == DType.F16
+    with pytest.raises(LlmcError, match=r"E0231.*fp8"):
+        backend.scheme("fp8", None)
+    with pytest.raises(LlmcError, match=r"E0231.*cache int8"):
         backend.scheme("f32", "int8")
 
 
