@@ -34,10 +34,12 @@ class Build:
     """What a build may use and must obey.
 
     Another thread sets `stop` to end it soon, with an error. `values`: the weights, for programs
-    that hold them themselves. `progress`: for builds that take long.
+    that hold them themselves. `sample`: tokens of a text, for targets that measure activations.
+    `progress`: for builds that take long.
     """
 
     values: RecipeValues
+    sample: Sequence[int] = ()
     stop: Event = field(default_factory=Event)
     progress: Progress = silent
 
@@ -142,7 +144,7 @@ class Backend(Protocol):
         ...
 
 
-TARGETS = ("cpu", "onnx", "inductor")
+TARGETS = ("cpu", "onnx", "trt", "inductor")
 """Every target that can be named."""
 
 
@@ -164,4 +166,8 @@ def find_backend(target: str, options: Mapping[str, Option] | None = None) -> Ba
         from .inductor.backend import InductorBackend
 
         return InductorBackend(**(options or {}))
+    if target == "trt":
+        from .tensorrt.backend import TrtBackend
+
+        return TrtBackend(**(options or {}))  # type: ignore[arg-type]
     raise LlmcError("LLMC-E0203", f"unknown target {target!r}", f"use one of {', '.join(TARGETS)}")

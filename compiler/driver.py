@@ -30,6 +30,7 @@ from ..runtime.container import ArtifactWriter
 from ..runtime.errors import LlmcError
 from ..runtime.progress import Progress, silent
 from .assemble import add_text_entries, record_vectors, variant_of, write_weights
+from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path
 from .frontend.config_reads import unread_fields
@@ -236,7 +237,7 @@ def _builds(
 ) -> Iterator[list[tuple[Program, str, Path, Future[None]]]]:
     """Programs being built, one after another; leaving early ends what runs at once."""
     pool = ThreadPoolExecutor(max_workers=1)
-    build = Build(RecipeValues(source.reader), progress=progress)
+    build = Build(RecipeValues(source.reader), sample_ids(source), progress=progress)
     begun = []
     try:
         for program in programs:

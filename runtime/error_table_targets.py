@@ -14,4 +14,16 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "The artifact names the versions of the runtime that it runs with.",
         "install that version, or compile the artifact again",
     ),
+    "LLMC-E0514": ErrorInfo(
+        "no GPU here that the engine is for",
+        "A TensorRT engine names the GPUs that it was built for, by compute capability; this "
+        "machine has none of them, or no driver.",
+        "compile with --sm for this machine's GPU; TensorRT for RTX has no H100 (SM90)",
+    ),
+    "LLMC-E0720": ErrorInfo(
+        "TensorRT refused the model",
+        "The message is TensorRT's own, with the path of the layer in the source model where it "
+        "names one. Often a GPU that was asked for can't do what the scheme needs.",
+        "try other GPUs (--sm) or another scheme; report it if you think that it should work",
+    ),
 }

@@ -11,7 +11,7 @@ from .artifact import Variant
 from .errors import LlmcError
 from .program import Program
 
-_MODULES = {"cpu": "cpu", "inductor": "inductor", "onnx": "onnx"}
+_MODULES = {"cpu": "cpu", "inductor": "inductor", "onnx": "onnx", "trt": "tensorrt"}
 """Target → module in `programs/`. Its extra in our own package has the target's name."""
 
 

@@ -1,0 +1,106 @@
+"""What magnitudes the inputs of linear layers reach: measured once, on a fixed text.
+
+TensorRT quantizes activations to int8 or E4M3 with scales that are constants of the engine (a scale
+that is computed at run time was refused for both). So the graph is evaluated on the CPU for one
+sequence, node by node; weights are read when they are needed and dropped, so that memory stays at
+the largest matrix. The weights are already those of the scheme: what is measured is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ...ir.graph import Graph, Node, Value
+from ...ir.interpreter import scalar_tensor
+from ...ir.ops import TORCH_DTYPE, Embedding, Linear
+from ...ir.quantization import dequantize
+from ...ir.recipe_values import RecipeValues
+from ...ir.recipes import Quantize, Recipe
+from ...ir.types import Env
+from .network import CACHES
+
+
+def input_ranges(graph: Graph, values: RecipeValues, ids: Sequence[int]) -> dict[str, float]:
+    """The largest |x| that each linear layer reads, by its weight's name, over the tokens `ids`."""
+    count = len(ids)
+    env: Env = {"T": count, "S": 1, "R": 1, "L": count}
+    with torch.no_grad():
+        return _Walk(graph, values, env).run(first_inputs(graph, ids))
+
+
+def first_inputs(graph: Graph, ids: Sequence[int]) -> dict[Value, torch.Tensor]:
+    """One slot that holds nothing yet, and logits for the last token."""
+    count = len(ids)
+    known = {
+        "token_ids": torch.tensor(ids, dtype=torch.int32),
+        "positions": torch.arange(count, dtype=torch.int32),
+        "start": torch.zeros(1, dtype=torch.int32),
+        "logits_rows": torch.tensor([count - 1], dtype=torch.int32),
+    }
+    tensors = {}
+    for value in graph.inputs:
+        if value.name.startswith(CACHES):
+            _, heads, _, width = value.type.shape
+            dtype = TORCH_DTYPE[value.type.dtype]
+            tensors[value] = torch.zeros((1, heads, count, width), dtype=dtype)  # type: ignore[arg-type]
+        else:
+            tensors[value] = known[value.name]
+    return tensors
+
+
+class _Walk:
+    """One evaluation that keeps a value until its last reader has run."""
+
+    def __init__(self, graph: Graph, values: RecipeValues, env: Env) -> None:
+        self.graph, self.values, self.env = graph, values, env
+        self.last = {v: node for node in graph.nodes for v in node.inputs}
+        self.ranges: dict[str, float] = {}
+
+    def run(self, known: dict[Value, torch.Tensor]) -> dict[str, float]:
+        """Evaluate all but the head, whose product nothing is measured on."""
+        for node in self.graph.nodes:
+            if isinstance(node.op, Linear):
+                self._record(node, known)
+            if not isinstance(node.op, Linear) or any(v in self.last for v in node.outputs):
+                self._evaluate(node, known)
+        return self.ranges
+
+    def _record(self, node: Node, known: dict[Value, torch.Tensor]) -> None:
+        x, weight = node.inputs[0], node.inputs[1]
+        most = float(known[x].abs().max())
+        self.ranges[weight.name] = max(most, self.ranges.get(weight.name, 0.0))
+
+    def _evaluate(self, node: Node, known: dict[Value, torch.Tensor]) -> None:
+        if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
+            results = (self._rows(node.inputs[0], known[node.inputs[1]]),)
+        else:
+            operands = [known[v] if v in known else self._constant(v) for v in node.inputs]
+            result = node.op.bind(self.env).reference(*operands)
+            results = result if isinstance(result, tuple) else (result,)
+        known.update(zip(node.outputs, results, strict=True))
+        for value in node.inputs:
+            if self.last.get(value) is node:
+                known.pop(value, None)
+
+    def _constant(self, value: Value) -> torch.Tensor:
+        literal = scalar_tensor(value)
+        if literal is not None:
+            return literal
+        shape = [d for d in value.type.shape if isinstance(d, int)]
+        array = _float_rows(self.values, value.recipe, 0, None).reshape(shape)
+        dtype = TORCH_DTYPE.get(value.type.dtype, torch.float32)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+
+    def _rows(self, table: Value, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of an embedding table, one by one: it may be the largest matrix of all."""
+        rows = {i: _float_rows(self.values, table.recipe, i, i + 1)[0] for i in set(ids.tolist())}
+        return torch.from_numpy(np.stack([rows[i] for i in ids.tolist()])).float()
+
+
+def _float_rows(values: RecipeValues, recipe: Recipe, start: int, stop: int | None) -> np.ndarray:
+    if isinstance(recipe, Quantize):
+        return dequantize(values.quantized_rows(recipe, recipe.format, start, stop))
+    return values.rows(recipe, start, stop)

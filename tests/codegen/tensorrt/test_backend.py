@@ -1,0 +1,182 @@
+"""The trt target as the driver sees it: levels, schemes, refusals, engines and their headers."""
+
+from pathlib import Path
+from threading import Event, Timer
+
+import pytest
+from llmc.codegen.backend import Build, find_backend
+from llmc.compiler.frontend.lower import lower_model, own_tensors
+from llmc.compiler.frontend.probe import StateReader
+from llmc.ir.graph import Graph
+from llmc.ir.ops import Binary
+from llmc.ir.recipe_values import RecipeValues
+from llmc.ir.types import DType, TensorType
+from llmc.models.zoo import find
+from llmc.passes.pipeline import ProgramForm
+from llmc.runtime.artifact import Limits
+from llmc.runtime.errors import LlmcError
+
+pytest.importorskip("tensorrt_rtx_bindings")
+
+from interpreted_gpu import variant_of
+from llmc.codegen.tensorrt.backend import TrtBackend, TrtProgram
+from llmc.runtime.programs.tensorrt import engine_sms, open_program, problem
+from llmc.runtime.programs.tensorrt_engine import check_engine, read_header
+from llmc.runtime.programs.tensorrt_library import distribution
+
+IDS = tuple(range(40))
+
+
+def lower(family: str, scheme: str, sms: tuple[str, ...] = (), **options: object) -> tuple:
+    """(backend, program, weights) of a zoo family."""
+    backend = find_backend("trt", options)  # type: ignore[arg-type]
+    assert isinstance(backend, TrtBackend)
+    chosen = backend.scheme(scheme, None)
+    backend.resolve_levels(sms)
+    model = find(family)
+    graph = lower_model(
+        model.configuration(), model.max_context, own_tensors, chosen, ProgramForm.SLOTS
+    ).graph
+    limits = Limits(
+        max_tokens=32,
+        max_sequences=4,
+        max_context=model.max_context,
+        max_logits_rows=4,
+        block_size=model.max_context + 31,
+        uniform_query=True,
+    )
+    values = RecipeValues(StateReader(model.build().state_dict()))
+    return backend, backend.lower(graph, limits, None), values
+
+
+def built(program: TrtProgram, values: RecipeValues, out: Path) -> bytes:
+    """The bytes of a program's engine."""
+    program.build("sm", out, Build(values, IDS))
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("family", "scheme", "sms"),
+    [
+        ("llama", "fp16", ("75", "80", "86", "89", "120", "121")),
+        ("mixtral", "int8", ()),
+        ("gemma2", "int4", ("80", "120")),
+        ("llama", "fp8", ()),
+    ],
+)
+def test_engines_are_what_the_manifest_says(
+    family: str, scheme: str, sms: tuple[str, ...], tmp_path: Path
+) -> None:
+    _, program, values = lower(family, scheme, sms)
+    engine = built(program, values, tmp_path / "x.engine")
+    variant = variant_of(program)
+    assert read_header(engine).version == distribution()[1]
+    assert read_header(engine).sms == engine_sms(variant)
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.engine"]
+
+
+def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
+    _, program, values = lower("gpt2", "fp16", ("86",))
+    engine = built(program, values, tmp_path / "x.engine")
+    variant = variant_of(program)
+    version, sms = str(variant.options["version"]), engine_sms(variant)
+    check_engine(engine, version, sms)
+    for wrong in (engine[:-1], b"PK" + engine[2:], engine[:10], b""):
+        with pytest.raises(LlmcError, match=r"engine") as error:
+            open_program(variant, wrong, None, threads=1, cache_blocks=(4,))
+        assert error.value.id == "LLMC-E0509"
+    with pytest.raises(LlmcError, match=r"made by TensorRT .*, the manifest says 9\.9"):
+        check_engine(engine, "9.9", sms)
+    with pytest.raises(LlmcError, match=r"for SMs \(86,\), the manifest says \(80,\)"):
+        check_engine(engine, version, (80,))
+
+
+def test_levels() -> None:
+    backend = TrtBackend()
+    backend.scheme("int8", None)
+    assert backend.resolve_levels(()) == ("sm80-86-89-120-121",)
+    assert backend.resolve_levels(("75", "sm86", "8.9", "86")) == ("sm75-86-89",)
+    for word, reason in (("90", "SM90 \\(H100, H200\\)"), ("banana", "no GPU 'banana'")):
+        with pytest.raises(LlmcError, match=reason) as error:
+            backend.resolve_levels((word,))
+        assert error.value.id == "LLMC-E0202"
+    backend.scheme("fp8", None)
+    assert backend.resolve_levels(()) == ("sm89-120-121",)
+    with pytest.raises(LlmcError, match="SM80 can't compute scheme 'fp8'") as error:
+        backend.resolve_levels(("80",))
+    assert error.value.id == "LLMC-E0231"
+
+
+def test_schemes_that_cannot_be_done_are_refused_by_name() -> None:
+    backend = TrtBackend()
+    assert backend.scheme("int8", "fp16").cache is DType.F16
+    with pytest.raises(LlmcError, match="target trt has no KV cache int8") as error:
+        backend.scheme("int4", "int8")
+    assert error.value.id == "LLMC-E0231"
+    with pytest.raises(LlmcError, match="unknown quantization scheme") as error:
+        backend.scheme("int3", None)
+    assert error.value.id == "LLMC-E0201"
+
+
+def test_an_op_without_layers_is_refused_by_name() -> None:
+    backend, program, _ = lower("gpt2", "fp16")
+    graph = Graph()
+    x = graph.add_input("token_ids", TensorType(DType.I32, (4,)))
+    graph.outputs = [graph.append(Binary("shift_left"), [x, x], "model.odd").output]
+    with pytest.raises(LlmcError, match=r"shift_left.* at model\.odd") as error:
+        backend.lower(graph, program.limits, None)
+    assert error.value.id == "LLMC-E0401"
+
+
+def test_what_the_builder_refuses_is_one_line_with_the_layer(tmp_path: Path) -> None:
+    _, program, values = lower("mixtral", "fp16", ("75",))
+    with pytest.raises(LlmcError) as error:
+        built(program, values, tmp_path / "x.engine")
+    assert error.value.id == "LLMC-E0720"
+    assert "'model.layers.0.mlp.gate/linear" in error.value.message
+    assert "FP32 GEMM is not supported" in error.value.message
+    assert "\n" not in error.value.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_engines_to_refit_need_a_gpu_when_they_are_built() -> None:
+    backend, _, _ = lower("gpt2", "fp16", ("80", "86"), refit=True)
+    with pytest.raises(LlmcError, match="for one GPU only"):
+        backend.require_tools()
+    backend, program, _ = lower("gpt2", "fp16", ("86",), refit=True)
+    if problem(variant_of(program)) is not None:
+        with pytest.raises(LlmcError, match="no NVIDIA GPU can be used") as error:
+            backend.require_tools()
+        assert error.value.id == "LLMC-E0514"
+
+
+def test_timing_cache_and_progress(tmp_path: Path) -> None:
+    cache = tmp_path / "timing"
+    _, program, values = lower("gpt2", "fp16", ("86",), timing_cache=str(cache))
+    seen: list[float] = []
+    out = tmp_path / "x.engine"
+    build = Build(values, IDS, progress=lambda what, share: seen.append(share))
+    program.build("sm86", out, build)
+    steps, seen[:] = list(seen), []
+    assert steps == sorted(steps)
+    assert 0.5 < max(steps) <= 0.9
+    assert cache.stat().st_size > 0
+    program.build("sm86", out, build)
+    assert read_header(out.read_bytes()).sms == (86,)
+
+
+def test_a_build_can_be_stopped(tmp_path: Path) -> None:
+    _, program, values = lower("gemma3", "fp16")
+    stop = Event()
+    Timer(0.5, stop.set).start()
+    with pytest.raises(LlmcError, match="stopped"):
+        program.build("sm", tmp_path / "x.engine", Build(values, IDS, stop=stop))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_gpu_the_preflight_says_so() -> None:
+    _, program, _ = lower("gpt2", "fp16", ("120",))
+    found = problem(variant_of(program))
+    if found is not None:  # on a machine with such a GPU there is nothing to say
+        assert found.id == "LLMC-E0514"
+        assert "\n" not in found.message
