@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Embedding, GroupedLinear, Linear
-from ...ir.quantization import BLOCK, WeightFormat
+from ...ir.quantization import BLOCK
 from ...ir.types import DType
 from . import emit_experts, emit_linear
 from .constants import Matrix
@@ -62,7 +62,7 @@ def product(
 
 
 def _in_blocks(weight: Value) -> bool:
-    return WeightFormat(weight.type.dtype.value).is_blocked
+    return weight.type.dtype in (DType.I8B, DType.I4S, DType.I4A)
 
 
 def _bits(matrix: Matrix) -> int:
