@@ -8,7 +8,7 @@ written beside it. Backends don't inherit from one another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -34,12 +34,12 @@ class Build:
     """What a build may use and must obey.
 
     Another thread sets `stop` to end it soon, with an error. `values`: the weights, for programs
-    that hold them themselves. `sample`: tokens of a text, for targets that measure activations.
-    `progress`: for builds that take long.
+    that hold them themselves. `sample` gives tokens of a text, for targets that measure
+    activations. `progress`: for builds that take long.
     """
 
     values: RecipeValues
-    sample: Sequence[int] = ()
+    sample: Callable[[], Sequence[int]] = tuple
     stop: Event = field(default_factory=Event)
     progress: Progress = silent
 

@@ -237,7 +237,7 @@ def _builds(
 ) -> Iterator[list[tuple[Program, str, Path, Future[None]]]]:
     """Programs being built, one after another; leaving early ends what runs at once."""
     pool = ThreadPoolExecutor(max_workers=1)
-    build = Build(RecipeValues(source.reader), sample_ids(source), progress=progress)
+    build = Build(RecipeValues(source.reader), lambda: sample_ids(source), progress=progress)
     begun = []
     try:
         for program in programs:

@@ -1,6 +1,6 @@
 """The executors: which module runs the programs of a target.
 
-A target's module has two functions, as `Executor` says. It is imported when an artifact with such
+A target's module has three functions, as `Executor` says. It is imported when an artifact with such
 a variant is opened, and imports the target's own packages inside.
 """
 
@@ -20,6 +20,10 @@ class Executor(Protocol):
 
     def problem(self, variant: Variant) -> LlmcError | None:
         """Why this machine can't run a variant whose features and packages are there."""
+        ...
+
+    def available_memory(self) -> int:
+        """Bytes that programs can still take where they keep weights and cache."""
         ...
 
     def open_program(

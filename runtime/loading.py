@@ -22,18 +22,23 @@ def fixed_bytes(variant: Variant, weights_bytes: int) -> int:
 
 
 def plan_cache(
-    variant: Variant, *, weights_bytes: int, max_context: int | None, memory: int | None
+    variant: Variant,
+    *,
+    weights_bytes: int,
+    max_context: int | None,
+    memory: int | None,
+    available: int | None = None,
 ) -> tuple[int, ...]:
     """Number of blocks per cache group, by the memory plan.
 
-    `memory`: bytes that the whole model may take; if None, half of what the machine has left
-    beside weights and workspace. At most what `max_sequences` sequences of `max_context` need.
-    E0601 if not even one chunk of a prompt fits.
+    `memory`: bytes that the whole model may take; if None, half of what is left (`available`;
+    default: of the machine's memory) beside weights and workspace. At most what `max_sequences`
+    sequences of `max_context` need. E0601 if not even one chunk of a prompt fits.
     """
     limits = variant.limits
     context = min(max_context or limits.max_context, limits.max_context)
     fixed = fixed_bytes(variant, weights_bytes)
-    available = machine.available_memory()
+    available = machine.available_memory() if available is None else available
     budget = memory - fixed if memory is not None else (available - fixed) // 2
     full = _blocks(variant, context)
     least = _blocks(variant, min(context, limits.max_tokens))
@@ -132,11 +137,17 @@ def open_program(
     """Starts the program of a variant. `weights`: the data section of its weights entry."""
     variant = with_context(variant, max_context)
     nbytes = len(program) if weights is None else len(weights)
-    blocks = plan_cache(variant, weights_bytes=nbytes, max_context=max_context, memory=memory)
+    runs = executor(variant.target)
+    blocks = plan_cache(
+        variant,
+        weights_bytes=nbytes,
+        max_context=max_context,
+        memory=memory,
+        available=runs.available_memory(),
+    )
     threads = threads if threads is not None else machine.available_cores()
     if threads < 1:
         raise LlmcError("LLMC-E0205", f"threads cannot be {threads}")
-    runs = executor(variant.target)
     return runs.open_program(variant, program, weights, threads=threads, cache_blocks=blocks)
 
 

@@ -83,7 +83,7 @@ class TrtProgram:
         ranges: dict[str, float] = {}
         if self.precision.calibrated:
             build.progress("measuring activations", 0.3)
-            ranges = input_ranges(self.graph, build.values, build.sample)
+            ranges = input_ranges(self.graph, build.values, build.sample())
         builder = make_builder(trt)
         build.progress("making the network", 0.4)
         network = make_network(

@@ -12,6 +12,7 @@ import stat
 from array import array
 from pathlib import Path
 
+from .. import machine
 from ..artifact import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
 from ..errors import LlmcError
 from ..program import StepInputs, StepOutputs, check_inputs
@@ -66,6 +67,11 @@ class _StepInputs(ctypes.Structure):
 def problem(variant: Variant) -> LlmcError | None:
     """Nothing beyond the features that the manifest names."""
     return None
+
+
+def available_memory() -> int:
+    """What the machine has left."""
+    return machine.available_memory()
 
 
 def open_program(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .. import machine
 from ..artifact import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
 from ..errors import LlmcError
 from ..program import StepInputs, StepOutputs, check_inputs
@@ -37,6 +38,11 @@ _DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64
 def problem(variant: Variant) -> LlmcError | None:
     """Nothing beyond the features and packages that the manifest names."""
     return None
+
+
+def available_memory() -> int:
+    """What the machine has left."""
+    return machine.available_memory()
 
 
 def open_program(

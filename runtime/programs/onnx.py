@@ -12,6 +12,7 @@ writes new keys and values in place and copies nothing.
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from .. import machine
 from ..artifact import SIGNATURE_VERSION, CacheGroup, Limits, Variant
 from ..errors import LlmcError
 from ..program import StepInputs, StepOutputs, check_inputs
@@ -40,6 +41,11 @@ def problem(variant: Variant) -> LlmcError | None:
         f"the installed onnxruntime has no {provider} provider",
         hint=f"install {package}",
     )
+
+
+def available_memory() -> int:
+    """What the machine has left."""
+    return machine.available_memory()
 
 
 def open_program(

@@ -74,6 +74,13 @@ def problem(variant: Variant) -> LlmcError | None:
     return LlmcError("LLMC-E0514", f"the engine is for {built}; this GPU is SM{found}")
 
 
+def available_memory() -> int:
+    """What the first GPU has left."""
+    from .tensorrt_gpu import free_memory
+
+    return free_memory()
+
+
 def open_program(
     variant: Variant,
     program: bytes | memoryview,

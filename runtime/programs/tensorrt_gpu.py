@@ -36,6 +36,16 @@ def device_sm() -> int:
     return capability.major * 10 + capability.minor
 
 
+def free_memory() -> int:
+    """Bytes that are free on the first GPU. Errors: E0514."""
+    runtime = import_module("cuda.bindings.runtime")
+    import_module("cuda.core").Device().set_current()
+    error, free, _ = runtime.cudaMemGetInfo()
+    if error != runtime.cudaError_t.cudaSuccess:
+        raise LlmcError("LLMC-E0514", f"the GPU doesn't say how much memory it has: {error.name}")
+    return free
+
+
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
