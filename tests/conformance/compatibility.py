@@ -1,6 +1,6 @@
 """Makes docs/compatibility.md: which family runs on which target in which scheme, by trying.
 
-    python tests/conformance/compatibility.py [--target NAME] [--family NAME] [--scheme NAME]
+    python tests/conformance/compatibility.py [--target NAME] [--family NAME] [--scheme NAME] …
 
 tries these cells again (default: all of them, which takes hours) and writes what came out into
 compatibility.json beside this file and, as a table, into docs/compatibility.md. The tests check
@@ -18,6 +18,7 @@ import argparse
 import fcntl
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,8 +267,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--family", choices=[model.name for model in ZOO])
     parser.add_argument("--scheme", choices=SCHEME_NAMES)
     parser.add_argument("--missing", action="store_true", help="only cells that nobody has tried")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
+    end = time.monotonic() + chosen.seconds
     for cell in cells():
+        if time.monotonic() > end:
+            break
         wanted = (chosen.target, chosen.family, chosen.scheme)
         named = (cell.column.title, cell.model.name, cell.scheme)
         skipped = any(w not in (None, n) for w, n in zip(wanted, named, strict=True))
