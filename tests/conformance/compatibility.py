@@ -69,6 +69,7 @@ COLUMNS = (
     Column("cpu", "cpu"),
     Column("onnx", "onnx"),
     Column("onnx, dialect standard", "onnx", (("dialect", "standard"),)),
+    Column("trt", "trt"),
     Column("inductor", "inductor"),
 )
 """A new target or dialect gets a line here (a test says so)."""
@@ -86,6 +87,8 @@ _LEGEND = {
 }
 _REFUSALS = (2, 4)
 """Exit codes: what was asked for can't be done, or the model can't."""
+_NO_MACHINE = ("LLMC-E0506", "LLMC-E0507", "LLMC-E0514", "LLMC-E0703")
+"""What loading says where the program's device or its driver isn't there."""
 TOLERANCE = {"f32": 1e-4}
 ROUNDED_TOLERANCE = 0.06
 """Caches and activations that are rounded as they are computed: what differs in the last bit may
@@ -115,15 +118,19 @@ def cells() -> Iterator[Cell]:
 
 def attempt(cell: Cell) -> Result:
     """Compile, load, run, compare."""
-    try:
-        cell.column.backend().scheme(cell.scheme, None)
-        with tempfile.TemporaryDirectory() as folder:
-            return _compare(cell, _compile(cell, Path(folder)))
-    except LlmcError as error:
-        if error.id in ("LLMC-E0506", "LLMC-E0507"):
-            return {"status": "built"}
-        status = "refused" if error.exit_code in _REFUSALS else "fails"
-        return {"status": status, "error": error.id}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            cell.column.backend().scheme(cell.scheme, None)
+            path = _compile(cell, Path(folder))
+        except LlmcError as error:
+            status = "refused" if error.exit_code in _REFUSALS else "fails"
+            return {"status": status, "error": error.id}
+        try:
+            return _compare(cell, path)
+        except LlmcError as error:
+            if error.id in _NO_MACHINE:
+                return {"status": "built"}
+            return {"status": "fails", "error": error.id}
 
 
 def _compile(cell: Cell, folder: Path) -> Path:
