@@ -64,7 +64,7 @@ def build(model: ZooModel, scheme: str, sms: tuple[int, ...], folder: Path) -> R
     out = folder / "x.engine"
     began = time.perf_counter()
     try:
-        backend.lower(graph, limits, None).build(level, out, Build(values, SAMPLE))
+        backend.lower(graph, limits, None).build(level, out, Build(values, lambda: SAMPLE))
     except LlmcError as error:
         took = time.perf_counter() - began
         return Row(model.name, scheme, sms, round(took, 2), 0.0, f"{error.id} {error.message}")

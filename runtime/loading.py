@@ -113,11 +113,14 @@ def capacity_of(program: Program, max_context: int) -> Capacity:
 def with_context(variant: Variant, max_context: int | None) -> Variant:
     """A variant of slots for shorter sequences than it was compiled for: its slots are shorter.
 
-    (A paged one needs no change: its blocks are as long as ever, and only fewer.)
+    (A paged one needs no change: its blocks are as long as ever, and only fewer. Nor can one change
+    whose programs have the slots' length compiled in, which then is among its options.)
     """
     limits = variant.limits
     if not limits.uniform_query or max_context is None or max_context >= limits.max_context:
         return variant
+    if "slot_length" in variant.options:
+        return replace(variant, limits=replace(limits, max_context=max_context))
     length = limits.block_size - limits.max_context + max_context
     limits = replace(limits, max_context=max_context, block_size=length)
     groups = [replace(group, block_size=length) for group in variant.cache_groups]

@@ -4,6 +4,10 @@ TensorRT quantizes activations to int8 or E4M3 with scales that are constants of
 that is computed at run time was refused for both). So the graph is evaluated on the CPU for one
 sequence, node by node; weights are read when they are needed and dropped, so that memory stays at
 the largest matrix. The weights are already those of the scheme: what is measured is what runs.
+
+Some layers' inputs have tokens a hundred times larger than the others (the first token of a text,
+before a few `down_proj`). One int8 step for all would round the others to nothing, so such inputs
+are left in f16, and only the weight is int8 (`UNBOUNDED`). Codes of E4M3 have exponents.
 """
 
 from __future__ import annotations
@@ -19,12 +23,20 @@ from ...ir.ops import TORCH_DTYPE, Embedding, Linear
 from ...ir.quantization import dequantize
 from ...ir.recipe_values import RecipeValues
 from ...ir.recipes import Quantize, Recipe
-from ...ir.types import Env
+from ...ir.types import DType, Env
 from .network import CACHES
+from .precision import UNBOUNDED
+
+LARGEST_OVER_TYPICAL = 8.0
+"""Of the tokens' largest magnitudes, the largest over the median: beyond this the median token has
+fewer than 16 of the 127 steps."""
 
 
 def input_ranges(graph: Graph, values: RecipeValues, ids: Sequence[int]) -> dict[str, float]:
-    """The largest |x| that each linear layer reads, by its weight's name, over the tokens `ids`."""
+    """The largest |x| that each linear layer reads, by its weight's name, over the tokens `ids`.
+
+    `UNBOUNDED` for inputs of int8 layers whose tokens differ too much.
+    """
     count = len(ids)
     env: Env = {"T": count, "S": 1, "R": 1, "L": count}
     with torch.no_grad():
@@ -70,7 +82,10 @@ class _Walk:
 
     def _record(self, node: Node, known: dict[Value, torch.Tensor]) -> None:
         x, weight = node.inputs[0], node.inputs[1]
-        most = float(known[x].abs().max())
+        tokens = known[x].flatten(0, -2).abs().amax(-1)
+        most = float(tokens.max())
+        if weight.type.dtype is DType.I8C and most > LARGEST_OVER_TYPICAL * float(tokens.median()):
+            most = UNBOUNDED
         self.ranges[weight.name] = max(most, self.ranges.get(weight.name, 0.0))
 
     def _evaluate(self, node: Node, known: dict[Value, torch.Tensor]) -> None:

@@ -7,7 +7,8 @@ How a weight is held decides the layers around the product:
 | `f32`               | product in f32 (routers; everything in the scheme f32)                    |
 | `f16`, `bf16`       | product in the compute type                                               |
 | `i8c`               | quantize/dequantize around the input (one calibrated scale a layer),      |
-|                     | dequantize behind the int8 weight (a scale per output): an int8 product   |
+|                     | dequantize behind the int8 weight (a scale per output): an int8 product;  |
+|                     | an input that one scale doesn't suit stays f16 (`calibration.py`)         |
 | `i4s`               | dequantize behind the int4 weight (a scale per block of 32 along K)       |
 | `f16`, scheme fp8   | as `i8c` with E4M3                                                        |
 """
@@ -24,6 +25,7 @@ from ...runtime.errors import LlmcError
 from .constants import Held
 from .emit_elementwise import apply
 from .net import Net, Tensor
+from .precision import UNBOUNDED
 
 INT8_MAX, FP8_MAX = 127.0, 448.0
 
@@ -82,9 +84,11 @@ def _input_scale(net: Net, node: Node, weight: Value, most: float) -> Tensor:
 
 
 def _int8(net: Net, node: Node, x: Tensor, weight: Value) -> tuple[Tensor, Tensor]:
-    scale = _input_scale(net, node, weight, INT8_MAX)
     codes, scales = net.once(("int8", weight), lambda: net.constants.int8(weight))
     matrix = _dequantized(net, weight, codes, scales)
+    if net.ranges.get(weight.name) == UNBOUNDED:
+        return net.cast(x, net.compute_type), matrix
+    scale = _input_scale(net, node, weight, INT8_MAX)
     return _round_trip(net, x, scale, net.trt.int8), matrix
 
 

@@ -15,11 +15,14 @@ TensorRT's zero points must be zero, so there are no minima.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ...ir.types import DType
 from ...passes.quantize import Scheme, find_scheme
 
+UNBOUNDED = math.inf
+"""The range of a layer's input that one scale doesn't suit."""
 BUILDABLE = (75, 80, 86, 89, 120, 121)
 _AMPERE = (80, 86, 89, 120, 121)
 _FP8 = (89, 120, 121)

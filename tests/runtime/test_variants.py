@@ -73,3 +73,7 @@ def test_slots_are_shorter_for_a_shorter_context(make_variant) -> None:
     assert new.bytes_per_block * 367 == old.bytes_per_block * 147
     assert with_context(slots, 320) is slots
     assert with_context(slots, None) is slots
+    fixed = with_context(replace(slots, options={"slot_length": slots.limits.block_size}), 100)
+    assert fixed.limits.max_context == 100
+    assert fixed.limits.block_size == slots.limits.block_size
+    assert fixed.cache_groups == slots.cache_groups

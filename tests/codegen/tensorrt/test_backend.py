@@ -51,7 +51,7 @@ def lower(family: str, scheme: str, sms: tuple[str, ...] = (), **options: object
 
 def built(program: TrtProgram, values: RecipeValues, out: Path) -> bytes:
     """The bytes of a program's engine."""
-    program.build("sm", out, Build(values, IDS))
+    program.build("sm", out, Build(values, lambda: IDS))
     return out.read_bytes()
 
 
@@ -155,7 +155,7 @@ def test_timing_cache_and_progress(tmp_path: Path) -> None:
     _, program, values = lower("gpt2", "fp16", ("86",), timing_cache=str(cache))
     seen: list[float] = []
     out = tmp_path / "x.engine"
-    build = Build(values, IDS, progress=lambda what, share: seen.append(share))
+    build = Build(values, lambda: IDS, progress=lambda what, share: seen.append(share))
     program.build("sm86", out, build)
     steps, seen[:] = list(seen), []
     assert steps == sorted(steps)
@@ -170,7 +170,7 @@ def test_a_build_can_be_stopped(tmp_path: Path) -> None:
     stop = Event()
     Timer(0.5, stop.set).start()
     with pytest.raises(LlmcError, match="stopped"):
-        program.build("sm", tmp_path / "x.engine", Build(values, IDS, stop=stop))
+        program.build("sm", tmp_path / "x.engine", Build(values, lambda: IDS, stop=stop))
     assert not list(tmp_path.iterdir())
 
 

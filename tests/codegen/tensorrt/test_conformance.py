@@ -31,7 +31,7 @@ from interpreted_gpu import interpreted_program
 from llmc.codegen.tensorrt.backend import TrtProgram
 from llmc.codegen.tensorrt.calibration import first_inputs, input_ranges
 from llmc.codegen.tensorrt.engine import Options
-from llmc.codegen.tensorrt.precision import PRECISIONS, Precision
+from llmc.codegen.tensorrt.precision import PRECISIONS, UNBOUNDED, Precision
 
 MAX_TOKENS = 48
 # Shares of the logits' range. fp16: inputs and results of every product have 11 bits; bf16: 8.
@@ -105,6 +105,8 @@ def rounded(
     x: torch.Tensor, weight: torch.Tensor, most: float, precision: Precision, node: Node
 ) -> list[torch.Tensor]:
     """A linear layer's operands as its scheme rounds them; the codes' values in f32."""
+    if most == UNBOUNDED:
+        return [x, weight]
     if node.inputs[1].type.dtype is DType.I8C:
         step = most / 127
         return [(x / step).round().clamp(-128, 127) * step, weight]

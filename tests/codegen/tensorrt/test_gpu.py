@@ -56,7 +56,7 @@ def test_engine_conforms(family: str, scheme: str, tmp_path: Path) -> None:
     logits = [graph_logits(graph, values, t.token_ids, precision, ranges) for t in texts]
     texts = [Text(t.token_ids, found) for t, found in zip(texts, logits, strict=True)]
     lowered = TrtProgram(graph, limits_of(model), precision, Options((sm,)))
-    lowered.build("sm", tmp_path / "x.engine", Build(values, sample))
+    lowered.build("sm", tmp_path / "x.engine", Build(values, lambda: sample))
     engine = (tmp_path / "x.engine").read_bytes()
     program = open_program(variant_of(lowered), engine, None, threads=1, cache_blocks=(7,))
     try:
