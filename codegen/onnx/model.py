@@ -48,13 +48,21 @@ Attribute = int | float | str | Sequence[int] | ir.Graph
 class Model:
     """The nodes and values of one ONNX graph; `node` is the graph's node being emitted."""
 
-    def __init__(self, graph: Graph, constants: Constants, precision: DType = DType.F32) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        constants: Constants,
+        precision: DType = DType.F32,
+        slot_length: int = 0,
+    ) -> None:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=graph.name)
         self.node: Node | None = None
         self.constants = constants
         self.caches: dict[str, ir.Value] = {}
         """Name of a cache input → the cache after this step's write."""
         self.precision = precision
+        self.slot_length = slot_length
+        """The longest that a slot may be."""
         self._half = _depend_on_weights(graph) if precision is DType.F16 else set()
         self._values: dict[Value, ir.Value] = {}
         self._casts: dict[tuple[ir.Value, DType], ir.Value] = {}

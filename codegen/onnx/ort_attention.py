@@ -9,6 +9,9 @@ to the operators of ONNX.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import onnx_ir as ir
 
 from ...ir.graph import Node, Value
@@ -22,6 +25,7 @@ from .emit_attention import (
 )
 from .model import Model
 from .ort_linear import DOMAIN, unshaped
+from .ort_packed import packed_projections, rotates_inside, table_of
 
 _HEAD_MULTIPLE = 8
 
@@ -40,21 +44,20 @@ def ort_slot_attention(model: Model, node: Node) -> None:
         emit_slot_attention(model, node)
         return
     assert isinstance(op, SlotAttention)
-    q, *rest = (model.operand(x) for x in (node.inputs[0], *node.inputs[4:]))
     heads, width = _sizes(node.inputs[0])
     kv_heads, _ = _sizes(write.inputs[0])
-    k, v, *tables = (model.operand(x) for x in (*write.inputs[:2], *write.inputs[5:]))
-    assert isinstance(write.op, SlotWrite)
-    sinks = [None, None, None, None, rest[0]] if op.sinks else []
+    inside = rotates_inside(node, write, model.slot_length)
+    tables = _tables(model, node) if inside else [None, None]
+    sinks = [None, None, model.operand(node.inputs[4])] if op.sinks else []
     key_cache, value_cache = write.inputs[2:4]
     y, keys, values = model.add_many(
         "GroupQueryAttention", 3,
-        _rotated(model, op, _rows(model, q, heads * width), heads, rest[-2:]),
-        _rotated(model, write.op, _rows(model, k, kv_heads * width), kv_heads, tables),
-        _rows(model, v, kv_heads * width),
-        model.read(key_cache), model.read(value_cache), *_lengths(model, node.inputs[3]), *sinks,
-        domain=DOMAIN, num_heads=heads, kv_num_heads=kv_heads,
-        scale=op.scale, local_window_size=op.window or -1, softcap=op.softcap,
+        *_projections(model, node, write, rotate=not inside),
+        model.read(key_cache), model.read(value_cache),
+        *_lengths(model, node.inputs[3]), *tables, *sinks,
+        domain=DOMAIN, num_heads=heads, kv_num_heads=kv_heads, scale=op.scale,
+        local_window_size=op.window or -1, softcap=op.softcap,
+        do_rotary=int(inside), rotary_interleaved=int(inside and op.interleaved),
     )  # fmt: skip
     for cache, written, present in zip(
         (key_cache, value_cache), write.outputs, (keys, values), strict=True
@@ -62,6 +65,37 @@ def ort_slot_attention(model: Model, node: Node) -> None:
         model.caches[cache.name] = present
         model.define(written, present)
     model.result(model.reshape(y, (Sym("rows"), heads, width)))
+
+
+def _projections(
+    model: Model, attention: Node, write: Node, *, rotate: bool
+) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
+    """Queries, keys and values [S, Q, H * D]; or all of them side by side, where they come so."""
+    op, own = attention.op, write.op
+    assert isinstance(op, SlotAttention)
+    assert isinstance(own, SlotWrite)
+    parts = [attention.inputs[0], *write.inputs[:2]]
+    whole = packed_projections(*parts)
+    if whole is not None and not (rotate and op.rotary):
+        width = whole.type.shape[-1]
+        assert isinstance(width, int)
+        return _rows(model, model.operand(whole), width), None, None
+    q, k, v = (_rows(model, model.operand(x), prod(_sizes(x))) for x in parts)
+    if rotate:
+        q = _rotated(model, op, q, _sizes(parts[0])[0], attention.inputs[-2:])
+        k = _rotated(model, own, k, _sizes(parts[1])[0], write.inputs[-2:])
+    return q, k, v
+
+
+def _tables(model: Model, attention: Node) -> list[ir.Value]:
+    """Cosines and sines of every position of a slot, which all layers with these angles share."""
+
+    def made(value: Value) -> ir.Value:
+        return model.shared(
+            ("table", value), lambda: model.read(table_of(value, model.slot_length))
+        )
+
+    return [model.in_precision(made(value)) for value in attention.inputs[-2:]]
 
 
 def _reader(model: Model, write: Node) -> Node | None:
@@ -85,11 +119,12 @@ def _rows(model: Model, x: ir.Value, width: int) -> ir.Value:
 
 
 def _rotated(
-    model: Model, op: SlotAttention | SlotWrite, x: ir.Value, heads: int, tables: list[ir.Value]
+    model: Model, op: SlotAttention | SlotWrite, x: ir.Value, heads: int, angles: Sequence[Value]
 ) -> ir.Value:
     """x [S, Q, H * D] rotated by cos and sin [T, rotary / 2], if there are any."""
     if not op.rotary:
         return x
+    tables = map(model.operand, angles)
     by_row = (
         model.shared(("by sequence", t), lambda t=t: _rows(model, t, op.rotary // 2))
         for t in tables

@@ -13,6 +13,7 @@ What isn't stored in blocks is left to `emit_linear`.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from ...ir.graph import Node, Value
@@ -26,6 +27,8 @@ from .model import Model
 
 DOMAIN = "com.microsoft"
 _IN_BLOCKS_OF_INT8 = 4
+_WIDE = 1024
+"""Columns from which on a product with ones costs prompts more than it saves a single row."""
 
 
 def ort_linear(model: Model, node: Node) -> None:
@@ -97,6 +100,9 @@ def _block_sums(model: Model, x: ir.Value, width: int) -> ir.Value:
     """Sums of x's blocks [rows, blocks]; layers with the same input share them."""
 
     def sums() -> ir.Value:
+        if width <= _WIDE:  # one small product instead of two operators
+            ones = np.repeat(np.eye(width // BLOCK), BLOCK, axis=0)
+            return model.add("MatMul", x, model.inline(ones, x.dtype or ir.DataType.FLOAT))
         blocks = model.add("Reshape", unshaped(x), model.int64(-1, width // BLOCK, BLOCK))
         return model.add("ReduceSum", blocks, model.int64(-1), keepdims=0)
 

@@ -43,7 +43,7 @@ def make_model(
     Raises:
         LlmcError: LLMC-E0401, naming an op that can't be emitted and where it is from.
     """
-    model = Model(graph, Constants(weights), precision)
+    model = Model(graph, Constants(weights), precision, limits.block_size)
     _add_inputs(model, graph, limits)
     for node in graph.nodes:
         emit_node(model, node, dialect)

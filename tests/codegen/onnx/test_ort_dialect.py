@@ -74,7 +74,7 @@ def test_layers_with_one_input_share_the_sums_of_its_blocks() -> None:
         append(g, Linear(), x, weight(name, 21, 75, dtype=DType.I4A)).output for name in "ab"
     ]
     found = operators(g)
-    assert (found["ReduceSum"], found["Pad"], found["Gemm"]) == (1, 1, 2)
+    assert (found["MatMul"], found["Pad"], found["Gemm"]) == (1, 1, 2)
 
 
 def test_what_follows_a_product() -> None:
