@@ -31,7 +31,7 @@ def lowered(dialect: str, scheme: str = "f32", name: str = "llama") -> OnnxProgr
 
 
 def built(program: OnnxProgram, path: Path) -> bytes:
-    program.build("cpu", path, Build(RecipeValues(StateReader({})), Event()))
+    program.build("cpu", path, Build(RecipeValues(StateReader({})), stop=Event()))
     return path.read_bytes()
 
 
