@@ -48,7 +48,8 @@ def compile_(
         str | None,
         typer.Option(
             metavar="LEVEL,…",
-            help=f"Instruction sets: {', '.join(CPU_LEVELS)} (default: {CPU_LEVELS[0]}).",
+            help=f"Instruction sets of cpu and inductor: {', '.join(CPU_LEVELS)} "
+            f"(default: {CPU_LEVELS[0]}).",
         ),
     ] = None,
     onnx_dialect: Annotated[

@@ -36,15 +36,17 @@ def chosen_targets(
     """
     targets = _words("--target", "LLMC-E0203", target, TARGETS)
     given = {
-        "--cpu": ("cpu", cpu), "--onnx-dialect": ("onnx", onnx_dialect),
-        "--onnx-provider": ("onnx", onnx_provider), "--sm": ("trt", sm),
-        "--timing-cache": ("trt", timing_cache), "--refit": ("trt", refit or None),
+        "--cpu": (("cpu", "inductor"), cpu), "--onnx-dialect": (("onnx",), onnx_dialect),
+        "--onnx-provider": (("onnx",), onnx_provider), "--sm": (("trt",), sm),
+        "--timing-cache": (("trt",), timing_cache), "--refit": (("trt",), refit or None),
     }  # fmt: skip
-    for option, (owner, value) in given.items():
-        if value is not None and owner not in targets:
-            raise LlmcError("LLMC-E0200", f"{option} is an option of target {owner}")
+    for option, (owners, value) in given.items():
+        if value is not None and not set(owners) & set(targets):
+            raise LlmcError("LLMC-E0200", f"{option} is an option of {' and '.join(owners)}")
+    instruction_sets = _words("--cpu", "LLMC-E0202", cpu, CPU_LEVELS)
     levels = {
-        "cpu": _words("--cpu", "LLMC-E0202", cpu, CPU_LEVELS),
+        "cpu": instruction_sets,
+        "inductor": instruction_sets,
         "onnx": _words("--onnx-provider", "LLMC-E0200", onnx_provider, ONNX_PROVIDERS),
         "trt": _split(sm),
     }
@@ -54,7 +56,7 @@ def chosen_targets(
     }
     return {
         "target": targets,
-        "levels": {name: words for name, words in levels.items() if words},
+        "levels": {name: levels[name] for name in targets if levels[name]},
         "target_options": {name: said for name, said in options.items() if said},
     }
 

@@ -33,6 +33,11 @@ def test_levels_and_options_reach_their_target() -> None:
     }
 
 
+def test_instruction_sets_are_those_of_inductor_too() -> None:
+    chosen = chosen_targets("inductor", **{**NOTHING, "cpu": "x86-64-v3"})
+    assert chosen["levels"] == {"inductor": ("x86-64-v3",)}
+
+
 @pytest.mark.parametrize(
     ("target", "said", "identifier"),
     [
