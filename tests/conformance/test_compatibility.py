@@ -11,7 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import compatibility as table
 
 AGAIN = 2
-"""Cells that are tried again, of those that compile in seconds."""
+"""Cells that are tried again."""
+QUICK = ("cpu", "onnx")
+"""Targets that compile in seconds."""
 
 
 def test_every_target_has_a_column() -> None:
@@ -34,11 +36,20 @@ def test_no_cell_is_wrong() -> None:
 
 
 def test_some_cells_come_out_as_they_did() -> None:
+    """Other cells for every table, the same ones for everybody who has it."""
     results = table.read()
-    quick = [c for c in table.cells() if c.key in results and c.column.target != "inductor"]
-    for cell in random.sample(quick, AGAIN):
+    quick = [c for c in table.cells() if c.key in results and c.column.target in QUICK]
+    clear = [c for c in quick if _is_clear(c.scheme, results[c.key])]
+    for cell in random.Random(table.RESULTS.read_text()).sample(clear, AGAIN):
         found, known = table.attempt(cell), results[cell.key]
         assert (found["status"], found.get("error")) == (
             known["status"],
             known.get("error"),
         ), f"{cell.key}: {found}"
+
+
+def _is_clear(scheme: str, found: table.Result) -> bool:
+    """Refused, or far from the tolerance, which another processor may come nearer to."""
+    worst = found.get("worst", 0.0)
+    assert isinstance(worst, float)
+    return worst <= table.TOLERANCE.get(scheme, table.ROUNDED_TOLERANCE) / 2
