@@ -17,7 +17,7 @@ from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import Op
 from ...ir.types import DType
 from ...passes.pipeline import ProgramForm
-from ...passes.quantize import CACHES, Scheme, find_scheme
+from ...passes.quantize import Scheme, find_scheme
 from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
 from ...runtime.errors import LlmcError
 from ..backend import Build, Option, Requirements
@@ -45,6 +45,7 @@ _SCHEMES: dict[str, Scheme] = {
     )
 }
 """Formats of weights, of the head and of the cache, which is in the precision of the arithmetic."""
+_CACHES = {"f32": DType.F32, "fp16": DType.F16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +100,12 @@ class OnnxBackend:
 
     def scheme(self, name: str, kv_cache: str | None) -> Scheme:
         """ONNX Runtime has no arithmetic on caches in other types than the activations'."""
-        scheme = _SCHEMES.get(name)
-        if scheme is None:
-            find_scheme(name)  # an unknown name, not one that can't be done
+        scheme = find_scheme(name, target=self.name, schemes=_SCHEMES)
+        asked = find_scheme(name, kv_cache, target=self.name, schemes=_SCHEMES, caches=_CACHES)
+        if asked.cache is not scheme.cache:
             raise LlmcError(
                 "LLMC-E0231",
-                f"the onnx target can't compute in {name}",
-                f"it has {', '.join(_SCHEMES)}",
-            )
-        cache = scheme.cache if kv_cache is None else _cache(kv_cache)
-        if cache is not scheme.cache:
-            raise LlmcError(
-                "LLMC-E0231",
-                f"the onnx target keeps no {kv_cache} cache beside {name} weights",
+                f"target onnx keeps no {kv_cache} cache beside {name} weights",
                 "leave --kv-cache out",
             )
         return replace(scheme, float_inputs=True)
@@ -172,16 +166,3 @@ class OnnxBackend:
             manifest_groups(graph, limits.block_size),
             vocab,
         )
-
-
-def _cache(name: str) -> DType:
-    """The element type of a cache that a user names.
-
-    Raises:
-        LlmcError: LLMC-E0201, there is no such cache.
-    """
-    if name not in CACHES:
-        raise LlmcError(
-            "LLMC-E0201", f"unknown KV cache {name!r}", f"use one of {', '.join(CACHES)}"
-        )
-    return CACHES[name]

@@ -85,6 +85,8 @@ def test_refuses_names_it_does_not_know() -> None:
         ("LLMC-E0201", lambda: backend.scheme("int3", None)),
         ("LLMC-E0201", lambda: backend.scheme("f32", "int2")),
         ("LLMC-E0231", lambda: backend.scheme("int4", "int8")),
+        ("LLMC-E0231", lambda: backend.scheme("int4", "fp16")),
+        ("LLMC-E0231", lambda: backend.scheme("fp8", None)),
         ("LLMC-E0202", lambda: backend.resolve_levels(["x86-64-v3"])),
         ("LLMC-E0205", lambda: find_backend("onnx", {"dialect": "classic"})),
     ]
