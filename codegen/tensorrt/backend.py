@@ -137,7 +137,9 @@ class TrtBackend:
         if not words:
             self._sms = tuple(sm for sm in can if sm != 75)
         else:
-            self._sms = tuple(dict.fromkeys(self._sm(word) for word in words))
+            # A level's own name, as manifests hold it, names several: "sm86-89".
+            parts = [part for word in words for part in word.split("-")]
+            self._sms = tuple(dict.fromkeys(self._sm(part) for part in parts))
         return ("sm" + "-".join(map(str, self._sms)),)
 
     def _sm(self, word: str) -> int:
