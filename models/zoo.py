@@ -271,6 +271,12 @@ _OTHERS = (
 
 ZOO: tuple[ZooModel, ...] = _LLAMA + _QWEN + _MISTRAL + _GEMMA + _PHI3 + _OTHERS
 
+DISTINCT: tuple[str, ...] = (
+    "llama-bias", "llama-longrope", "qwen2-window", "qwen3", "qwen3-moe", "mixtral-window",
+    "gemma2", "gemma3", "phi3", "phi3-window", "smollm3", "gpt2", "opt",
+)  # fmt: skip
+"""One name for each thing that a graph of the zoo can have; the others differ in numbers alone."""
+
 EXTENDED: tuple[ZooModel, ...] = DENSE + OLD + EXPERTS + STATEFUL
 
 

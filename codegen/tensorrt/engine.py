@@ -23,7 +23,7 @@ from typing import Any
 from ...runtime.artifact import Limits
 from ...runtime.errors import LlmcError
 from ...runtime.programs.tensorrt_library import MESSAGES, is_rtx, logger, readable
-from .network import Network, cache_inputs
+from .network import Network
 
 DECODE, PREFILL = 0, 1
 Caches = list[tuple[str, Any, int, int]]
@@ -172,6 +172,3 @@ def _monitor(trt: Any, stop: Event | None, progress: Callable[[float], None] | N
             self.steps.pop(phase, None)
 
     return Monitor()
-
-
-__all__ = ["DECODE", "PREFILL", "Options", "build_engine", "cache_inputs", "make_builder"]

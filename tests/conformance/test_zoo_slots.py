@@ -8,7 +8,7 @@ from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.recipe_values import RecipeValues
 from llmc.models.conformance import blocks_needed, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.zoo import find
+from llmc.models.zoo import DISTINCT, find
 from llmc.passes.pipeline import ProgramForm
 from llmc.passes.quantize import SCHEMES
 from llmc.runtime.artifact import Limits
@@ -16,14 +16,7 @@ from llmc.runtime.artifact import Limits
 MAX_TOKENS = 48
 
 
-FAMILIES = [
-    "llama-bias", "llama-longrope", "qwen2-window", "qwen3", "qwen3-moe", "mixtral-window",
-    "gemma2", "gemma3", "phi3", "phi3-window", "smollm3", "gpt2", "opt",
-]  # fmt: skip
-"""One for each thing that a graph can have; the others differ in numbers alone."""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_conforms(family: str) -> None:
     model = find(family)
     eager = fix_rope(model.build(), model.max_context)

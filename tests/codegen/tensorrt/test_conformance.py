@@ -21,7 +21,7 @@ from llmc.ir.types import DType
 from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
 from llmc.models.tiny import ZooModel
-from llmc.models.zoo import find
+from llmc.models.zoo import DISTINCT, find
 from llmc.passes.pipeline import ProgramForm
 from llmc.runtime.artifact import Limits
 
@@ -134,14 +134,7 @@ def in_f32(precision: Precision) -> Precision:
     )
 
 
-FAMILIES = [
-    "llama-bias", "llama-longrope", "qwen2-window", "qwen3", "qwen3-moe", "mixtral-window",
-    "gemma2", "gemma3", "phi3", "phi3-window", "smollm3", "gpt2", "opt",
-]  # fmt: skip
-"""One for each thing that a graph can have; the others differ in numbers alone."""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_network_is_the_model(family: str) -> None:
     report = conform(find(family), PRECISIONS["f32"])
     report.check()
