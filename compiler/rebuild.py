@@ -16,6 +16,7 @@ from ..runtime.errors import LlmcError
 from ..runtime.progress import Progress, silent
 from ..runtime.reader import ArtifactReader
 from .driver import compile
+from .targets import ExactLevels
 
 
 def rebuild(
@@ -38,7 +39,7 @@ def rebuild(
             target=options["target"],
             scheme=options["scheme"],
             kv_cache=options["kv_cache"],
-            levels=options["levels"],
+            levels={name: ExactLevels(levels) for name, levels in options["levels"].items()},
             target_options=options.get("target_options"),
             max_context=options["context"],
             allow_fields=options["allow_fields"],
