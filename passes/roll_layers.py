@@ -41,30 +41,50 @@ def roll_layers(graph: Graph) -> bool:
     segments = {i: _segment(graph, run) for i, (layer, run) in enumerate(runs) if layer}
     counts = Counter(s.key for s in segments.values())
     rolled = {i: s for i, s in segments.items() if counts[s.key] > 1}
-    names: dict[tuple, str] = {}
-    order: list[Node] = []
-    calls: list[tuple[_Segment, Node]] = []
-    for i, (_, run) in enumerate(runs):
-        if i not in rolled:
-            order += run
-            continue
-        segment = rolled[i]
-        name = names.setdefault(segment.key, f"layer_{chr(ord('a') + len(names))}")
-        call = graph.append(
-            Call(name, tuple(v.type for v in segment.results)), segment.operands, run[0].scope
-        )
-        order.append(call)
-        calls.append((segment, call))
-    for segment, call in calls:
-        for old, new in zip(segment.results, call.outputs, strict=True):
-            inside = set(segment.nodes)
-            graph.replace_uses(old, new, where=lambda n, inside=inside: n not in inside)
-    for segment, _ in calls:
+    keys = dict.fromkeys(segment.key for segment in rolled.values())
+    names = {key: f"layer_{_letters(number)}" for number, key in enumerate(keys)}
+    # All bodies before any use is replaced: operands of a later segment are results of an earlier.
+    for segment in rolled.values():
         name = names[segment.key]
         if name not in graph.bodies:
             graph.bodies[name] = _body(name, graph, segment)
-    graph.replace_nodes(order)
+    graph.replace_nodes(_with_calls(graph, runs, rolled, names))
     return bool(rolled) or hoisted
+
+
+def _letters(number: int) -> str:
+    """0 → a, 25 → z, 26 → aa, … as columns of a sheet are named."""
+    text = ""
+    number += 1
+    while number:
+        number, digit = divmod(number - 1, 26)
+        text = chr(ord("a") + digit) + text
+    return text
+
+
+def _with_calls(
+    graph: Graph,
+    runs: list[tuple[str, list[Node]]],
+    rolled: dict[int, _Segment],
+    names: dict[tuple, str],
+) -> list[Node]:
+    """The execution order with each rolled segment replaced by a call, whose results are read."""
+    order: list[Node] = []
+    calls: list[tuple[_Segment, Node]] = []
+    for i, (_, run) in enumerate(runs):
+        segment = rolled.get(i)
+        if segment is None:
+            order += run
+            continue
+        op = Call(names[segment.key], tuple(v.type for v in segment.results))
+        call = graph.append(op, segment.operands, run[0].scope)
+        order.append(call)
+        calls.append((segment, call))
+    for segment, call in calls:
+        inside = set(segment.nodes)
+        for old, new in zip(segment.results, call.outputs, strict=True):
+            graph.replace_uses(old, new, where=lambda n, inside=inside: n not in inside)
+    return order
 
 
 def _layer_of(node: Node) -> str:

@@ -1,9 +1,11 @@
 """Repeated layers become calls of one body."""
 
 import pytest
+import torch
 from llmc.ir.parser import parse
+from llmc.ir.verifier import verify
 from llmc.passes.roll_layers import roll_layers
-from pass_cases import check, check_declined
+from pass_cases import check, check_declined, compute
 
 
 def model(layers: list[str], head: str = "") -> str:
@@ -54,6 +56,45 @@ def test_bodies_follow_the_recorded_order() -> None:
     names = [getattr(n.op, "body", n.op.mnemonic) for n in graph.nodes]
     assert names == ["layer_a", "layer_b", "layer_a", "abs", "add", "layer_a", "layer_b"]
     assert list(graph.bodies) == ["layer_a", "layer_b"]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["neg", "exp", "neg", "abs", "neg", "exp"],
+        ["neg", "exp", "neg", "exp", "tanh", "tanh", "neg"],
+        ["sin", "sin", "cos", "cos"],
+    ],
+)
+def test_bodies_read_their_own_inputs_only(layers: list[str]) -> None:
+    """With several bodies, each is closed: no node of one reads a value of the main graph."""
+    before, graph = parse(model(layers)), parse(model(layers))
+    assert roll_layers(graph)
+    verify(graph, after="roll_layers")
+    for body in graph.bodies.values():
+        made = {*body.inputs, *(v for n in body.nodes for v in n.outputs)}
+        assert all(v in made for n in body.nodes for v in n.inputs)
+    for old, new in zip(compute(before), compute(graph), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_names_go_on_after_the_26th_body() -> None:
+    """Twenty-eight kinds of layers, each twice, told apart by the number that they add."""
+    numbers = [f"{i}.5" for i in range(28)] * 2
+    lines = ["graph main: SERVING", "input positions: i32[T]", "input x: f32[T, 4]"]
+    last = "x"
+    for i, number in enumerate(numbers):
+        lines.append(f"%{i}: f32[T, 4] = add({last}, {number})    # model.layers.{i}.act")
+        last = f"%{i}"
+    text = "\n".join([*lines, f"output {last}"])
+    before, graph = parse(text), parse(text)
+    assert roll_layers(graph)
+    names = list(graph.bodies)
+    assert [*names[:2], *names[24:]] == ["layer_a", "layer_b", "layer_y", "layer_z", "layer_aa",
+                                         "layer_ab"]  # fmt: skip
+    again = parse(str(graph))
+    for old, new in zip(compute(before), compute(again), strict=True):
+        assert torch.equal(old, new)
 
 
 def test_numbers_that_differ_make_another_body() -> None:
