@@ -10,7 +10,6 @@ that it gave on this machine.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ import torch
 
 from ..codegen.backend import Build, Option
 from ..ir.recipe_values import RecipeValues, requantized_tensors
-from ..ir.recipes import Quantize, Recipe
+from ..ir.recipes import Quantize
 from ..runtime.artifact import Manifest, Variant
 from ..runtime.container import ArtifactWriter
 from ..runtime.errors import LlmcError
@@ -33,13 +32,13 @@ from .assemble import add_text_entries, record_vectors, variant_of, write_weight
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path
-from .frontend.config_reads import unread_fields
 from .frontend.interfaces import EAGER
-from .frontend.lower import TracedModel, trace_model
+from .frontend.lower import trace_model
 from .frontend.model_source import ModelSource
 from .frontend.names import bind
 from .frontend.probe import probe
 from .frontend.sources import open_source
+from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
 from .targets import Program, Target, lower_for, resolve_targets
@@ -76,6 +75,7 @@ def compile(
     max_context: int | None = None,
     max_kl: float | None = None,
     allow_fields: Sequence[str] = (),
+    strict_config: bool = False,
     trust_remote_code: bool = False,
     format: Literal["file", "dir"] = "file",
     progress: Progress = silent,
@@ -86,7 +86,8 @@ def compile(
     is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`); `levels` are
     the machines to build for, by target where there are several (default: this one);
     `target_options`, by target, what its backend takes beside; `max_ram` bytes of memory the
-    compile may use; `max_kl` the largest mean KL divergence (nats) against the f32 source.
+    compile may use; `max_kl` the largest mean KL divergence (nats) against the f32 source;
+    `strict_config` refuses config fields that nothing reads, but for `allow_fields`.
 
     Raises:
         LlmcError: E02xx a wrong option, E03xx the quality gate, E04xx the model can't be compiled,
@@ -105,10 +106,12 @@ def compile(
     source.digests.start()
     context = _context(source.config, max_context)
     notes = list(source.notes)
+    notes += _unread_note(source, allow_fields, strict_config)
     with _one_torch_thread():
-        recipes = bind(build_on_meta(source.config, EAGER), source).recipes
+        binding = bind(build_on_meta(source.config, EAGER), source)
+        notes += [describe(binding.left_out)] if binding.left_out else []
         progress("tracing the model", 0.05)
-        traced = _trace(source, recipes, context, allow_fields)
+        traced = trace_model(source.config, context, lambda _: binding.recipes)
         programs, models = lower_for(targets, traced, context)
     notes += traced.traced.notes + _requantized_note(programs)
     _check_memory(max_ram)
@@ -163,26 +166,20 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _trace(
-    source: ModelSource,
-    recipes: Mapping[str, Recipe],
-    context: int,
-    allow_fields: Sequence[str],
-) -> TracedModel:
-    model = trace_model(source.config, context, lambda _: recipes)
-    try:
-        raw = json.loads(source.config_bytes)
-    except ValueError:
-        return model  # a GGUF file: its metadata became the config field by field
-    unread = unread_fields(raw, source.config, model.traced.fields_read)
-    unread = [name for name in unread if name not in allow_fields]
-    if unread:
+def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> list[str]:
+    """One line about config fields that transformers reads no more than we do.
+
+    Raises:
+        LlmcError: LLMC-E0411, there are such fields, and the compile is strict.
+    """
+    unread = [name for name in source.unread if name not in allowed]
+    if unread and strict:
         raise LlmcError(
             "LLMC-E0411",
-            f"config fields that the traced model never reads: {', '.join(unread)}",
+            f"config fields that no code of transformers reads: {', '.join(unread)}",
             hint=f"if they don't matter: --allow-field {' --allow-field '.join(unread)}",
         )
-    return model
+    return [f"transformers ignores these config fields: {', '.join(unread)}"] if unread else []
 
 
 def _context(config: Any, asked: int | None) -> int:

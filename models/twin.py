@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .auto import auto_class
 from .narrowing import narrowed
 
 if TYPE_CHECKING:
@@ -61,23 +62,36 @@ def narrow_config(config: PreTrainedConfig) -> Overrides | None:
 
 
 def _fields(config: PreTrainedConfig) -> dict[str, Any]:
-    return config.to_dict()
+    """The fields of the text model's config."""
+    return config.get_text_config().to_dict()
 
 
 def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig | None:
+    """`config` with `changes` in its text part; parts that text never runs get one layer each."""
+    whole = config.to_dict()
+    if config.get_text_config() is config:
+        changed = whole | changes
+    else:
+        parts = {name: _one_layer(part) for name, part in whole.items() if isinstance(part, dict)}
+        changed = whole | parts | {"text_config": _fields(config) | changes}
     try:
-        return type(config).from_dict({**_fields(config), **changes})
+        return type(config).from_dict(changed)
     except Exception:  # config classes check their fields in many ways
         return None
 
 
+def _one_layer(part: Overrides) -> Overrides:
+    return part | {n: 1 for n in ("num_hidden_layers", "depth") if n in part}
+
+
 def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:
     import torch
-    import transformers
+    from transformers import AutoModelForCausalLM
 
+    auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
         with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(config)
+            return auto.from_config(config)
     except Exception:  # as do models
         return None
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...models.auto import text_config
 from ...runtime.errors import LlmcError
+from .config_fields import unread_fields
 from .model_source import ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint
 from .safetensors_file import SafetensorsFile, SafetensorsReader
+from .text_part import convert_text_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -45,7 +49,8 @@ def open_checkpoint(
     _refuse_quantized(raw)
     files = _tensor_files(path)
     require_plausible_layers(raw, len(files))
-    config = load_config(path, raw, trust_remote_code)
+    whole = load_config(path, raw, trust_remote_code)
+    config = text_config(whole)
     unique = {file.file.path.name: file.file for file in files.values()}
     return ModelSource(
         id=id,
@@ -54,9 +59,10 @@ def open_checkpoint(
         config_bytes=config_bytes,
         tensors={name: file.tensors[name] for name, file in files.items()},
         reader=SafetensorsReader(files),
-        convert=convert_checkpoint,
+        convert=convert_checkpoint if config is whole else partial(convert_text_part, whole),
         text=_text_assets(path, raw, trust_remote_code),
         digests=WeightDigests(unique),
+        unread=tuple(unread_fields(raw, whole, config)),
     )
 
 
