@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.errors import LlmcError
 from .model_source import ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint
+from .remote_code import code_files, has_own_code, trusted
+from .row_file import RowFile
 from .safetensors_file import SafetensorsFile, SafetensorsReader
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def open_checkpoint(
     require_plausible_layers(raw, len(files))
     config = load_config(path, raw, trust_remote_code)
     unique = {file.file.path.name: file.file for file in files.values()}
+    if trust_remote_code and has_own_code(raw):
+        unique |= {name: RowFile(file) for name, file in code_files(path).items()}
     return ModelSource(
         id=id,
         revision=revision,
@@ -62,6 +66,8 @@ def open_checkpoint(
 
 def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
     """The transformers config of directory `path`, whose config.json holds `raw`.
+
+    With `trust_remote_code`, models built from it are of the directory's own code, if it has any.
 
     Raises:
         LlmcError: E0402 for an architecture transformers can't build, E0418 for a broken config.
@@ -82,12 +88,13 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
             else "upgrade transformers, or compile another model",
         )
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # config classes check their fields in many ways
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise LlmcError("LLMC-E0418", f"{path / 'config.json'}: {reason}") from error
+    return trusted(config, path) if trust_remote_code else config
 
 
 def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:
