@@ -27,6 +27,7 @@ from ..ir.recipes import Quantize
 from ..runtime.artifact import Manifest, Variant
 from ..runtime.container import ArtifactWriter
 from ..runtime.errors import LlmcError
+from ..runtime.failures import extras_named
 from ..runtime.progress import Progress, silent
 from .assemble import add_text_entries, record_vectors, variant_of, write_weights
 from .calibration import sample_ids
@@ -62,6 +63,7 @@ class CompileReport:
     notes: list[str] = field(default_factory=list)
 
 
+@extras_named()
 def compile(
     model: str,
     *,

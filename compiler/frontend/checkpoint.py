@@ -18,6 +18,8 @@ from ...runtime.errors import LlmcError
 from .config_fields import unread_fields
 from .model_source import ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint
+from .remote_code import code_files, has_own_code, trusted
+from .row_file import RowFile
 from .safetensors_file import SafetensorsFile, SafetensorsReader
 from .text_part import convert_text_part
 
@@ -52,6 +54,8 @@ def open_checkpoint(
     whole = load_config(path, raw, trust_remote_code)
     config = text_config(whole)
     unique = {file.file.path.name: file.file for file in files.values()}
+    if trust_remote_code and has_own_code(raw):
+        unique |= {name: RowFile(file) for name, file in code_files(path).items()}
     return ModelSource(
         id=id,
         revision=revision,
@@ -68,6 +72,8 @@ def open_checkpoint(
 
 def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
     """The transformers config of directory `path`, whose config.json holds `raw`.
+
+    With `trust_remote_code`, models built from it are of the directory's own code, if it has any.
 
     Raises:
         LlmcError: E0402 for an architecture transformers can't build, E0418 for a broken config.
@@ -88,12 +94,13 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
             else "upgrade transformers, or compile another model",
         )
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # config classes check their fields in many ways
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise LlmcError("LLMC-E0418", f"{path / 'config.json'}: {reason}") from error
+    return trusted(config, path) if trust_remote_code else config
 
 
 def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:

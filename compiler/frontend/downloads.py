@@ -20,7 +20,9 @@ from pathlib import Path
 from ...models.catalog import WheelFile
 from ...runtime.errors import LlmcError
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*"]
+_HUB_PATTERNS = [
+    "*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "*.py",
+]  # fmt: skip
 _PIP_TIMEOUT = 1800
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

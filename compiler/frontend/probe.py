@@ -5,7 +5,7 @@ in every form of program that will be emitted; the resulting graphs are interpre
 conformance schedule (several sequences in a step, chunks, a past beyond window and rope
 thresholds) and compared with transformers eager.
 Packing, masks, positions and every rewrite are thereby checked for each architecture compiled.
-A pass is remembered by config, tool versions and llmc's own code.
+A pass is remembered by config, tool versions, llmc's own code and the checkpoint's, if that is run.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ...runtime.artifact import Limits
 from ...runtime.errors import LlmcError
 from .downloads import cache_dir
 from .lower import own_tensors, trace_model
+from .remote_code import code_digest
 
 CONTEXT = 72
 """Tokens of the probe's longest sequence: more than two cache blocks, the window and threshold."""
@@ -57,7 +58,7 @@ def probe(
         LlmcError: LLMC-E0415 the logits differ or say nothing; others as the compile itself would.
     """
     forms = sorted(set(forms), key=lambda form: form.value)
-    stamp = _stamp(config_bytes, forms)
+    stamp = _stamp(config, config_bytes, forms)
     if stamp.exists():
         return "probe: passed before for this config"
     small = twin(config)
@@ -161,10 +162,10 @@ class StateReader:
         raise TypeError(f"{tensor.name} is not stored in blocks")
 
 
-def _stamp(config_bytes: bytes, forms: Sequence[ProgramForm]) -> Path:
+def _stamp(config: Any, config_bytes: bytes, forms: Sequence[ProgramForm]) -> Path:
     """The file that says that this config passed in these forms, with this code."""
     package = Path(__file__).parents[2]
-    code = hashlib.sha256()
+    code = hashlib.sha256(code_digest(config).encode())
     for folder in ("ir", "passes", "compiler", "models"):
         for file in sorted((package / folder).rglob("*.py")):
             code.update(file.read_bytes())
