@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import LlmcError
+from ...runtime.text.tokenizer import unlimited
 from .model_source import ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint
 from .safetensors_file import SafetensorsFile, SafetensorsReader
@@ -197,7 +198,10 @@ def _special_tokens(path: Path) -> dict[str, str]:
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
-    """`tokenizer.json`; made from the older files where there is none; None without any."""
+    """`tokenizer.json`, made from the older files where there is none; None without any.
+
+    It has neither truncation nor padding, which transformers applies to no call by itself either.
+    """
     fast = path / "tokenizer.json"
     if fast.is_file():
         return _checked_tokenizer(fast)
@@ -217,6 +221,7 @@ def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
             f"the tokenizer files in {path} can't be read: {' '.join(str(error).split())[:200]}",
             "save the tokenizer with `save_pretrained`, which writes tokenizer.json",
         ) from error  # fmt: skip
+    unlimited(backend)
     return backend.to_str().encode()
 
 
@@ -225,10 +230,10 @@ def _checked_tokenizer(path: Path) -> bytes:
 
     data = path.read_bytes()
     try:
-        Tokenizer.from_buffer(data)
+        tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises plain exceptions
         raise LlmcError("LLMC-E0417", f"{path} is not a tokenizer: {error}") from error
-    return data
+    return tokenizer.to_str().encode() if unlimited(tokenizer) else data
 
 
 def _chat_template(path: Path) -> str | None:

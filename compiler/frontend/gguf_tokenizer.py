@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...runtime.errors import LlmcError
+from ...runtime.text.tokenizer import unlimited
 from .gguf_file import GgufFile
 from .model_source import TextAssets
 from .names import incompatible
@@ -43,6 +44,7 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
         raise LlmcError("LLMC-E0403", f"{file.file.path.name}: {error}") from error
     notes = _fix_splitting(tokenizer, parameters)
     _add_marks(tokenizer, parameters, settings)
+    unlimited(tokenizer)
     assets = TextAssets(
         tokenizer=tokenizer.to_str().encode(),
         chat_template=settings.get("chat_template"),
