@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import LlmcError
 from ...runtime.text.tokenizer import unlimited
+from .generation_fields import clean_generation
 from .model_source import ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint
 from .safetensors_file import SafetensorsFile, SafetensorsReader
@@ -26,6 +27,7 @@ _SINGLE = "model.safetensors"
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
+_CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -47,6 +49,7 @@ def open_checkpoint(
     files = _tensor_files(path)
     require_plausible_layers(raw, len(files))
     config = load_config(path, raw, trust_remote_code)
+    text, notes = _text_assets(path, raw, trust_remote_code)
     unique = {file.file.path.name: file.file for file in files.values()}
     return ModelSource(
         id=id,
@@ -56,8 +59,9 @@ def open_checkpoint(
         tensors={name: file.tensors[name] for name, file in files.items()},
         reader=SafetensorsReader(files),
         convert=convert_checkpoint,
-        text=_text_assets(path, raw, trust_remote_code),
+        text=text,
         digests=WeightDigests(unique),
+        notes=notes,
     )
 
 
@@ -164,23 +168,26 @@ def _sharded(path: Path) -> dict[str, SafetensorsFile]:
     return found
 
 
-def _text_assets(path: Path, config: dict[str, Any], trust_remote_code: bool) -> TextAssets:
-    generation = {
-        key: config[key]
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if config.get(key) is not None
-    }
+def _text_assets(
+    path: Path, config: dict[str, Any], trust_remote_code: bool
+) -> tuple[TextAssets, tuple[str, ...]]:
+    """The text side of the directory whose config.json holds `config`, and lines for the user."""
+    generation, notes = clean_generation(
+        {key: config[key] for key in _CONFIG_IDS if config.get(key) is not None}, "config.json"
+    )
     file = path / "generation_config.json"
     if file.is_file():
-        generation |= _json_object(file, file.read_bytes())
+        own, more = clean_generation(_json_object(file, file.read_bytes()), file.name)
+        generation, notes = generation | own, (*notes, *more)
     generation |= _special_tokens(path)
     license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
-    return TextAssets(
+    assets = TextAssets(
         tokenizer=_tokenizer(path, trust_remote_code),
         chat_template=_chat_template(path),
         generation=generation,
         license=license_file.read_text("utf-8", errors="replace") if license_file else None,
     )
+    return assets, notes
 
 
 def _special_tokens(path: Path) -> dict[str, str]:
