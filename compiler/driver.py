@@ -24,12 +24,18 @@ import torch
 from ..codegen.backend import Build, Option
 from ..ir.recipe_values import RecipeValues, requantized_tensors
 from ..ir.recipes import Quantize
-from ..runtime.artifact import Manifest, Variant
+from ..runtime.artifact import Manifest
 from ..runtime.container import ArtifactWriter
 from ..runtime.errors import LlmcError
 from ..runtime.failures import extras_named
 from ..runtime.progress import Progress, silent
-from .assemble import add_text_entries, record_vectors, variant_of, write_weights
+from .assemble import (
+    add_text_entries,
+    draft_manifest,
+    record_vectors,
+    variant_of,
+    write_weights,
+)
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path
@@ -43,6 +49,7 @@ from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
 from .targets import Program, Target, lower_for, resolve_targets
+from .text_entries import text_entries
 
 DEFAULT_CONTEXT = 8192
 """Context where the config states none; also the most that is compiled for without being asked."""
@@ -105,6 +112,7 @@ def compile(
     _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, trust_remote_code=trust_remote_code)
+    text = text_entries(source)
     source.digests.start()
     context = _context(source.config, max_context)
     notes = list(source.notes)
@@ -127,6 +135,9 @@ def compile(
         "target": names,
         "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
     }
+    variants = [variant_of(p, level) for p in programs for level in p.target.levels]
+    tools = [name for t in targets for name in t.backend.tools]
+    manifest = draft_manifest(source, text, variants, options, tools)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
         builds = stack.enter_context(_builds(programs, folder, source, progress))
@@ -137,15 +148,10 @@ def compile(
         writer = stack.enter_context(ArtifactWriter(path, format=format))
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)
-        variants: list[Variant] = []
         for program, level, file, built in builds:
             built.result()
             writer.add(program.target.program_entry(level), file)
-            variants.append(variant_of(program, level))
-        tools = [name for t in targets for name in t.backend.tools]
-        manifest = add_text_entries(
-            writer, source, programs[0].graph, variants, weights, options, tools
-        )
+        manifest = add_text_entries(writer, source, text, programs[0].graph, manifest, weights)
         progress("recording answers", 0.95)
         manifest = record_vectors(writer, manifest, scheme)
         quality = check_quality(writer, manifest, source, context, max_kl)
