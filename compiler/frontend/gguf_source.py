@@ -9,11 +9,12 @@ blocks stay whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         head = Path(folder) / "head.gguf"
         _write_head(file, head)
         try:
-            fields = load_gguf_checkpoint(str(head), return_tensors=False)["config"]
+            with _without_warnings():  # of the vocabulary that the head lacks
+                fields = load_gguf_checkpoint(str(head), return_tensors=False)["config"]
         except ValueError as error:
             raise _unmapped(file) from error
         except Exception as error:  # metadata of another kind than it expects
@@ -110,6 +112,18 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     if fields.get("vocab_size") is None:
         fields["vocab_size"] = _vocabulary(file)
     return _dropped_fields(file, fields) | fields
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _dropped_fields(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
