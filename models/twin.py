@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .auto import auto_class
-from .narrowing import narrowed
+from .narrowing import is_by_layer, narrowed
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +136,9 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
     for name, value in fields.items():
         if isinstance(value, list) and len(value) == depth:
             changes[name] = [value[i] for i in layers]
+        elif is_by_layer(value):
+            there = {int(i): entry for i, entry in value.items()}
+            changes[name] = {n: there[i] for n, i in enumerate(layers) if i in there}
     shared = fields.get("num_kv_shared_layers")
     if shared:
         changes["num_kv_shared_layers"] = max(1, len(layers) * shared // depth)
@@ -143,8 +146,8 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
 
 
 def _depth(config: PreTrainedConfig) -> int:
-    fields = _fields(config)
-    return next((fields[name] for name in _DEPTH if isinstance(fields.get(name), int)), 0)
+    depth = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    return depth if isinstance(depth, int) else 0
 
 
 def _is_small(model: torch.nn.Module) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 from ...models.auto import auto_class
@@ -43,8 +44,24 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
+        with _LiteralNumbers():
+            out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
+
+
+class _LiteralNumbers(TorchFunctionMode):
+    """Lets a number that model code makes a tensor of keep its value in a trace on meta.
+
+    Such a tensor of no dimensions stays on the CPU, where it mixes with any device.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and isinstance(args[0], bool | int | float):
+            kwargs = kwargs | {"device": "cpu"}
+        return func(*args, **kwargs)
 
 
 def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Traced:
