@@ -25,7 +25,8 @@ from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...runtime.errors import LlmcError
 from .aten import ATEN
-from .aten_base import FROM_TORCH
+from .aten_base import FROM_TORCH, cast
+from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
 from .trace import Traced
 
 INPUTS = ("token_ids", "positions")
@@ -50,8 +51,13 @@ class _Importer:
         self.env: dict[torch.fx.Node, Any] = {}
         self.symbol: Any = None
         self.node: torch.fx.Node | None = None
+        self.writes: Writes = {}
 
     def run(self) -> Graph:
+        try:
+            self.writes = find_writes(self.program.graph)
+        except Unproven as error:
+            raise self._refused(error.node, str(error)) from error
         for node in self.program.graph.nodes:
             self.node = node
             try:
@@ -64,11 +70,13 @@ class _Importer:
     def _import(self, node: torch.fx.Node) -> None:
         if node.op == "placeholder":
             self.env[node] = self._placeholder(node)
+        elif node in self.writes:
+            self._write(node)
         elif node.op == "call_function":
             self.env[node] = self._call(node)
         elif node.op == "output":
             values: Any = node.args[0]
-            self.graph.outputs = [self.env[value] for value in values]
+            self.graph.outputs = [self._argument(value) for value in values]
 
     # ── what handlers in aten.py use ───────────────────────────────────────────────
 
@@ -138,6 +146,22 @@ class _Importer:
                 raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
             raise
 
+    def _write(self, node: torch.fx.Node) -> None:
+        """Give the written tensor, and the bases that it is a view of, new values."""
+        write = self.writes[node]
+        old = self.env[write.tensor]
+        new = cast(self, self._call(node), old.type.dtype)
+        if new.type != old.type:
+            raise TypeError(f"writes {new.type} into {old.type}")
+        self.env[write.tensor] = new
+        for view in write.views:
+            target: Any = view.target
+            base = base_of(view, self.writes)
+            scatter = ATEN[SCATTERS[target._schema.name]]
+            rest = [self._argument(a) for a in view.args[1:]]
+            new = scatter(self, self.env[base], new, *rest)
+            self.env[base] = new
+
     def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
         target: Any = node.target
@@ -146,6 +170,8 @@ class _Importer:
         namespace, name = target._schema.name.split("::")
         if name == "sym_size":
             return lambda *_: self._dim(node.meta["val"])
+        if node in self.writes:
+            name = functional_name(target) or name
         handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
@@ -162,7 +188,7 @@ class _Importer:
 
     def _argument(self, a: Any) -> Any:
         if isinstance(a, torch.fx.Node):
-            return self.env[a]
+            return self.env[tensor_of(a, self.writes)]
         if isinstance(a, list | tuple):
             return [self._argument(x) for x in a]
         return a

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ...runtime.errors import LlmcError
-from . import interfaces
+from . import inplace, interfaces
 from .buffers import compute_buffers
 from .config_reads import record_reads
 
@@ -122,8 +122,8 @@ def _export(model: Any) -> torch.export.ExportedProgram:
                 _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic),
                 strict=False,
             )  # fmt: skip
-            if _mutates(program):
-                program = program.run_decompositions({})
+            if not inplace.is_proven(program):
+                program = inplace.decomposed(program)
     except LlmcError:
         raise
     except Exception as error:
@@ -133,12 +133,6 @@ def _export(model: Any) -> torch.export.ExportedProgram:
             hint="its forward pass depends on values or shapes at run time",
         ) from error
     return program
-
-
-def _mutates(program: torch.export.ExportedProgram) -> bool:
-    """True if an op writes one of its inputs: then the trace must be made functional."""
-    calls = (n.target for n in program.graph.nodes if n.op == "call_function")
-    return any(t._schema.is_mutable for t in calls if isinstance(t, torch._ops.OpOverload))
 
 
 @contextlib.contextmanager
