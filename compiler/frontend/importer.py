@@ -25,7 +25,8 @@ from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...runtime.errors import LlmcError
 from .aten import ATEN
-from .aten_base import FROM_TORCH
+from .aten_base import FROM_TORCH, cast
+from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
 from .trace import Traced
 
 INPUTS = ("token_ids", "positions")
@@ -54,8 +55,13 @@ class _Importer:
         """Tensors that the model's code spells out, and what it computes of these alone."""
         self.symbol: Any = None
         self.node: torch.fx.Node | None = None
+        self.writes: Writes = {}
 
     def run(self) -> Graph:
+        try:
+            self.writes = find_writes(self.program.graph)
+        except Unproven as error:
+            raise self._refused(error.node, str(error)) from error
         for node in self.program.graph.nodes:
             self.node = node
             try:
@@ -68,11 +74,13 @@ class _Importer:
     def _import(self, node: torch.fx.Node) -> None:
         if node.op == "placeholder":
             self.env[node] = self._placeholder(node)
+        elif node in self.writes:
+            self._write(node)
         elif node.op == "call_function":
             self.env[node] = self._call(node)
         elif node.op == "output":
             values: Any = node.args[0]
-            self.graph.outputs = [self.env[value] for value in values]
+            self.graph.outputs = [self._argument(value) for value in values]
 
     # ── what handlers in aten.py use ───────────────────────────────────────────────
 
@@ -118,7 +126,7 @@ class _Importer:
         if name in self.buffers:
             recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
         elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
-            self.literals[node] = self._lifted(spec.target)
+            self.literals[node] = self._lifted(spec.target, node)
             recipe = Computed.of(name, self.literals[node].numpy())
         elif name in self.weights:
             recipe = self.weights[name]
@@ -130,16 +138,18 @@ class _Importer:
             )
         return Graph.constant(name, recipe, type)
 
-    def _lifted(self, target: str) -> torch.Tensor:
+    def _lifted(self, target: str, node: torch.fx.Node) -> torch.Tensor:
         """A tensor that the model's code made; one made with the model has no value on meta."""
         tensor: Any = self.program.constants[target]
         if tensor.device.type == "meta":
-            raise LlmcError("LLMC-E0431", f"the model keeps a tensor {target} outside its buffers")
+            why = "reads a tensor that the model keeps outside of its buffers"
+            raise self._refused(next(iter(node.users)), why, "LLMC-E0431")
         return tensor
 
     def _call(self, node: torch.fx.Node) -> Any:
         target = node.target
-        if node.all_input_nodes and all(n in self.literals for n in node.all_input_nodes):
+        inputs = node.all_input_nodes
+        if inputs and node not in self.writes and all(n in self.literals for n in inputs):
             return self._computed(node)
         args = [self._argument(a) for a in node.args]
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
@@ -160,6 +170,24 @@ class _Importer:
         self.literals[node] = target(*args, **kwargs)
         return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
 
+    def _write(self, node: torch.fx.Node) -> None:
+        """Give the written tensor, and the bases that it is a view of, new values."""
+        write = self.writes[node]
+        old = self.env[write.tensor]
+        new = cast(self, self._call(node), old.type.dtype)
+        if new.type != old.type:
+            raise TypeError(f"writes {new.type} into {old.type}")
+        self.env[write.tensor] = new
+        self.literals.pop(write.tensor, None)
+        for view in write.views:
+            target: Any = view.target
+            base = base_of(view, self.writes)
+            scatter = ATEN[SCATTERS[target._schema.name]]
+            rest = [self._argument(a) for a in view.args[1:]]
+            new = scatter(self, self.env[base], new, *rest)
+            self.env[base] = new
+            self.literals.pop(base, None)
+
     def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
         target: Any = node.target
@@ -168,8 +196,10 @@ class _Importer:
         namespace, name = target._schema.name.split("::")
         if name == "sym_size":
             return lambda *_: self._dim(node.meta["val"])
+        if node in self.writes:
+            name = functional_name(target) or name
         handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
-        if handler is None and name in _OVER_TOKENS:
+        if handler is None and name in _OVER_TOKENS and _is_wide(node.args[1]):
             raise self._refused(node, "keeps a state beside the attention cache", "LLMC-E0412")
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
@@ -186,7 +216,7 @@ class _Importer:
 
     def _argument(self, a: Any) -> Any:
         if isinstance(a, torch.fx.Node):
-            return self.env[a]
+            return self.env[tensor_of(a, self.writes)]
         if isinstance(a, list | tuple):
             return [self._argument(x) for x in a]
         return a
@@ -208,7 +238,14 @@ class _Importer:
     def _refused(self, node: torch.fx.Node, why: str, id: str = "LLMC-E0401") -> LlmcError:
         scope, source = origin(node)
         where = f" in {scope or 'the model'}" + (f" ({source})" if source else "")
-        return LlmcError(id, f"{node.target}{where}: {why}")
+        target = node.target
+        name = target if isinstance(target, torch._ops.OpOverload | str) else target.__name__
+        return LlmcError(id, f"{name}{where}: {why}")
+
+
+def _is_wide(weight: Any) -> bool:
+    """Whether a convolution's weight spans more than one token."""
+    return weight.meta["val"].shape[-1] > 1
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value:

@@ -168,15 +168,33 @@ def _window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
     with _python_dispatch._disable_current_modes(), torch.device("cpu"):
         zero = torch.zeros((), dtype=torch.long)
         i, j = _sampled_rows(span, size or 16).view(-1, 1), torch.arange(span).view(1, -1)
-        actual = mask_function(zero, zero, i, j).broadcast_to(len(i), span)
+        actual = _evaluated(mask_function, zero, i, j).broadcast_to(len(i), span)
         causal = j <= i
         if torch.equal(actual, causal):
             return 0
         window = int(actual[-1].sum())
         if torch.equal(actual, causal & (j > i - window)):
             return window
-    name = getattr(mask_function, "__qualname__", str(mask_function))
+    name = _name_of(mask_function)
     raise LlmcError("LLMC-E0414", f"mask {name} is neither causal nor a sliding window")
+
+
+def _evaluated(mask_function: Callable, zero: torch.Tensor, i: Any, j: Any) -> torch.Tensor:
+    try:
+        return mask_function(zero, zero, i, j)
+    except RuntimeError as error:  # it reads a tensor of the traced step
+        raise LlmcError(
+            "LLMC-E0414", f"mask {_name_of(mask_function)} depends on more than positions"
+        ) from error
+
+
+def _name_of(function: Callable) -> str:
+    """`and_masks(causal_mask_function, chunked_overlay)`: a function and those that it joins."""
+    name = getattr(function, "__qualname__", str(function)).split(".<locals>")[0]
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    joined = [f for cell in cells for f in (cell if isinstance(cell, tuple) else (cell,))]
+    inner = [_name_of(f) for f in joined if callable(f)]
+    return f"{name}({', '.join(inner)})" if inner else name
 
 
 def _sampled_rows(span: int, size: int) -> torch.Tensor:
