@@ -24,30 +24,29 @@ VOCAB = 288
 
 Fields = Mapping[str, Any]
 
-_MOST: dict[int, tuple[str, ...]] = {
-    VOCAB: ("vocab_size", "vocab_size_per_layer_input"),
-    96: ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size", "dff",
-         "feed_forward_size", "intermediate_size_mlp", "dense_intermediate_size", "dim_ff"),
-    64: ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
-         "shared_intermediate_size", "moe_shared_expert_intermediate_size",
-         "shared_experts_intermediate_size", "q_lora_rank"),
-    32: ("kv_lora_rank", "hidden_size_per_layer_input"),
-    16: ("laurel_rank", "dim_model_base"),
-    2: ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "index_n_heads",
-        "zero_expert_num"),
-    WINDOW: ("sliding_window", "sliding_window_size", "attention_window_size", "window_size",
-             "local_attention", "attention_chunk_size", "index_topk", "floor_scale"),
-    BLOCK: ("block_size", "chunk_size", "mamba_chunk_size", "index_block_size"),
-    THRESHOLD: ("original_max_position_embeddings",),
-    POSITIONS: ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len",
-                "model_max_length", "max_target_positions"),
-}  # fmt: skip
+_MOST: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (VOCAB, ("vocab_size", "vocab_size_per_layer_input")),
+    (96, ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size", "dff",
+          "feed_forward_size", "intermediate_size_mlp", "dense_intermediate_size", "dim_ff")),
+    (64, ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
+          "shared_intermediate_size", "moe_shared_expert_intermediate_size",
+          "shared_experts_intermediate_size", "q_lora_rank")),
+    (32, ("kv_lora_rank", "hidden_size_per_layer_input")),
+    (16, ("laurel_rank", "dim_model_base")),
+    (8, ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
+         "num_routed_experts")),
+    (2, ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts",
+         "moe_topk", "moe_k", "moe_top_k", "num_selected_experts", "n_shared_experts",
+         "num_shared_experts", "moe_num_shared_experts", "zero_expert_num", "index_n_heads")),
+    (WINDOW, ("sliding_window", "sliding_window_size", "attention_window_size", "window_size",
+              "local_attention", "attention_chunk_size", "index_topk", "floor_scale")),
+    (BLOCK, ("block_size", "chunk_size", "mamba_chunk_size", "index_block_size")),
+    (THRESHOLD, ("original_max_position_embeddings",)),
+    (POSITIONS, ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len",
+                 "model_max_length", "max_target_positions")),
+)  # fmt: skip
 """The most that a size, or each entry of a list of sizes, may be."""
 
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
-            "num_routed_experts")  # fmt: skip
-_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts",
-           "moe_topk", "moe_k", "moe_top_k", "num_selected_experts")  # fmt: skip
 _GROUPS = ("n_group", "num_expert_group")
 _CHOSEN_GROUPS = ("topk_group", "num_limited_groups")
 
@@ -85,7 +84,30 @@ def narrowed(fields: Fields, heads: bool = True) -> dict[str, Any]:
     new |= dict.fromkeys(
         (name for name in ("pad_token_id", "bos_token_id", "eos_token_id") if name in fields), None
     )
+    for name, value in fields.items():
+        if is_by_layer(value):
+            new[name] = {i: _of_layer(fields, new, own) for i, own in value.items()}
     return {name: value for name, value in new.items() if fields[name] != value}
+
+
+def is_by_layer(value: Any) -> bool:
+    """Whether a field holds what single layers have different, by the layer's number."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(str(i).isdecimal() and isinstance(own, Mapping) for i, own in value.items())
+    )
+
+
+def _of_layer(fields: Fields, new: Fields, own: Fields) -> dict[str, Any]:
+    """What a layer has different, as narrow as the model: it has the heads of all layers."""
+    together = {**fields, **own}
+    sizes = {**together, **_capped(together), **_experts(together)}
+    for heads, shared in _HEADS:
+        for name in _present(own, shared):
+            if _is_size(fields.get(heads)):
+                sizes[name] = max(1, new.get(heads, fields[heads]) * own[name] // fields[heads])
+    return {name: sizes[name] for name in own}
 
 
 def _is_size(value: Any) -> bool:
@@ -98,8 +120,9 @@ def _present(fields: Fields, names: Iterable[str]) -> list[str]:
 
 
 def _capped(fields: Fields) -> dict[str, Any]:
+    """Sizes, and lists of a size for each layer, that are over what a twin may have."""
     new: dict[str, Any] = {}
-    for most, names in _MOST.items():
+    for most, names in _MOST:
         for name in names:
             value = fields.get(name)
             if _is_size(value):
@@ -110,25 +133,14 @@ def _capped(fields: Fields) -> dict[str, Any]:
 
 
 def _experts(fields: Fields) -> dict[str, Any]:
-    """At most 8 experts, of which 2 are chosen (1 where the model chooses 1)."""
+    """Where experts stand in groups: two or more a group, fewer groups chosen than there are."""
     new: dict[str, Any] = {}
     groups = next((fields[n] for n in _present(fields, _GROUPS)), 1)
-    for name in _EXPERTS:
-        value = fields.get(name)
-        if _is_size(value):
-            new[name] = min(value, 8)
-        elif isinstance(value, list) and all(map(_is_size, value)):
-            new[name] = [min(count, 8) for count in value]
-    for name in _CHOSEN:
-        value = fields.get(name)
-        if _is_size(value):
-            new[name] = min(value, 2)
-        elif isinstance(value, list) and all(map(_is_size, value)):
-            new[name] = [min(count, 2) for count in value]
-    if groups > 1:  # two experts a group, and fewer groups chosen than there are
-        new |= dict.fromkeys(_present(fields, _GROUPS), min(groups, 4))
+    if groups > 1:
+        few = min(groups, 4)
+        new |= dict.fromkeys(_present(fields, _GROUPS), few)
         for name in _present(fields, _CHOSEN_GROUPS):
-            new[name] = min(fields[name], min(groups, 4) - 1, 2)
+            new[name] = min(fields[name], few - 1, 2)
     return new
 
 

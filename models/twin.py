@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .narrowing import narrowed
+from .auto import auto_class
+from .narrowing import is_by_layer, narrowed
 
 if TYPE_CHECKING:
     import torch
@@ -61,23 +62,36 @@ def narrow_config(config: PreTrainedConfig) -> Overrides | None:
 
 
 def _fields(config: PreTrainedConfig) -> dict[str, Any]:
-    return config.to_dict()
+    """The fields of the text model's config."""
+    return config.get_text_config().to_dict()
 
 
 def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig | None:
+    """`config` with `changes` in its text part; parts that text never runs get one layer each."""
+    whole = config.to_dict()
+    if config.get_text_config() is config:
+        changed = whole | changes
+    else:
+        parts = {name: _one_layer(part) for name, part in whole.items() if isinstance(part, dict)}
+        changed = whole | parts | {"text_config": _fields(config) | changes}
     try:
-        return type(config).from_dict({**_fields(config), **changes})
+        return type(config).from_dict(changed)
     except Exception:  # config classes check their fields in many ways
         return None
 
 
+def _one_layer(part: Overrides) -> Overrides:
+    return part | {n: 1 for n in ("num_hidden_layers", "depth") if n in part}
+
+
 def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:
     import torch
-    import transformers
+    from transformers import AutoModelForCausalLM
 
+    auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
         with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(config)
+            return auto.from_config(config)
     except Exception:  # as do models
         return None
 
@@ -122,6 +136,9 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
     for name, value in fields.items():
         if isinstance(value, list) and len(value) == depth:
             changes[name] = [value[i] for i in layers]
+        elif is_by_layer(value):
+            there = {int(i): entry for i, entry in value.items()}
+            changes[name] = {n: there[i] for n, i in enumerate(layers) if i in there}
     shared = fields.get("num_kv_shared_layers")
     if shared:
         changes["num_kv_shared_layers"] = max(1, len(layers) * shared // depth)
@@ -129,8 +146,8 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
 
 
 def _depth(config: PreTrainedConfig) -> int:
-    fields = _fields(config)
-    return next((fields[name] for name in _DEPTH if isinstance(fields.get(name), int)), 0)
+    depth = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    return depth if isinstance(depth, int) else 0
 
 
 def _is_small(model: torch.nn.Module) -> bool:

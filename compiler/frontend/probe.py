@@ -29,6 +29,7 @@ from ...ir.interpreted_slots import InterpretedSlots
 from ...ir.ops import CACHE_BLOCK, TORCH_DTYPE
 from ...ir.recipe_values import RecipeValues
 from ...ir.recipes import CheckpointTensor
+from ...models.auto import auto_class
 from ...models.conformance import TOLERANCE, Report, Text, blocks_needed, run_schedule
 from ...models.eager import fix_rope, reference_texts
 from ...models.random_weights import randomize
@@ -139,7 +140,8 @@ def tensor_of(values: RecipeValues, value: Value) -> torch.Tensor:
 
 
 def _eager_model(config: Any) -> Any:
-    model = transformers.AutoModelForCausalLM.from_config(
+    auto = auto_class(config) or transformers.AutoModelForCausalLM
+    model = auto.from_config(
         copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
     )
     randomize(model, SEED)

@@ -57,7 +57,7 @@ def narrow(raw: dict[str, Any]) -> dict[str, Any]:
     changes = narrow_config(text)
     if changes is None:
         raise RuntimeError("no narrow model can be made of the config")
-    own = {standard: name for standard, name in type(text).attribute_map.items()}
+    own = dict(type(text).attribute_map)
     part = raw.get("text_config", raw)
     inner = {k: v for k, v in part.items() if own.get(k, k) not in changes or own.get(k, k) == k}
     inner |= changes
@@ -79,14 +79,14 @@ def save(raw: dict[str, Any], folder: Path) -> Any:
     """Write a checkpoint of random weights for a narrow config; returns the eager text model."""
     import torch
     import transformers
+    from llmc.models.auto import whole_class
     from llmc.models.random_weights import randomize
 
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(raw))
     config = transformers.AutoConfig.from_pretrained(folder)
-    auto = transformers.AutoModelForCausalLM
-    if type(config) not in auto._model_mapping:
-        auto = transformers.AutoModelForImageTextToText
+    auto = whole_class(config)
+    assert auto is not None, "narrow() has built one"
     torch.manual_seed(SEED)
     model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager")
     randomize(model, SEED)
