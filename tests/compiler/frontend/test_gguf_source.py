@@ -1,9 +1,9 @@
 """GGUF files: the same weights as the model they were made from, and blocks kept whole."""
 
-import importlib.util
 from pathlib import Path
 
 import gguf
+import gguf_models as gm
 import numpy as np
 import pytest
 import torch
@@ -19,13 +19,6 @@ from llmc.ir.recipes import Recipe
 from llmc.runtime.errors import LlmcError
 from transformers import AutoModelForCausalLM
 
-_spec = importlib.util.spec_from_file_location(
-    "gguf_models", Path(__file__).with_name("gguf_models.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-gm = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(gm)
 Kind = gguf.GGMLQuantizationType
 
 
