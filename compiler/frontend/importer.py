@@ -45,6 +45,7 @@ def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
 class _Importer:
     def __init__(self, traced: Traced, weights: Mapping[str, Recipe]) -> None:
         self.program = traced.program
+        self.specs = {s.arg.name: s for s in self.program.graph_signature.input_specs}
         self.weights = weights
         self.buffers = traced.buffers
         self.graph = Graph("main", Phase.TRACED)
@@ -108,7 +109,7 @@ class _Importer:
     # ── nodes ──────────────────────────────────────────────────────────────────────
 
     def _placeholder(self, node: torch.fx.Node) -> Value:
-        spec = next(s for s in self.program.graph_signature.input_specs if s.arg.name == node.name)
+        spec = self.specs[node.name]
         if spec.target is None:
             name = INPUTS[sum(v.name in INPUTS for v in self.graph.inputs)]
             if self.symbol is None:
@@ -261,6 +262,7 @@ OURS = {
     "additive_mask": lambda b, anchor, tokens, window: b.emit(
         ops.CausalMask((1, 1, tokens, tokens), window)
     ),
+    "linear": ATEN["linear"],
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
     "grouped_linear": _grouped_linear,
     "combine": lambda b, x, slot, weights: b.emit(ops.CombineExperts(), x, slot, weights),

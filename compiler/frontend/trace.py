@@ -20,6 +20,7 @@ from ...runtime.errors import LlmcError
 from . import inplace, interfaces
 from .buffers import compute_buffers
 from .config_reads import record_reads
+from .lean_export import LinearCalls, lean_export
 
 SAMPLE_TOKENS = 19
 """Length of the traced example: prime, so that no model dimension is a multiple by chance."""
@@ -44,7 +45,8 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
+        with LinearCalls():
+            out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
 
 
@@ -117,7 +119,7 @@ def _export(model: Any) -> torch.export.ExportedProgram:
     spelled_out = model.config._attn_implementation == interfaces.EAGER
     masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
     try:
-        with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks:
+        with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, lean_export():
             program = torch.export.export(
                 _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic),
                 strict=False,
