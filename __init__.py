@@ -20,7 +20,10 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "compile":
-        from .compiler.driver import compile
+        from .runtime.failures import extras_named
+
+        with extras_named():
+            from .compiler.driver import compile
 
         return compile
     if name == "AsyncEngine":

@@ -83,8 +83,11 @@ def compile_(
     ] = None,
     allow_field: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Accept a config field that the trace ignores."),
+        typer.Option(metavar="NAME", help="Say nothing of this config field, which none reads."),
     ] = None,
+    strict_config: Annotated[
+        bool, typer.Option("--strict-config", help="Refuse config fields that nothing reads.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run model code from the checkpoint.")
     ] = False,
@@ -114,7 +117,8 @@ def compile_(
         **targets, "scheme": scheme, "kv_cache": kv_cache,
         "output": output, "max_context": max_context, "max_kl": max_kl, "format": format,
         "max_ram": None if max_ram is None else parse_size(max_ram),
-        "allow_fields": tuple(allow_field or ()), "trust_remote_code": trust_remote_code,
+        "allow_fields": tuple(allow_field or ()), "strict_config": strict_config,
+        "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     _require_places(model)
     write = _writer(model, output, emit, options)

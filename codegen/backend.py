@@ -8,7 +8,7 @@ written beside it. Backends don't inherit from one another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -116,6 +116,16 @@ class Backend(Protocol):
         """
         ...
 
+    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The levels with these own names, as manifests hold them: what `resolve_levels` gave.
+
+        A name may be a word, too, that stands for more than the level (`x86-64-v3` of cpu).
+
+        Raises:
+            LlmcError: LLMC-E0202, no level has that name.
+        """
+        ...
+
     def require_tools(self) -> None:
         """Check that what `build` runs is installed, before any work is done.
 
@@ -142,6 +152,19 @@ class Backend(Protocol):
             LlmcError: LLMC-E0401 naming the op that can't be done and where it is from.
         """
         ...
+
+
+def known_levels(target: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The names, each once, in order, if all of them are among the levels `known` of a target.
+
+    Raises:
+        LlmcError: LLMC-E0202, one is not.
+    """
+    for name in names:
+        if name not in known:
+            hint = f"its levels are {', '.join(known)}"
+            raise LlmcError("LLMC-E0202", f"target {target} has no level {name!r}", hint)
+    return tuple(dict.fromkeys(names))
 
 
 TARGETS = ("cpu", "onnx", "trt", "inductor")

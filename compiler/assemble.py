@@ -8,7 +8,7 @@ certificate (`certificate.py`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..runtime.artifact import (
     Tensor,
     Variant,
     Weights,
+    decode,
     encode,
 )
 from ..runtime.conformance import record
@@ -41,6 +42,7 @@ from ..runtime.generate import Model
 from ..runtime.loading import open_program
 from ..runtime.progress import Progress
 from ..runtime.variants import select_variant
+from .frontend.generation_fields import SAMPLING_FIELDS, token_ids
 from .frontend.model_source import ModelSource
 from .sbom import bill_of_materials
 from .targets import Program
@@ -160,59 +162,77 @@ def _active(graph: Graph) -> int:
     return max((n.op.k for n in graph.nodes if isinstance(n.op, TopK)), default=1)
 
 
-def add_text_entries(
-    writer: ArtifactWriter,
+def draft_manifest(
     source: ModelSource,
-    graph: Graph,
+    text: Mapping[str, bytes],
     variants: Sequence[Variant],
-    weights: dict[str, Weights],
     options: dict[str, Any],
     tools: Sequence[str],
 ) -> Manifest:
+    """The manifest before anything is written: without digests, weights and answers.
+
+    Raises:
+        LlmcError: E0409, the source's name can't be written down; E0508, it isn't one that the
+            runtime reads.
+    """
+    manifest = Manifest(
+        source=Source(id=source.id, revision=source.revision, digests={}),
+        options=options,
+        variants=list(variants),
+        weights={},
+        tokenizer=TOKENIZER if TOKENIZER in text else None,
+        chat_template=CHAT_TEMPLATE if CHAT_TEMPLATE in text else None,
+        generation=GENERATION,
+        tool_versions={name: version(name) for name in dict.fromkeys((*TOOLS, *tools))},
+    )
+    try:
+        decode(encode(manifest))
+    except UnicodeEncodeError as error:
+        message = f"the name {error.object!r} is not UTF-8"
+        raise LlmcError("LLMC-E0409", message, "rename the model's file or folder") from error
+    return manifest
+
+
+def add_text_entries(
+    writer: ArtifactWriter,
+    source: ModelSource,
+    text: Mapping[str, bytes],
+    graph: Graph,
+    manifest: Manifest,
+    weights: dict[str, Weights],
+) -> Manifest:
     """Add tokenizer, template, graph, license and bill of materials; the manifest so far."""
-    text = source.text
     digests = {**source.digests.result(), "config": hashlib.sha256(source.config_bytes).hexdigest()}
-    versions = {name: version(name) for name in dict.fromkeys((*TOOLS, *tools))}
-    generation = generation_defaults(source)
+    license = source.text.license
     entries: dict[str, bytes | None] = {
-        TOKENIZER: text.tokenizer,
-        CHAT_TEMPLATE: text.chat_template.encode() if text.chat_template else None,
-        GENERATION: encode(generation),
+        **text,
         "graph.txt": str(graph).encode(),
-        "LICENSE": text.license.encode() if text.license else None,
-        "sbom.cdx.json": bill_of_materials(source, digests, versions),
+        "LICENSE": license.encode() if license else None,
+        "sbom.cdx.json": bill_of_materials(source, digests, manifest.tool_versions),
     }
     for name, data in entries.items():
         if data is not None:
             writer.add(name, data)
-    return Manifest(
-        source=Source(id=source.id, revision=source.revision, digests=digests),
-        options=options,
-        variants=list(variants),
-        weights=weights,
-        tokenizer=TOKENIZER if text.tokenizer else None,
-        chat_template=CHAT_TEMPLATE if text.chat_template else None,
-        generation=GENERATION,
-        tool_versions=versions,
-    )
+    told = Source(id=source.id, revision=source.revision, digests=digests)
+    return msgspec.structs.replace(manifest, source=told, weights=weights)
 
 
 def generation_defaults(source: ModelSource) -> Generation:
-    """`generation.json`: stop tokens and the author's sampling defaults."""
+    """`generation.json`: stop tokens and the author's sampling defaults.
+
+    Raises:
+        LlmcError: E0418 for an end of text that is no token id.
+    """
     raw = source.text.generation
     eos = raw.get("eos_token_id", getattr(source.config, "eos_token_id", None))
-    eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    sampling = {
-        name: raw[name]
-        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-        if isinstance(raw.get(name), int | float)
-    }
+    ends, _ = token_ids(eos, f"{source.id}: eos_token_id")
+    sampling = {name: raw[name] for name in SAMPLING_FIELDS if raw.get(name) is not None}
     special = _tokens_by_id(source) | {
         name: value
         for name, value in raw.items()
         if name.endswith("_token") and isinstance(value, str)
     }
-    return Generation(eos_token_ids=eos_ids, special_tokens=special, **sampling)
+    return Generation(eos_token_ids=_list(ends), special_tokens=special, **sampling)
 
 
 def _tokens_by_id(source: ModelSource) -> dict[str, str]:
@@ -222,12 +242,15 @@ def _tokens_by_id(source: ModelSource) -> dict[str, str]:
     tokenizer = Tokenizer.from_str(source.text.tokenizer.decode())
     tokens = {}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        number = source.text.generation.get(f"{name}_id")
-        number = number[0] if isinstance(number, list) and number else number
-        text = tokenizer.id_to_token(number) if isinstance(number, int) else None
-        if text is not None:
-            tokens[name] = text
+        for number in _list(source.text.generation.get(f"{name}_id"))[:1]:
+            text = tokenizer.id_to_token(number)
+            if text is not None:
+                tokens[name] = text
     return tokens
+
+
+def _list(ids: int | list[int] | None) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def running_model(writer: ArtifactWriter, manifest: Manifest, target: str | None) -> Model | None:

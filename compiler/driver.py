@@ -10,7 +10,6 @@ that it gave on this machine.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,25 +23,33 @@ import torch
 
 from ..codegen.backend import Build, Option
 from ..ir.recipe_values import RecipeValues, requantized_tensors
-from ..ir.recipes import Quantize, Recipe
-from ..runtime.artifact import Manifest, Variant
+from ..ir.recipes import Quantize
+from ..runtime.artifact import Manifest
 from ..runtime.container import ArtifactWriter
 from ..runtime.errors import LlmcError
+from ..runtime.failures import extras_named
 from ..runtime.progress import Progress, silent
-from .assemble import add_text_entries, record_vectors, variant_of, write_weights
+from .assemble import (
+    add_text_entries,
+    draft_manifest,
+    record_vectors,
+    variant_of,
+    write_weights,
+)
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path
-from .frontend.config_reads import unread_fields
 from .frontend.interfaces import EAGER
-from .frontend.lower import TracedModel, trace_model
+from .frontend.lower import trace_model
 from .frontend.model_source import ModelSource
 from .frontend.names import bind
 from .frontend.probe import probe
 from .frontend.sources import open_source
+from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
 from .targets import Program, Target, lower_for, resolve_targets
+from .text_entries import text_entries
 
 DEFAULT_CONTEXT = 8192
 """Context where the config states none; also the most that is compiled for without being asked."""
@@ -63,6 +70,7 @@ class CompileReport:
     notes: list[str] = field(default_factory=list)
 
 
+@extras_named()
 def compile(
     model: str,
     *,
@@ -76,6 +84,7 @@ def compile(
     max_context: int | None = None,
     max_kl: float | None = None,
     allow_fields: Sequence[str] = (),
+    strict_config: bool = False,
     trust_remote_code: bool = False,
     format: Literal["file", "dir"] = "file",
     progress: Progress = silent,
@@ -86,7 +95,8 @@ def compile(
     is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`); `levels` are
     the machines to build for, by target where there are several (default: this one);
     `target_options`, by target, what its backend takes beside; `max_ram` bytes of memory the
-    compile may use; `max_kl` the largest mean KL divergence (nats) against the f32 source.
+    compile may use; `max_kl` the largest mean KL divergence (nats) against the f32 source;
+    `strict_config` refuses config fields that nothing reads, but for `allow_fields`.
 
     Raises:
         LlmcError: E02xx a wrong option, E03xx the quality gate, E04xx the model can't be compiled,
@@ -102,13 +112,16 @@ def compile(
     _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, trust_remote_code=trust_remote_code)
+    text = text_entries(source)
     source.digests.start()
     context = _context(source.config, max_context)
     notes = list(source.notes)
+    notes += _unread_note(source, allow_fields, strict_config)
     with _one_torch_thread():
-        recipes = bind(build_on_meta(source.config, EAGER), source).recipes
+        binding = bind(build_on_meta(source.config, EAGER), source)
+        notes += [describe(binding.left_out)] if binding.left_out else []
         progress("tracing the model", 0.05)
-        traced = _trace(source, recipes, context, allow_fields)
+        traced = trace_model(source.config, context, lambda _: binding.recipes)
         programs, models = lower_for(targets, traced, context)
     notes += traced.traced.notes + _requantized_note(programs)
     _check_memory(max_ram)
@@ -122,24 +135,23 @@ def compile(
         "target": names,
         "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
     }
+    variants = [variant_of(p, level) for p in programs for level in p.target.levels]
+    tools = [name for t in targets for name in t.backend.tools]
+    manifest = draft_manifest(source, text, variants, options, tools)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
         builds = stack.enter_context(_builds(programs, folder, source, progress))
         progress("probing the architecture", 0.2)
         with _one_torch_thread():
-            notes.append(probe(source.config, source.config_bytes))
+            forms = [t.backend.form for t in targets]
+            notes.append(probe(source.config, source.config_bytes, forms))
         writer = stack.enter_context(ArtifactWriter(path, format=format))
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)
-        variants: list[Variant] = []
         for program, level, file, built in builds:
             built.result()
             writer.add(program.target.program_entry(level), file)
-            variants.append(variant_of(program, level))
-        tools = [name for t in targets for name in t.backend.tools]
-        manifest = add_text_entries(
-            writer, source, programs[0].graph, variants, weights, options, tools
-        )
+        manifest = add_text_entries(writer, source, text, programs[0].graph, manifest, weights)
         progress("recording answers", 0.95)
         manifest = record_vectors(writer, manifest, scheme)
         quality = check_quality(writer, manifest, source, context, max_kl)
@@ -162,26 +174,20 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _trace(
-    source: ModelSource,
-    recipes: Mapping[str, Recipe],
-    context: int,
-    allow_fields: Sequence[str],
-) -> TracedModel:
-    model = trace_model(source.config, context, lambda _: recipes)
-    try:
-        raw = json.loads(source.config_bytes)
-    except ValueError:
-        return model  # a GGUF file: its metadata became the config field by field
-    unread = unread_fields(raw, source.config, model.traced.fields_read)
-    unread = [name for name in unread if name not in allow_fields]
-    if unread:
+def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> list[str]:
+    """One line about config fields that transformers reads no more than we do.
+
+    Raises:
+        LlmcError: LLMC-E0411, there are such fields, and the compile is strict.
+    """
+    unread = [name for name in source.unread if name not in allowed]
+    if unread and strict:
         raise LlmcError(
             "LLMC-E0411",
-            f"config fields that the traced model never reads: {', '.join(unread)}",
+            f"config fields that no code of transformers reads: {', '.join(unread)}",
             hint=f"if they don't matter: --allow-field {' --allow-field '.join(unread)}",
         )
-    return model
+    return [f"transformers ignores these config fields: {', '.join(unread)}"] if unread else []
 
 
 def _context(config: Any, asked: int | None) -> int:

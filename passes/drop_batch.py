@@ -43,7 +43,7 @@ def _rebuild(graph: Graph, node: Node, new: dict[Value, Value]) -> list[Value]:
         if all(_fits(v.type, w) for v, w in zip(made.outputs, wanted, strict=True)):
             return [_reshaped(graph, v, w, node) for v, w in zip(made.outputs, wanted, strict=True)]
         graph.erase(made)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError):  # it names a dimension that would be gone
         pass
     whole = [_reshaped(graph, i, v.type, node) for i, v in zip(inputs, node.inputs, strict=True)]
     made = graph.append(node.op, whole, node.scope, node.source)

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .debug import debugging
@@ -133,6 +133,21 @@ def as_llmc_error(error: BaseException) -> LlmcError:
     if isinstance(error, OSError):
         return _os_error(error)
     return LlmcError("LLMC-E0100", _one_line(f"{type(error).__name__}: {error}"))
+
+
+@contextmanager
+def extras_named() -> Iterator[None]:
+    """Around imports of what may not be installed; as a decorator, around a call that has some.
+
+    Raises:
+        LlmcError: LLMC-E0703, naming the extra to install, where a package of one is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if _package(error) in _EXTRA_OF:
+            raise missing_extra(_package(error)) from error
+        raise
 
 
 def missing_extra(package: str) -> LlmcError:

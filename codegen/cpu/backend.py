@@ -17,7 +17,7 @@ from ...passes.pipeline import ProgramForm
 from ...passes.quantize import Scheme, find_scheme
 from ...runtime import machine
 from ...runtime.artifact import Buffer, CacheGroup, Limits, MemoryPlan
-from ..backend import Build, Option, Requirements
+from ..backend import Build, Option, Requirements, known_levels
 from ..layout import Layout
 from ..weight_table import WeightTable
 from .emit_linear import supports_linear
@@ -98,6 +98,10 @@ class CpuBackend:
             level.name for word in words or ("native",) for level in resolve_levels(word, *here)
         ]
         return tuple(dict.fromkeys(levels))
+
+    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names in the toolchain's table."""
+        return known_levels(self.name, names, LEVELS)
 
     def require_tools(self) -> None:
         """Building needs ziglang."""

@@ -24,7 +24,7 @@ from ...passes.quantize import SCHEMES, Scheme, find_scheme
 from ...runtime import machine
 from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
 from ...runtime.errors import LlmcError
-from ..backend import Build, Option, Requirements
+from ..backend import Build, Option, Requirements, known_levels
 from ..layout import Layout
 from ..row_layout import RowLayout
 from ..weight_table import WeightTable, WeightTensor
@@ -116,6 +116,10 @@ class InductorBackend:
                     hint=f"use native or one of {', '.join(LEVELS)}",
                 )
         return tuple(dict.fromkeys(levels))
+
+    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The levels that can be asked for."""
+        return known_levels(self.name, names, LEVELS)
 
     def require_tools(self) -> None:
         """Building needs a C++ compiler; torch is there, since it traces."""

@@ -20,7 +20,7 @@ from ...passes.pipeline import ProgramForm
 from ...passes.quantize import Scheme, find_scheme
 from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
 from ...runtime.errors import LlmcError
-from ..backend import Build, Option, Requirements
+from ..backend import Build, Option, Requirements, known_levels
 from ..row_layout import RowLayout
 from ..weight_table import WeightTable
 
@@ -124,6 +124,10 @@ class OnnxBackend:
                     f"use one of {', '.join(PROVIDERS)}",
                 )
         return tuple(name for name in PROVIDERS if name in words) or ("cpu",)
+
+    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Levels are providers, under their names."""
+        return known_levels(self.name, names, PROVIDERS)
 
     def require_tools(self) -> None:
         """Emitting needs onnx-ir and onnx."""

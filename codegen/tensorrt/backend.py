@@ -137,10 +137,19 @@ class TrtBackend:
         if not words:
             self._sms = tuple(sm for sm in can if sm != 75)
         else:
-            # A level's own name, as manifests hold it, names several: "sm86-89".
-            parts = [part for word in words for part in word.split("-")]
-            self._sms = tuple(dict.fromkeys(self._sm(part) for part in parts))
+            self._sms = tuple(dict.fromkeys(self._sm(word) for word in words))
         return ("sm" + "-".join(map(str, self._sms)),)
+
+    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
+        """A level's own name lists its SMs: "sm86-89". An engine is for all of them."""
+        levels = self.resolve_levels([word for name in names for word in name.split("-")])
+        if list(levels) != list(names):
+            raise LlmcError(
+                "LLMC-E0202",
+                f"target trt has no levels {', '.join(names)!r}",
+                hint=f"the GPUs that they name are one level, {levels[0]}",
+            )
+        return levels
 
     def _sm(self, word: str) -> int:
         """The number of `sm89`, `89` or `8.9`."""

@@ -17,6 +17,10 @@ _UNARY = {"abs", "bitwise_not", "ceil", "cos", "erf", "exp", "expm1", "floor", "
           "hardsigmoid", "isfinite", "isinf", "isnan", "log", "log1p", "log2", "logical_not",
           "mish", "neg", "reciprocal", "relu", "round", "rsqrt", "selu", "sigmoid", "sign",
           "silu", "sin", "sqrt", "square", "tan", "tanh", "trunc"}  # fmt: skip
+_ALIASES = {"absolute": "abs", "negative": "neg", "multiply": "mul", "divide": "div",
+            "true_divide": "div", "subtract": "sub", "greater": "gt", "greater_equal": "ge",
+            "less": "lt", "less_equal": "le", "not_equal": "ne"}  # fmt: skip
+"""Operators that are another one by another name."""
 _BINARY = {"atan2": "atan2", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or",
            "bitwise_xor": "bitwise_xor", "__and__": "bitwise_and", "__or__": "bitwise_or",
            "__xor__": "bitwise_xor", "eq": "eq", "floor_divide": "floor_divide",
@@ -133,3 +137,5 @@ def _same(b: Builder, x: Value, *_: Any, **__: Any) -> Value:
 HANDLERS["copy"] = lambda b, x, src, *_: cast(
     b, b.emit(ops.Expand(x.type.shape), src), x.type.dtype
 )
+
+HANDLERS.update({alias: HANDLERS[name] for alias, name in _ALIASES.items()})

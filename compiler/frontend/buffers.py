@@ -10,35 +10,32 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-from ...runtime.errors import LlmcError
 
 
 def compute_buffers(model: Any, max_context: int) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Values of all non-persistent buffers of `model`, by name, unrounded, on the CPU.
 
     Also freezes run-time dependent rotary tables for `max_context` tokens, in the
-    module and in the result; the notes say which.
-
-    Raises:
-        LlmcError: LLMC-E0431, the model's initialisation leaves a buffer unset.
+    module and in the result; the notes say which. Buffers that the model's initialisation leaves
+    unset are not among them.
     """
     notes: list[str] = []
     result: dict[str, torch.Tensor] = {}
+    owners: dict[str, Any] = {}
     for path, module in model.named_modules():
+        # Each module is initialised by the innermost model that it belongs to, itself included.
+        parent = owners.get(path.rpartition(".")[0], model)
+        owners[path] = module if isinstance(module, PreTrainedModel) else parent
         names = [n for n in module._buffers if n in module._non_persistent_buffers_set]
         if not any(module._buffers[n] is not None for n in names):
             continue
-        values = _initialised(model, module, names)
+        values = _initialised(owners[path], module, names)
         notes += _freeze_rotary(path, module, max_context, values)
         for name, value in values.items():
             if value.is_floating_point() and bool(torch.isnan(value).all()) and value.numel():
-                raise LlmcError(
-                    "LLMC-E0431",
-                    f"buffer {path}.{name} is not in the checkpoint and not set by the model",
-                    hint="the model's class must compute it in _init_weights",
-                )
+                continue  # nothing set it; whoever reads it will say so
             result[f"{path}.{name}" if path else name] = value
     return result, notes
 

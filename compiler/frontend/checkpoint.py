@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...models.auto import text_config
 from ...runtime.errors import LlmcError
+from ...runtime.text.tokenizer import unlimited
+from .config_fields import unread_fields
+from .generation_fields import clean_generation
 from .model_source import ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint
+from .remote_code import code_files, has_own_code, trusted
+from .row_file import RowFile
 from .safetensors_file import SafetensorsFile, SafetensorsReader
+from .text_part import convert_text_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -25,6 +33,7 @@ _SINGLE = "model.safetensors"
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
+_CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -45,8 +54,12 @@ def open_checkpoint(
     _refuse_quantized(raw)
     files = _tensor_files(path)
     require_plausible_layers(raw, len(files))
-    config = load_config(path, raw, trust_remote_code)
+    whole = load_config(path, raw, trust_remote_code)
+    config = text_config(whole)
+    text, notes = _text_assets(path, raw, trust_remote_code)
     unique = {file.file.path.name: file.file for file in files.values()}
+    if trust_remote_code and has_own_code(raw):
+        unique |= {name: RowFile(file) for name, file in code_files(path).items()}
     return ModelSource(
         id=id,
         revision=revision,
@@ -54,14 +67,18 @@ def open_checkpoint(
         config_bytes=config_bytes,
         tensors={name: file.tensors[name] for name, file in files.items()},
         reader=SafetensorsReader(files),
-        convert=convert_checkpoint,
-        text=_text_assets(path, raw, trust_remote_code),
+        convert=convert_checkpoint if config is whole else partial(convert_text_part, whole),
+        text=text,
         digests=WeightDigests(unique),
+        unread=tuple(unread_fields(raw, whole, config)),
+        notes=notes,
     )
 
 
 def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
     """The transformers config of directory `path`, whose config.json holds `raw`.
+
+    With `trust_remote_code`, models built from it are of the directory's own code, if it has any.
 
     Raises:
         LlmcError: E0402 for an architecture transformers can't build, E0418 for a broken config.
@@ -82,12 +99,13 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
             else "upgrade transformers, or compile another model",
         )
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # config classes check their fields in many ways
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise LlmcError("LLMC-E0418", f"{path / 'config.json'}: {reason}") from error
+    return trusted(config, path) if trust_remote_code else config
 
 
 def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:
@@ -163,23 +181,26 @@ def _sharded(path: Path) -> dict[str, SafetensorsFile]:
     return found
 
 
-def _text_assets(path: Path, config: dict[str, Any], trust_remote_code: bool) -> TextAssets:
-    generation = {
-        key: config[key]
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if config.get(key) is not None
-    }
+def _text_assets(
+    path: Path, config: dict[str, Any], trust_remote_code: bool
+) -> tuple[TextAssets, tuple[str, ...]]:
+    """The text side of the directory whose config.json holds `config`, and lines for the user."""
+    generation, notes = clean_generation(
+        {key: config[key] for key in _CONFIG_IDS if config.get(key) is not None}, "config.json"
+    )
     file = path / "generation_config.json"
     if file.is_file():
-        generation |= _json_object(file, file.read_bytes())
+        own, more = clean_generation(_json_object(file, file.read_bytes()), file.name)
+        generation, notes = generation | own, (*notes, *more)
     generation |= _special_tokens(path)
     license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
-    return TextAssets(
+    assets = TextAssets(
         tokenizer=_tokenizer(path, trust_remote_code),
         chat_template=_chat_template(path),
         generation=generation,
         license=license_file.read_text("utf-8", errors="replace") if license_file else None,
     )
+    return assets, notes
 
 
 def _special_tokens(path: Path) -> dict[str, str]:
@@ -197,7 +218,10 @@ def _special_tokens(path: Path) -> dict[str, str]:
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
-    """`tokenizer.json`; made from the older files where there is none; None without any."""
+    """`tokenizer.json`, made from the older files where there is none; None without any.
+
+    It has neither truncation nor padding, which transformers applies to no call by itself either.
+    """
     fast = path / "tokenizer.json"
     if fast.is_file():
         return _checked_tokenizer(fast)
@@ -217,6 +241,7 @@ def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
             f"the tokenizer files in {path} can't be read: {' '.join(str(error).split())[:200]}",
             "save the tokenizer with `save_pretrained`, which writes tokenizer.json",
         ) from error  # fmt: skip
+    unlimited(backend)
     return backend.to_str().encode()
 
 
@@ -225,10 +250,10 @@ def _checked_tokenizer(path: Path) -> bytes:
 
     data = path.read_bytes()
     try:
-        Tokenizer.from_buffer(data)
+        tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises plain exceptions
         raise LlmcError("LLMC-E0417", f"{path} is not a tokenizer: {error}") from error
-    return data
+    return tokenizer.to_str().encode() if unlimited(tokenizer) else data
 
 
 def _chat_template(path: Path) -> str | None:

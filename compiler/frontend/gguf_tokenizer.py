@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...runtime.errors import LlmcError
+from ...runtime.text.tokenizer import unlimited
+from .generation_fields import token_ids
 from .gguf_file import GgufFile
 from .model_source import TextAssets
 from .names import incompatible
@@ -24,11 +26,13 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
     """The file's text side, and lines for the user.
 
     Raises:
-        LlmcError: E0403 if transformers can't build the kind of tokenizer that the file holds.
+        LlmcError: E0403 if transformers can't build the kind of tokenizer that the file holds,
+            E0418 for a special token's id that is none.
     """
-    license = file.get("general.license")
+    license = _text(file, "general.license")
+    generation, notes = _generation(file)
     if "tokenizer.ggml.tokens" not in file.entries:
-        return TextAssets(generation=_generation(file), license=license), ()
+        return TextAssets(generation=generation, license=license), notes
     try:
         from transformers.integrations.gguf.gguf_tokenizer_mapping import (
             convert_gguf_tokenizer,
@@ -41,26 +45,42 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
         tokenizer, _ = convert_gguf_tokenizer(architecture, parameters)
     except (ValueError, KeyError, IndexError) as error:
         raise LlmcError("LLMC-E0403", f"{file.file.path.name}: {error}") from error
-    notes = _fix_splitting(tokenizer, parameters)
+    notes += _fix_splitting(tokenizer, parameters)
     _add_marks(tokenizer, parameters, settings)
+    unlimited(tokenizer)
     assets = TextAssets(
         tokenizer=tokenizer.to_str().encode(),
-        chat_template=settings.get("chat_template"),
-        generation=_generation(file),
+        chat_template=_text(file, "tokenizer.chat_template"),
+        generation=generation,
         license=license,
     )
     return assets, notes
 
 
-def _generation(file: GgufFile) -> dict[str, Any]:
-    ends = [file.get(f"tokenizer.ggml.{key}") for key in _END_KEYS]
-    known = list(dict.fromkeys(i for i in ends if i is not None))
-    generation: dict[str, Any] = {"eos_token_id": known} if known else {}
-    for key, ggml in (("bos_token_id", "bos_token_id"), ("pad_token_id", "padding_token_id")):
-        value = file.get(f"tokenizer.ggml.{ggml}")
-        if value is not None:
-            generation[key] = value
-    return generation
+def _text(file: GgufFile, key: str) -> str | None:
+    value = file.get(key)
+    if value is not None and not isinstance(value, str):
+        raise LlmcError("LLMC-E0417", f"{file.file.path.name}: {key} is not a text")
+    return value
+
+
+def _generation(file: GgufFile) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Special token ids that the metadata states, and lines for the user."""
+    generation: dict[str, Any] = {}
+    notes: list[str] = []
+
+    def ids(key: str) -> list[int]:
+        key = f"tokenizer.ggml.{key}"
+        found, lost = token_ids(file.get(key), f"{file.file.path.name}: {key}")
+        notes.extend(lost)
+        return found if isinstance(found, list) else [] if found is None else [found]
+
+    if any(f"tokenizer.ggml.{key}" in file.entries for key in _END_KEYS):
+        generation["eos_token_id"] = list(dict.fromkeys(i for key in _END_KEYS for i in ids(key)))
+    for name, key in (("bos_token_id", "bos_token_id"), ("pad_token_id", "padding_token_id")):
+        for number in ids(key):
+            generation[name] = number
+    return generation, tuple(notes)
 
 
 def _fix_splitting(tokenizer: Any, parameters: dict[str, Any]) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from ...ir import ops
 from ...ir.graph import Graph, Value
@@ -30,6 +30,8 @@ from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functiona
 from .trace import Traced
 
 INPUTS = ("token_ids", "positions")
+_OVER_TOKENS = ("conv1d", "convolution")
+"""Operators that no causal language model uses but along its tokens."""
 
 
 def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
@@ -50,6 +52,8 @@ class _Importer:
         self.buffers = traced.buffers
         self.graph = Graph("main", Phase.TRACED)
         self.env: dict[torch.fx.Node, Any] = {}
+        self.literals: dict[torch.fx.Node, Any] = {}
+        """Tensors that the model's code spells out, and what it computes of these alone."""
         self.symbol: Any = None
         self.node: torch.fx.Node | None = None
         self.writes: Writes = {}
@@ -108,33 +112,49 @@ class _Importer:
 
     # ── nodes ──────────────────────────────────────────────────────────────────────
 
+<<<<<<< HEAD
     def _placeholder(self, node: torch.fx.Node) -> Value:
         spec = self.specs[node.name]
+=======
+    def _placeholder(self, node: torch.fx.Node) -> Value | None:
+        spec = next(s for s in self.program.graph_signature.input_specs if s.arg.name == node.name)
+>>>>>>> main
         if spec.target is None:
             name = INPUTS[sum(v.name in INPUTS for v in self.graph.inputs)]
             if self.symbol is None:
                 self.symbol = node.meta["val"].shape[1].node.expr
             return self.graph.add_input(name, TensorType(DType.I64, (1, T)))
+        if not node.users:
+            return None
         name = spec.target.removeprefix("model.")
         tensor = node.meta["val"]
         type = TensorType(FROM_TORCH[tensor.dtype], self.dims(tensor.shape))
         if name in self.buffers:
             recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
         elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
-            recipe = Computed.of(name, self._lifted(spec.target))
-        else:
+            self.literals[node] = self._lifted(spec.target)
+            recipe = Computed.of(name, self.literals[node].numpy())
+        elif name in self.weights:
             recipe = self.weights[name]
+        else:
+            raise LlmcError(
+                "LLMC-E0431",
+                f"buffer {name} is not in the checkpoint and not set by the model",
+                hint="the model's class must compute it in _init_weights",
+            )
         return Graph.constant(name, recipe, type)
 
-    def _lifted(self, target: str) -> np.ndarray:
+    def _lifted(self, target: str) -> torch.Tensor:
         """A tensor that the model's code made; one made with the model has no value on meta."""
         tensor: Any = self.program.constants[target]
         if tensor.device.type == "meta":
             raise LlmcError("LLMC-E0431", f"the model keeps a tensor {target} outside its buffers")
-        return tensor.numpy()
+        return tensor
 
     def _call(self, node: torch.fx.Node) -> Any:
         target = node.target
+        if node.all_input_nodes and all(n in self.literals for n in node.all_input_nodes):
+            return self._computed(node)
         args = [self._argument(a) for a in node.args]
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
         if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
@@ -147,6 +167,7 @@ class _Importer:
                 raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
             raise
 
+<<<<<<< HEAD
     def _write(self, node: torch.fx.Node) -> None:
         """Give the written tensor, and the bases that it is a view of, new values."""
         write = self.writes[node]
@@ -162,6 +183,14 @@ class _Importer:
             rest = [self._argument(a) for a in view.args[1:]]
             new = scatter(self, self.env[base], new, *rest)
             self.env[base] = new
+=======
+    def _computed(self, node: torch.fx.Node) -> Any:
+        """A call on literals alone: its value is known now, whatever the operator is."""
+        target: Any = node.target
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.literals.__getitem__)
+        self.literals[node] = target(*args, **kwargs)
+        return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
+>>>>>>> main
 
     def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
@@ -174,6 +203,8 @@ class _Importer:
         if node in self.writes:
             name = functional_name(target) or name
         handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
+        if handler is None and name in _OVER_TOKENS:
+            raise self._refused(node, "keeps a state beside the attention cache", "LLMC-E0412")
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
         return partial(handler, self)
@@ -212,6 +243,11 @@ class _Importer:
         scope, source = origin(node)
         where = f" in {scope or 'the model'}" + (f" ({source})" if source else "")
         return LlmcError(id, f"{node.target}{where}: {why}")
+
+
+def _constant(name: str, tensor: torch.Tensor) -> Value:
+    type = TensorType(FROM_TORCH[tensor.dtype], tuple(tensor.shape))
+    return Graph.constant(name, Computed.of(name, tensor.numpy()), type)
 
 
 def origin(node: torch.fx.Node) -> tuple[str, str]:

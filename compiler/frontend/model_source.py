@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 class Loaded:
     """Result of a conversion: recipes by parameter name, and the tensors that reached none.
 
-    `unexpected` maps a checkpoint tensor's name to the name it would have had in the model.
+    `unexpected` maps a checkpoint tensor's name to the name it would have had in the model;
+    `left_out` are tensors of parts of the checkpoint's model that are not compiled.
     """
 
     recipes: dict[str, Recipe]
     unexpected: dict[str, str]
+    left_out: frozenset[str] = frozenset()
 
 
 Convert = Callable[["PreTrainedModel", Mapping[str, CheckpointTensor]], Loaded]
@@ -53,7 +55,8 @@ class ModelSource:
     """A model to compile: config, tensors by name, and what belongs to its text side.
 
     `id` and `revision` say where it came from; `config_bytes` is what the config was read from;
-    `notes` are lines that the compile should print.
+    `unread` are fields of it that no code of transformers reads; `notes` are lines that the compile
+    should print.
     """
 
     id: str
@@ -65,6 +68,7 @@ class ModelSource:
     convert: Convert
     text: TextAssets
     digests: WeightDigests
+    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

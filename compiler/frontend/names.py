@@ -32,10 +32,14 @@ _COMPARED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Binding:
-    """`recipes` by state-dict name (tied names share a recipe); `ignored` checkpoint tensors."""
+    """`recipes` by state-dict name (tied names share a recipe); `ignored` checkpoint tensors.
+
+    `left_out` are tensors of parts of the checkpoint's model that are not compiled.
+    """
 
     recipes: dict[str, Recipe]
     ignored: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
 
 
 def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
@@ -48,10 +52,10 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
     loaded = source.convert(model, source.tensors)
     recipes = dict(loaded.recipes)
     ignored = _check_unexpected(model, loaded.unexpected)
-    _check_used(recipes, source.tensors, ignored)
+    _check_used(recipes, source.tensors, {*ignored, *loaded.left_out})
     _tie(model, recipes, source)
     _check_complete(model, recipes)
-    return Binding(recipes, ignored)
+    return Binding(recipes, ignored, loaded.left_out)
 
 
 def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, CheckpointTensor]) -> Loaded:
@@ -230,11 +234,11 @@ def _check_complete(model: PreTrainedModel, recipes: dict[str, Recipe]) -> None:
 
 
 def _check_used(
-    recipes: Mapping[str, Recipe], tensors: Mapping[str, CheckpointTensor], ignored: tuple[str, ...]
+    recipes: Mapping[str, Recipe], tensors: Mapping[str, CheckpointTensor], ignored: set[str]
 ) -> None:
     """Every tensor is a leaf of some recipe (a tensor cut in parts is a leaf of several)."""
     used = {leaf.name for recipe in recipes.values() for leaf in leaves(recipe)
             if isinstance(leaf, CheckpointTensor)}  # fmt: skip
-    lost = sorted(set(tensors) - used - set(ignored))
+    lost = sorted(set(tensors) - used - ignored)
     if lost:
         raise LlmcError("LLMC-E0410", f"checkpoint tensor {lost[0]} was converted into nothing")

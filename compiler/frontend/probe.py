@@ -1,10 +1,11 @@
 """The probe: before anything is built, a shrunken model must answer as its source does.
 
-A model of the same config, with few layers, narrow MLPs and random weights, goes through trace
-and passes; the resulting graph is interpreted on the conformance schedule (several sequences in
-a step, chunks, a past beyond window and rope thresholds) and compared with transformers eager.
+A narrow twin of the config (`models/twin.py`) with random weights goes through trace and passes,
+in every form of program that will be emitted; the resulting graphs are interpreted on the
+conformance schedule (several sequences in a step, chunks, a past beyond window and rope
+thresholds) and compared with transformers eager.
 Packing, masks, positions and every rewrite are thereby checked for each architecture compiled.
-A pass is remembered by config, tool versions and llmc's own code.
+A pass is remembered by config, tool versions, llmc's own code and the checkpoint's, if that is run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,62 +23,99 @@ import numpy as np
 import torch
 import transformers
 
-from ...ir.graph import Value
+from ...ir.graph import Graph, Value
 from ...ir.interpreted_program import InterpretedProgram
+from ...ir.interpreted_slots import InterpretedSlots
 from ...ir.ops import CACHE_BLOCK, TORCH_DTYPE
 from ...ir.recipe_values import RecipeValues
 from ...ir.recipes import CheckpointTensor
-from ...models.conformance import Text, blocks_needed, run_schedule
+from ...models.auto import auto_class
+from ...models.conformance import TOLERANCE, Report, Text, blocks_needed, run_schedule
 from ...models.eager import fix_rope, reference_texts
 from ...models.random_weights import randomize
+from ...models.twin import twin
+from ...passes.pipeline import ProgramForm
 from ...passes.quantize import SCHEMES
 from ...runtime.artifact import Limits
 from ...runtime.errors import LlmcError
 from .downloads import cache_dir
-from .lower import lower_model, own_tensors
+from .lower import own_tensors, trace_model
+from .remote_code import code_digest
 
 CONTEXT = 72
 """Tokens of the probe's longest sequence: more than two cache blocks, the window and threshold."""
-WINDOW, THRESHOLD = 8, 32
+MAX_TOKENS = 48
+"""Query tokens of a step, and rows of logits."""
 SEED = 20
 
 
-def probe(config: Any, config_bytes: bytes) -> str:
-    """Check the architecture of `config`; returns a note for the compile's report.
+def probe(
+    config: Any, config_bytes: bytes, forms: Iterable[ProgramForm] = (ProgramForm.PAGED,)
+) -> str:
+    """Check the architecture of `config` in all `forms`; returns a note for the compile's report.
 
     Raises:
         LlmcError: LLMC-E0415 the logits differ or say nothing; others as the compile itself would.
     """
-    stamp = _stamp(config_bytes)
+    forms = sorted(set(forms), key=lambda form: form.value)
+    stamp = _stamp(config, config_bytes, forms)
     if stamp.exists():
         return "probe: passed before for this config"
-    small = shrink(config)
+    small = twin(config)
     if small is None:
-        return "probe: skipped, the config can't be shrunk"
-    worst, where = compare(small)
-    if worst > 1e-4:
-        raise LlmcError("LLMC-E0415", f"logits differ by {worst:.1e} of their range: {where}")
+        return "probe: skipped, no small model can be made of the config"
+    found = compare(small.config, forms)
+    for form, report in found.items():
+        if report.worst > TOLERANCE:
+            where = f"{report.where} ({form.value})"
+            raise LlmcError(
+                "LLMC-E0415", f"logits differ by {report.worst:.1e} of their range: {where}"
+            )
     with contextlib.suppress(OSError):  # where nothing can be remembered it runs every time
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
-    return f"probe: a model of this config matches eager to {worst:.1e} of the logits' range"
+    worst = max(report.worst for report in found.values())
+    note = f"probe: a model of this config matches eager to {worst:.1e} of the logits' range"
+    if small.missing:
+        note += f"; {small.missing} kinds of layers were not in it"
+    return note
 
 
-def compare(config: Any) -> tuple[float, str]:
-    """Largest difference, as a share of the logits' range, between graph and eager; and where."""
-    lowered = lower_model(copy.deepcopy(config), CONTEXT, own_tensors, SCHEMES["f32"])
+def compare(config: Any, forms: Iterable[ProgramForm]) -> dict[ProgramForm, Report]:
+    """What the conformance schedule finds between graph and eager, for each form of program."""
     model = _eager_model(config)
-    graph = lowered.graph
-    values = RecipeValues(StateReader(model.state_dict()))
-    limits = Limits(max_tokens=48, max_sequences=8, max_context=CONTEXT, max_logits_rows=48,
-                    block_size=CACHE_BLOCK)  # fmt: skip
-    blocks = 4 * -(-CONTEXT // CACHE_BLOCK) + 3
-    program = InterpretedProgram(graph, limits, blocks, lambda v: tensor_of(values, v))
-    assert blocks >= blocks_needed(program, CONTEXT)
     texts = reference_texts(model, CONTEXT, SEED)
     _refuse_empty_answers(texts)
-    report = run_schedule(program, texts, max_context=CONTEXT)
-    return report.worst, report.where
+    values = RecipeValues(StateReader(model.state_dict()))
+    traced = trace_model(copy.deepcopy(config), CONTEXT, own_tensors)
+    return {
+        form: run_schedule(
+            _interpreted(traced.lower(SCHEMES["f32"], form).graph, form, values),
+            texts,
+            max_context=CONTEXT,
+        )
+        for form in forms
+    }
+
+
+def _interpreted(
+    graph: Graph, form: ProgramForm, values: RecipeValues
+) -> InterpretedProgram | InterpretedSlots:
+    """The graph as a program with a cache for the conformance schedule."""
+    slots = form is ProgramForm.SLOTS
+    limits = Limits(
+        max_tokens=MAX_TOKENS,
+        max_sequences=8,
+        max_context=CONTEXT,
+        max_logits_rows=MAX_TOKENS,
+        block_size=CONTEXT + MAX_TOKENS - 1 if slots else CACHE_BLOCK,
+        uniform_query=slots,
+    )
+    made = InterpretedSlots if slots else InterpretedProgram
+    blocks = 4 * -(-CONTEXT // limits.block_size) + 3
+    program = made(graph, limits, blocks, lambda value: tensor_of(values, value))
+    assert blocks >= blocks_needed(program, CONTEXT)
+    return program
 
 
 def _refuse_empty_answers(texts: list[Text]) -> None:
@@ -102,7 +140,8 @@ def tensor_of(values: RecipeValues, value: Value) -> torch.Tensor:
 
 
 def _eager_model(config: Any) -> Any:
-    model = transformers.AutoModelForCausalLM.from_config(
+    auto = auto_class(config) or transformers.AutoModelForCausalLM
+    model = auto.from_config(
         copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
     )
     randomize(model, SEED)
@@ -123,97 +162,14 @@ class StateReader:
         raise TypeError(f"{tensor.name} is not stored in blocks")
 
 
-def shrink(config: Any) -> Any | None:
-    """A config of the same kind with few layers and small tables, or None if none can be built."""
-    for candidate in _candidates(config):
-        try:
-            with torch.device("meta"):
-                model = transformers.AutoModelForCausalLM.from_config(candidate)
-        except Exception:
-            continue
-        if sum(p.numel() for p in model.parameters()) < 60_000_000:
-            return candidate
-    return None
-
-
-_SMALL = {
-    "intermediate_size": 96, "ffn_dim": 96, "n_inner": 96, "moe_intermediate_size": 48,
-    "shared_expert_intermediate_size": 48, "vocab_size": 288,
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 8,
-}  # fmt: skip
-
-
-def _candidates(config: Any) -> Iterator[Any]:
-    """Shrunken configs, the smallest first."""
-    for heads in (True, False):
-        small = config.to_dict()
-        for name, size in _SMALL.items():
-            if isinstance(small.get(name), int):
-                small[name] = min(small[name], size)
-        _few_layers(small)
-        _early_thresholds(small)
-        if heads and not _few_heads(small, config):
-            continue
-        for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            small[token] = None
-        try:
-            yield type(config)(**small)
-        except Exception:
-            continue
-
-
-def _few_layers(small: dict[str, Any]) -> None:
-    """Keep the first layers that together show every layer type, at least two."""
-    kinds = small.get("layer_types")
-    count = 2
-    if isinstance(kinds, list):
-        count = max(2, 1 + max(kinds.index(k) for k in set(kinds)))
-        small["layer_types"] = kinds[:count]
-    for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
-        if isinstance(small.get(name), int):
-            total, small[name] = small[name], min(small[name], count)
-            for key, value in small.items():  # other per-layer lists (no_rope_layers, …)
-                if isinstance(value, list) and len(value) == total and total > count:
-                    small[key] = value[:count]
-
-
-def _early_thresholds(small: dict[str, Any]) -> None:
-    """Windows and rope thresholds within the probe's context."""
-    if isinstance(small.get("sliding_window"), int):
-        small["sliding_window"] = min(small["sliding_window"], WINDOW)
-    rope = small.get("rope_parameters")
-    for part in [rope, *(rope or {}).values()] if isinstance(rope, dict) else []:
-        if isinstance(part, dict) and part.get("original_max_position_embeddings"):
-            part["original_max_position_embeddings"] = THRESHOLD
-    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-        if isinstance(small.get(name), int):
-            small[name] = min(small[name], 4 * THRESHOLD)
-
-
-def _few_heads(small: dict[str, Any], config: Any) -> bool:
-    """Fewer heads of the same size, same sharing; False if the config has no such fields."""
-    heads, kv = small.get("num_attention_heads"), small.get("num_key_value_heads")
-    hidden = small.get("hidden_size")
-    if not (isinstance(heads, int) and isinstance(hidden, int)) or hidden % heads:
-        return False
-    few_kv = 1 if kv in (None, 1) else 2
-    few = few_kv * min(4, heads // kv) if isinstance(kv, int) else 2
-    if few >= heads:
-        return False
-    small["hidden_size"] = hidden // heads * few
-    small["num_attention_heads"] = few
-    if isinstance(kv, int):
-        small["num_key_value_heads"] = few_kv if kv != heads else few
-    return True
-
-
-def _stamp(config_bytes: bytes) -> Path:
-    """The file that says that this config passed, with these versions of the code."""
+def _stamp(config: Any, config_bytes: bytes, forms: Sequence[ProgramForm]) -> Path:
+    """The file that says that this config passed in these forms, with this code."""
     package = Path(__file__).parents[2]
-    code = hashlib.sha256()
+    code = hashlib.sha256(code_digest(config).encode())
     for folder in ("ir", "passes", "compiler", "models"):
         for file in sorted((package / folder).rglob("*.py")):
             code.update(file.read_bytes())
     versions = {name: version(name) for name in ("torch", "transformers")}
-    text = json.dumps([config_bytes.decode(errors="replace"), versions, code.hexdigest()])
+    names = [form.value for form in forms]
+    text = json.dumps([config_bytes.decode(errors="replace"), names, versions, code.hexdigest()])
     return cache_dir() / "probes" / hashlib.sha256(text.encode()).hexdigest()

@@ -103,7 +103,8 @@ def _open_entry(
         return replace(source, notes=(*source.notes, f"{entry.name}: {entry.hub} from the Hub"))
     assert member is not None and wheel is not None  # noqa: PT018
     source = open_gguf(member, id=f"{wheel.requirement}:{wheel.member}", revision=wheel.sha256)
-    note = f"{entry.name}: {member.name} from the wheel {wheel.requirement} ({reason})"
+    where = f"the wheel{'s of' if len(wheel.parts) > 1 else ''} {wheel.requirement}"
+    note = f"{entry.name}: {member.name} from {where} ({reason})"
     return replace(source, notes=(*source.notes, note))
 
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
+from ...models.auto import auto_class
 from ...runtime.errors import LlmcError
 from . import inplace, interfaces
 from .buffers import compute_buffers
-from .config_reads import record_reads
 from .lean_export import LinearCalls, lean_export
 
 SAMPLE_TOKENS = 19
@@ -28,13 +29,12 @@ SAMPLE_TOKENS = 19
 
 @dataclass
 class Traced:
-    """What tracing gives: program, model, computed constants, notes, config fields read."""
+    """What tracing gives: program, model, computed constants, notes."""
 
     program: torch.export.ExportedProgram
     model: Any
     buffers: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
-    fields_read: frozenset[str] = frozenset()
 
 
 class _Step(torch.nn.Module):
@@ -45,9 +45,24 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        with LinearCalls():
+        with _LiteralNumbers(), LinearCalls():
             out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
+
+
+class _LiteralNumbers(TorchFunctionMode):
+    """Lets a number that model code makes a tensor of keep its value in a trace on meta.
+
+    Such a tensor of no dimensions stays on the CPU, where it mixes with any device.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and isinstance(args[0], bool | int | float):
+            kwargs = kwargs | {"device": "cpu"}
+        return func(*args, **kwargs)
 
 
 def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Traced:
@@ -57,12 +72,11 @@ def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Tr
         LlmcError: LLMC-E0413, E0414 an interface is used in a way we don't know; LLMC-E0402 no
             causal language model for this config; LLMC-E0430 it can't be exported.
     """
-    with record_reads(config) as reads:
-        model = build_on_meta(config, attention)
-        _refuse_stateful(model)
-        buffers, notes = compute_buffers(model, max_context)
-        program = _export(model)
-    return Traced(program, model, buffers, notes, frozenset(reads))
+    model = build_on_meta(config, attention)
+    _refuse_convolutions(model)
+    buffers, notes = compute_buffers(model, max_context)
+    program = _export(model)
+    return Traced(program, model, buffers, notes)
 
 
 def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
@@ -72,9 +86,10 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
         LlmcError: LLMC-E0402, transformers can't build it (with this attention); LLMC-E0418, its
             numbers describe no model.
     """
+    auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
         with torch.device("meta"), _quiet():
-            model = AutoModelForCausalLM.from_config(
+            model = auto.from_config(
                 config,
                 attn_implementation=attention,
                 experts_implementation=interfaces.NAME,
@@ -85,7 +100,7 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
             "LLMC-E0402",
             f"transformers has no causal language model for {config.model_type!r}: "
             f"{_first_line(error)}",
-            hint="llmc compiles models that AutoModelForCausalLM can build",
+            hint="llmc compiles causal language models and the text side of multimodal ones",
         ) from error
     except Exception as error:  # what a model's own code makes of numbers that make no sense
         raise LlmcError(
@@ -97,19 +112,24 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _refuse_stateful(model: Any) -> None:
-    """Refuse convolutions along the tokens before the (then long) export.
+def _refuse_convolutions(model: Any) -> None:
+    """Let convolutions along the tokens refuse themselves as soon as the trace runs one.
 
-    Raises:
-        LlmcError: LLMC-E0412, naming the module.
+    What is never run (the audio or vision part of a multimodal model) refuses nothing. The error,
+    LLMC-E0412, names the module.
     """
-    for path, module in model.named_modules():
+
+    def refuse(module: torch.nn.Conv1d, *_: Any) -> None:
+        raise LlmcError(
+            "LLMC-E0412",
+            f"{paths[module]} is a convolution over {module.kernel_size[0]} tokens",
+            hint="models that keep a state beside the attention cache are not supported",
+        )
+
+    paths = {module: path for path, module in model.named_modules()}
+    for module in paths:
         if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
-            raise LlmcError(
-                "LLMC-E0412",
-                f"{path} is a convolution over {module.kernel_size[0]} tokens",
-                hint="models that keep a state beside the attention cache are not supported",
-            )
+            module.register_forward_pre_hook(refuse)
 
 
 def _export(model: Any) -> torch.export.ExportedProgram:

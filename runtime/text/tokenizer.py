@@ -1,7 +1,8 @@
 """Text to token ids and back.
 
 `Tokenizer` wraps a tokenizer.json, which is parsed when it is first needed (100 ms for a large
-vocabulary, more than all the rest of loading). `output` turns ids into text one by one.
+vocabulary, more than all the rest of loading). Truncation and padding that training left in the
+file are switched off: a prompt is never cut or filled up. `output` turns ids into text one by one.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,16 @@ class Tokenizer:
     def __init__(self, data: bytes | memoryview) -> None:
         self._data = data
         self._parsed: Any = None
+        self._was_limited = False
         self._parsing = Lock()
         self._spellings: dict[bool, Spelling] = {}
         self._bytes: dict[int, bytes] = {}
 
     @property
     def data(self) -> bytes:
-        """The tokenizer.json."""
-        return bytes(self._data)
+        """The tokenizer.json, without truncation and padding."""
+        native = self._tokenizer
+        return native.to_str().encode() if self._was_limited else bytes(self._data)
 
     def start(self) -> None:
         """Parses in the background; who needs the result waits for it. An error shows then."""
@@ -45,7 +48,9 @@ class Tokenizer:
         if self._parsed is None:
             with self._parsing:
                 if self._parsed is None:
-                    self._parsed = _parse(bytes(self._data))
+                    native = _parse(bytes(self._data))
+                    self._was_limited = unlimited(native)
+                    self._parsed = native
         return self._parsed
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -136,6 +141,18 @@ def _parse(data: bytes) -> Any:
     from tokenizers import Tokenizer as Native
 
     try:
-        return Native.from_buffer(data)
+        native = Native.from_buffer(data)
     except Exception as error:  # the library raises bare Exception
         raise LlmcError("LLMC-E0512", f"tokenizer.json can't be read: {error}") from error
+    return native
+
+
+def unlimited(native: Any) -> bool:
+    """Switches off the truncation and the padding that training left in a `tokenizers.Tokenizer`.
+
+    As transformers does at each call that doesn't ask for them. True if there was any.
+    """
+    limits = native.truncation is not None or native.padding is not None
+    native.no_truncation()
+    native.no_padding()
+    return limits

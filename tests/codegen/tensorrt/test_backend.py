@@ -96,7 +96,7 @@ def test_levels() -> None:
     backend.scheme("int8", None)
     assert backend.resolve_levels(()) == ("sm80-86-89-120-121",)
     assert backend.resolve_levels(("75", "sm86", "8.9", "86")) == ("sm75-86-89",)
-    assert backend.resolve_levels(("sm86-89",)) == ("sm86-89",)  # as a manifest says it
+    assert backend.exact_levels(("sm86-89",)) == ("sm86-89",)  # as a manifest says it
     for word, reason in (("90", "SM90 \\(H100, H200\\)"), ("banana", "no GPU 'banana'")):
         with pytest.raises(LlmcError, match=reason) as error:
             backend.resolve_levels((word,))

@@ -45,10 +45,42 @@ def test_tables_that_depend_on_the_length_are_frozen(name: str, kind: str) -> No
     assert f"{kind} rotary table fixed for a context of {model.max_context} tokens" in notes[0]
 
 
-def test_a_buffer_that_nobody_sets_is_refused() -> None:
+def test_a_buffer_that_nobody_sets_is_left_out() -> None:
+    """The importer refuses it, if anything reads it (`test_importer.py`)."""
     meta = build_on_meta(find("llama").configuration())
     with torch.device("meta"):
         meta.model.register_buffer("mystery", torch.empty(3), persistent=False)
-    with pytest.raises(LlmcError, match=r"model\.mystery") as caught:
-        compute_buffers(meta, 64)
-    assert caught.value.id == "LLMC-E0431"
+    buffers, _ = compute_buffers(meta, 64)
+    assert [name for name in buffers if "mystery" in name] == []
+    assert buffers
+
+
+def test_a_buffer_is_set_by_the_innermost_model() -> None:
+    """As transformers does it: the outer model's own code would read what only the inner has."""
+
+    class Inner(PreTrainedModel):
+        config_class = LlamaConfig
+
+        def __init__(self, config: LlamaConfig) -> None:
+            super().__init__(config)
+            self.scale = 3.0
+            self.register_buffer("scaling", torch.empty(2), persistent=False)
+
+        def _init_weights(self, module: torch.nn.Module) -> None:
+            if isinstance(module, Inner):
+                torch.nn.init.constant_(module.scaling, self.scale)
+
+    class Outer(PreTrainedModel):
+        config_class = LlamaConfig
+
+        def __init__(self, config: LlamaConfig) -> None:
+            super().__init__(config)
+            self.inner = Inner(config)
+
+        def _init_weights(self, module: torch.nn.Module) -> None:
+            raise AssertionError("the inner model's buffer is not the outer one's")
+
+    with torch.device("meta"):
+        model = Outer(LlamaConfig())
+    buffers, _ = compute_buffers(model, 64)
+    assert torch.equal(buffers["inner.scaling"], torch.full((2,), 3.0))

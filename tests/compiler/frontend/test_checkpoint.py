@@ -10,6 +10,8 @@ from llmc.runtime.errors import LlmcError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
@@ -58,6 +60,33 @@ def test_without_a_text_side(tmp_path: Path) -> None:
     assert source.text.tokenizer is None
     assert source.text.chat_template is None
     assert source.text.generation == {"eos_token_id": 5}
+
+
+LIMITS = {
+    "truncation": {
+        "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0,
+    },
+    "padding": {
+        "strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
+        "pad_type_id": 0, "pad_token": "?",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [["truncation"], ["padding"], ["truncation", "padding"]])
+def test_truncation_and_padding_are_not_taken_over(tmp_path: Path, named: list[str]) -> None:
+    """As training scripts leave them; transformers applies neither to a call by itself."""
+    model = directory(tmp_path / "m")
+    plain = Tokenizer(WordLevel({"a": 0, "?": 1, "b": 2}, unk_token="?"))
+    plain.pre_tokenizer = Whitespace()
+    raw = json.loads(plain.to_str()) | {name: LIMITS[name] for name in named}
+    (model / "tokenizer.json").write_text(json.dumps(raw))
+    data = open_source(str(model)).text.tokenizer
+    assert data is not None
+    assert json.loads(data) == json.loads(plain.to_str())
+    text = "a b a b a b a"
+    expected = PreTrainedTokenizerFast(tokenizer_file=str(model / "tokenizer.json"))(text)
+    assert Tokenizer.from_buffer(data).encode(text).ids == expected["input_ids"] == [0, 2] * 3 + [0]
 
 
 def test_the_template_file_wins_and_lists_have_a_default(tmp_path: Path) -> None:

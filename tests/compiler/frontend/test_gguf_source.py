@@ -114,6 +114,28 @@ def test_rope_scaling_that_transformers_would_drop_is_refused(tmp_path: Path) ->
         open_source(str(tmp_path / "m.gguf"))
 
 
+def test_special_tokens_that_are_none(tmp_path: Path) -> None:
+    def extra(writer: gguf.GGUFWriter) -> None:
+        writer.add_int32("tokenizer.ggml.padding_token_id", -1)
+        writer.add_int32("tokenizer.ggml.eot_token_id", -1)
+
+    gm.write_gguf(tmp_path / "m.gguf", gm.llama_model(), "llama", extra=extra)
+    source = open_source(str(tmp_path / "m.gguf"))
+    assert source.text.generation == {"eos_token_id": [2]}
+    assert len(source.notes) == 2
+    assert all("_token_id -1 is no token" in note for note in source.notes)
+
+
+def test_special_tokens_that_are_no_ids(tmp_path: Path) -> None:
+    gm.write_gguf(
+        tmp_path / "m.gguf", gm.llama_model(), "llama",
+        extra=lambda writer: writer.add_string("tokenizer.ggml.eot_token_id", "end"),
+    )  # fmt: skip
+    with pytest.raises(LlmcError, match=r"m\.gguf: tokenizer\.ggml\.eot_token_id") as caught:
+        open_source(str(tmp_path / "m.gguf"))
+    assert caught.value.id == "LLMC-E0418"
+
+
 def test_a_tensor_that_nothing_uses_is_refused(tmp_path: Path) -> None:
     """Rope factors change the model; transformers would leave them out silently."""
     gm.write_gguf(

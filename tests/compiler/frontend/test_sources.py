@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from llmc.compiler.frontend import downloads, sources
 from llmc.compiler.frontend.sources import open_source
-from llmc.models.catalog import CatalogEntry, WheelFile, catalog
+from llmc.models.catalog import CatalogEntry, SplitFile, WheelFile, WheelPart, catalog
 from llmc.runtime.errors import LlmcError
 
 MEMBER = "tiny_model/tiny.gguf"
@@ -34,30 +34,57 @@ def tiny_gguf(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelFile:
-    """A folder that pip takes wheels from, holding one; the cache is empty, the Hub offline."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    model = tiny_gguf(tmp_path / "made.gguf")
-    wheel = folder / "tiny_model-1.0-py3-none-any.whl"
+def make_wheel(folder: Path, name: str, member: str, content: bytes) -> str:
+    """Version 1.0 of `name`, with one file in it; returns the wheel's digest."""
+    module = name.replace("-", "_")
+    wheel = folder / f"{module}-1.0-py3-none-any.whl"
+    info = f"{module}-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(MEMBER, model)
+        archive.writestr(member, content)
         archive.writestr(
-            "tiny_model-1.0.dist-info/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: not-there\n",
+            f"{info}/METADATA",
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-there\n",
         )
         archive.writestr(
-            "tiny_model-1.0.dist-info/WHEEL",
+            f"{info}/WHEEL",
             "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
-        archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
+        archive.writestr(f"{info}/RECORD", "")
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes wheels from; the cache is empty."""
+    folder = tmp_path / "index"
+    folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return folder
+
+
+@pytest.fixture
+def index(wheels: Path, tmp_path: Path) -> WheelFile:
+    """A model that lies in one wheel."""
+    model = tiny_gguf(tmp_path / "made.gguf")
+    digest = make_wheel(wheels, "tiny-model", MEMBER, model)
     return WheelFile("tiny-model==1.0", digest, MEMBER, hashlib.sha256(model).hexdigest())
+
+
+@pytest.fixture
+def split(wheels: Path, tmp_path: Path) -> SplitFile:
+    """A model that lies in three wheels."""
+    model = tiny_gguf(tmp_path / "split.gguf")
+    third = len(model) // 3
+    parts = []
+    for i, piece in enumerate((model[:third], model[third : 2 * third], model[2 * third :])):
+        member = f"split_{i}/tiny.gguf.part{i}"
+        digest = make_wheel(wheels, f"split-{i}", member, piece)
+        parts.append(WheelPart(f"split-{i}==1.0", digest, member))
+    whole = hashlib.sha256(model).hexdigest()
+    return SplitFile("split==1.0", "tiny.gguf", whole, tuple(parts))
 
 
 @pytest.fixture
@@ -122,6 +149,53 @@ def test_without_an_index(index: WheelFile, monkeypatch: pytest.MonkeyPatch) -> 
         downloads.fetch_wheel_member(index)
     assert caught.value.id == "LLMC-E0704"
     assert "\n" not in caught.value.message
+
+
+def test_parts_of_several_wheels_are_joined(
+    split: SplitFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert downloads.cached_wheel_member(split) is None
+    path = downloads.fetch_wheel_member(split)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == split.member_sha256
+    assert {p.name for p in path.parent.iterdir()} <= {path.name, f"{path.name}.lock"}
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
+    assert downloads.fetch_wheel_member(split) == path
+
+
+def test_parts_in_another_order_are_refused(split: SplitFile) -> None:
+    with pytest.raises(LlmcError, match=r"tiny\.gguf is not the file") as caught:
+        downloads.fetch_wheel_member(replace(split, parts=split.parts[::-1]))
+    assert caught.value.id == "LLMC-E0705"
+    assert not list(downloads.cache_dir().rglob("*.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("change", "id"),
+    [
+        ({"sha256": "0" * 64}, "LLMC-E0705"),
+        ({"member": "other"}, "LLMC-E0705"),
+        ({"requirement": "split-9==1.0"}, "LLMC-E0704"),
+    ],
+    ids=str,
+)
+def test_a_part_that_is_wrong_or_missing(split: SplitFile, change: dict[str, str], id: str) -> None:
+    """Nothing of the parts before it stays."""
+    parts = (*split.parts[:2], replace(split.parts[2], **change))
+    with pytest.raises(LlmcError) as caught:
+        downloads.fetch_wheel_member(replace(split, parts=parts))
+    assert caught.value.id == id
+    assert not [p for p in downloads.cache_dir().rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def test_a_catalog_model_of_parts(
+    entry: CatalogEntry, split: SplitFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = replace(entry, wheel=split)
+    monkeypatch.setattr(sources, "catalog", lambda: {"tiny": made})
+    source = open_source("tiny", prefer="wheel")
+    assert source.id == "split==1.0:tiny.gguf"
+    assert source.revision == split.member_sha256
+    assert source.notes == ("tiny: tiny.gguf from the wheels of split==1.0 (as asked)",)
 
 
 def test_two_at_once_fetch_once(index: WheelFile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,3 +61,28 @@ def test_a_broken_tokenizer_parsed_in_the_background_shows_when_it_is_used():
     tokenizer.start()
     with pytest.raises(LlmcError, match="E0512"):
         tokenizer.encode("a", add_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        lambda native: native.enable_truncation(3),
+        lambda native: native.enable_padding(length=40),
+        lambda native: native.enable_padding(pad_to_multiple_of=8),
+    ],
+)
+def test_what_training_left_on_is_off(switch):
+    """Prompts are neither cut nor filled up, and grammars are compiled with such a tokenizer."""
+    native = word_piece()
+    text = " ".join(["ab"] * 9)
+    whole = native.encode(text, add_special_tokens=True).ids
+    assert len(whole) >= 9
+    switch(native)
+    assert native.encode(text, add_special_tokens=True).ids != whole
+    opened = Tokenizer(native.to_str().encode())
+    assert opened.encode(text, add_special_tokens=True) == whole
+    assert opened.encode(text, add_special_tokens=False) == whole
+    again = type(native).from_buffer(opened.data)
+    assert again.truncation is None
+    assert again.padding is None
+    assert again.get_vocab() == native.get_vocab()

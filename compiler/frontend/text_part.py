@@ -1,0 +1,106 @@
+"""The tensors of the text model within a multimodal checkpoint.
+
+In: the whole config, the text model on the meta device and the checkpoint's tensors. Out: recipes
+by the text model's own names. The checkpoint is converted as transformers would for the whole
+model; the text model is then found in it by its class, and what lies outside is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...ir.recipes import CheckpointTensor, leaves
+from ...models.auto import whole_class
+from ...runtime.errors import LlmcError
+from .model_source import Loaded
+from .names import convert_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def convert_text_part(
+    config: PreTrainedConfig, model: PreTrainedModel, tensors: Mapping[str, CheckpointTensor]
+) -> Loaded:
+    """Recipes for the text `model` of a checkpoint whose config is `config`.
+
+    Raises:
+        LlmcError: E0402, the whole model has no such text model; E0401, E0406, E0410 as
+            `convert_checkpoint`.
+    """
+    whole = _whole_model(config)
+    loaded = convert_checkpoint(whole, tensors)
+    prefixes = _prefixes(whole, model)
+    recipes = {
+        name: recipe
+        for whole_name, recipe in loaded.recipes.items()
+        if (name := _renamed(whole_name, prefixes)) is not None
+    }
+    used = _tensor_names(recipes.values())
+    return Loaded(recipes, loaded.unexpected, _tensor_names(loaded.recipes.values()) - used)
+
+
+def _whole_model(config: PreTrainedConfig) -> PreTrainedModel:
+    auto = whole_class(config)
+    assert auto is not None, "a text part is only taken from a config whose model is known"
+    try:
+        with torch.device("meta"):
+            return auto.from_config(config, dtype=torch.float32)
+    except Exception as error:  # what a model's own code makes of numbers that make no sense
+        raise LlmcError(
+            "LLMC-E0418",
+            f"no {config.model_type} model can be built from the config: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+        ) from error
+
+
+def _prefixes(whole: PreTrainedModel, model: PreTrainedModel) -> dict[str, str]:
+    """Path of a module in the whole model → its path in the text model: body and head."""
+    body = type(model.base_model)
+    paths = [path for path, module in whole.named_modules() if type(module) is body]
+    if len(paths) != 1:
+        raise LlmcError(
+            "LLMC-E0402",
+            f"{type(whole).__name__} has {len(paths)} text models of class {body.__name__}",
+            "save the text model by itself (`save_pretrained`) and compile that",
+        )
+    found = {paths[0]: model.base_model_prefix}
+    head, own_head = whole.get_output_embeddings(), model.get_output_embeddings()
+    if head is not None and own_head is not None:
+        found[_path(whole, head)] = _path(model, own_head)
+    return found
+
+
+def _path(model: torch.nn.Module, wanted: Any) -> str:
+    return next(path for path, module in model.named_modules() if module is wanted)
+
+
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
+    """A parameter's name in the text model; None for one that lies outside of it."""
+    for old, new in prefixes.items():
+        if name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return None
+
+
+def _tensor_names(recipes: Any) -> frozenset[str]:
+    return frozenset(
+        leaf.name
+        for recipe in recipes
+        for leaf in leaves(recipe)
+        if isinstance(leaf, CheckpointTensor)
+    )
+
+
+def describe(names: frozenset[str]) -> str:
+    """What was left out, for the user: how many tensors, and of which parts."""
+    parts = sorted({_part(name) for name in names})
+    return f"the text part is compiled; left out: {len(names)} tensors of {', '.join(parts)}"
+
+
+def _part(name: str) -> str:
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if first == "model" and len(rest) > 1 else first

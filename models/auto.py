@@ -1,0 +1,48 @@
+"""Which of transformers' classes builds the language model of a config.
+
+In: a config as `AutoConfig` reads it. Out: the config of its text model, and the auto class that
+builds it. Nearly every multimodal config has a part `text_config` whose type is a causal language
+model of its own; that part is what is compiled. Where it is none, the multimodal model itself is
+built, and what else it has besides text (`vision_config`, …) is never run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config to compile: the text part if that is a model of its own, else `config`.
+
+    Whether embedding and head share a tensor is the whole config's to say.
+    """
+    from transformers import AutoModelForCausalLM
+
+    part = getattr(config, "text_config", None)
+    if part is None or auto_class(config) is None or not _builds(AutoModelForCausalLM, part):
+        return config
+    part.tie_word_embeddings = config.tie_word_embeddings
+    return part
+
+
+def auto_class(config: PreTrainedConfig) -> Any | None:
+    """The auto class with a model of this type, or None: one for text comes first."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    known = (AutoModelForCausalLM, AutoModelForMultimodalLM)
+    return next((auto for auto in known if _builds(auto, config)), None)
+
+
+def whole_class(config: PreTrainedConfig) -> Any | None:
+    """The auto class with the whole multimodal model of this type, or None."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    known = (AutoModelForMultimodalLM, AutoModelForCausalLM)
+    return next((auto for auto in known if _builds(auto, config)), None)
+
+
+def _builds(auto: Any, config: PreTrainedConfig) -> bool:
+    return type(config) in auto._model_mapping

@@ -1,0 +1,184 @@
+"""Compiles published configs as a user would, and compares what comes out with eager.
+
+    python tests/conformance/real_configs.py [--configs DIR] [--only NAME …] [--scheme f32] …
+
+Each `NAME.json` in DIR is a `config.json` as it was published. It is made narrow (all fields as
+they were but sizes: `models/narrowing.py`) at its full depth, random weights for it are saved as a
+checkpoint folder, and `llmc compile` gets that folder, without any flag. The artifact then goes
+through the conformance schedule of `models/conformance.py` against transformers eager. Every config
+has a process of its own, whose time and memory are printed.
+
+A `quantization_config` is left out (`*` behind the name): random weights of that kind would say
+nothing. In f32 the difference is one of arithmetic order. In other schemes it is what rounding
+random weights costs, and only a bound on nonsense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CONFIGS = HERE / "configs"
+CONTEXT = 128
+"""Tokens of the longest sequence: beyond every window and rope threshold of a narrow config."""
+TOLERANCE = {"f32": 1e-4}
+ROUNDED_TOLERANCE = 0.5
+MATCHES, DIFFERS, REFUSED = "matches", "differs", "refused"
+SEED = 3
+_SECONDS = 900
+
+Result = dict[str, Any]
+"""`verdict`, `worst` (share of the logits' range), `error`, `seconds`, `compile_seconds`, `mb`."""
+
+
+def narrow(raw: dict[str, Any]) -> dict[str, Any]:
+    """The published config with small sizes, in the form in which it was published.
+
+    Raises:
+        LlmcError: transformers has no such architecture.
+        RuntimeError: no small model can be made of it.
+    """
+    from llmc.compiler.frontend.checkpoint import load_config
+    from llmc.models.twin import narrow_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(raw))
+        config = load_config(Path(folder), raw, trust_remote_code=False)
+    text = config.get_text_config()
+    changes = narrow_config(text)
+    if changes is None:
+        raise RuntimeError("no narrow model can be made of the config")
+    own = dict(type(text).attribute_map)
+    part = raw.get("text_config", raw)
+    inner = {k: v for k, v in part.items() if own.get(k, k) not in changes or own.get(k, k) == k}
+    inner |= changes
+    if "rope_parameters" in changes:  # published under an older name, which would be read again
+        inner = {k: v for k, v in inner.items() if k not in ("rope_scaling", "rope_theta")}
+    if part is raw:
+        return inner
+    return {k: _one_layer(v) for k, v in raw.items()} | {"text_config": inner}
+
+
+def _one_layer(part: Any) -> Any:
+    """A vision or audio part with a single layer: it is saved, and never run."""
+    if not isinstance(part, dict):
+        return part
+    return {k: 1 if k in ("num_hidden_layers", "depth") else v for k, v in part.items()}
+
+
+def save(raw: dict[str, Any], folder: Path) -> Any:
+    """Write a checkpoint of random weights for a narrow config; returns the eager text model."""
+    import torch
+    import transformers
+    from llmc.models.auto import whole_class
+    from llmc.models.random_weights import randomize
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(raw))
+    config = transformers.AutoConfig.from_pretrained(folder)
+    auto = whole_class(config)
+    assert auto is not None, "narrow() has built one"
+    torch.manual_seed(SEED)
+    model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    randomize(model, SEED)
+    model.eval().requires_grad_(False).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(raw))  # as published, not as saved
+    return model
+
+
+def attempt(path: Path, scheme: str = "f32") -> Result:
+    """Narrow, save, compile and compare the config in `path`."""
+    from llmc.compiler.driver import compile
+    from llmc.models.conformance import run_schedule
+    from llmc.models.eager import fix_rope, reference_texts
+    from llmc.runtime.errors import LlmcError
+    from llmc.runtime.generate import load
+
+    raw = json.loads(path.read_text())
+    quantized = bool(raw.pop("quantization_config", None))
+    result: Result = {"config": path.stem + "*" * quantized, "scheme": scheme}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            model = save(narrow(raw), folder / "checkpoint")
+            start = time.monotonic()
+            report = compile(str(folder / "checkpoint"), scheme=scheme, output=folder / "m.llmc",
+                             max_context=None)  # fmt: skip
+            result |= {"notes": report.notes, "compile_seconds": round(time.monotonic() - start, 1)}
+            with load(folder / "m.llmc", threads=2) as loaded:
+                assert loaded.manifest is not None
+                context = min(CONTEXT, loaded.program.limits.max_context)
+                texts = reference_texts(fix_rope(model, loaded.program.limits.max_context), context)
+                found = run_schedule(loaded.program, texts, max_context=context)
+            matches = found.worst <= TOLERANCE.get(scheme, ROUNDED_TOLERANCE)
+            result |= {"verdict": MATCHES if matches else DIFFERS, "worst": found.worst}
+            result |= {} if matches else {"error": found.where}
+        except LlmcError as error:
+            result |= {"verdict": REFUSED, "error": str(error)}
+    result["seconds"] = round(time.monotonic() - began, 1)
+    result["mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return result
+
+
+def attempt_apart(path: Path, scheme: str) -> Result:
+    """`attempt` in a process of its own; what ends it by a traceback is a result, too."""
+    command = [sys.executable, __file__, "--one", str(path), "--scheme", scheme]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {"config": path.stem, "scheme": scheme, "verdict": "timeout", "seconds": _SECONDS}
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        error = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return {"config": path.stem, "scheme": scheme, "verdict": "crashed", "error": error}
+    return json.loads(lines[-1])
+
+
+def line(result: Result) -> str:
+    """One line of the table."""
+    worst = result.get("worst")
+    what = f"{worst:.1e}" if worst is not None else ""
+    return (
+        f"{result['config']:28} {result['verdict']:8} {what:8} {result.get('seconds', 0):6.1f} s "
+        f"{result.get('mb', 0):6} MB  {result.get('error', '')}"
+    )
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Try the configs that were asked for; 1 if one of them is neither equal nor refused."""
+    parser = argparse.ArgumentParser(description="Compile published configs and compare.")
+    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of config.json files")
+    parser.add_argument("--only", nargs="*", help="names of configs, without .json")
+    parser.add_argument("--scheme", default="f32")
+    parser.add_argument("--json", type=Path, help="append each result to this file as a line")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(None if arguments is None else list(arguments))
+    if chosen.one:
+        print(json.dumps(attempt(chosen.one, chosen.scheme)))
+        return 0
+    counts: dict[str, int] = {}
+    for path in sorted(chosen.configs.glob("*.json")):
+        if chosen.only and path.stem not in chosen.only:
+            continue
+        result = attempt_apart(path, chosen.scheme)
+        counts[result["verdict"]] = counts.get(result["verdict"], 0) + 1
+        print(line(result), flush=True)
+        if chosen.json:
+            with chosen.json.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+    print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+    return int(bool(counts.keys() - {MATCHES, REFUSED}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
