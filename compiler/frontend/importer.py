@@ -112,13 +112,8 @@ class _Importer:
 
     # ── nodes ──────────────────────────────────────────────────────────────────────
 
-<<<<<<< HEAD
-    def _placeholder(self, node: torch.fx.Node) -> Value:
-        spec = self.specs[node.name]
-=======
     def _placeholder(self, node: torch.fx.Node) -> Value | None:
-        spec = next(s for s in self.program.graph_signature.input_specs if s.arg.name == node.name)
->>>>>>> main
+        spec = self.specs[node.name]
         if spec.target is None:
             name = INPUTS[sum(v.name in INPUTS for v in self.graph.inputs)]
             if self.symbol is None:
@@ -167,7 +162,6 @@ class _Importer:
                 raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
             raise
 
-<<<<<<< HEAD
     def _write(self, node: torch.fx.Node) -> None:
         """Give the written tensor, and the bases that it is a view of, new values."""
         write = self.writes[node]
@@ -176,21 +170,25 @@ class _Importer:
         if new.type != old.type:
             raise TypeError(f"writes {new.type} into {old.type}")
         self.env[write.tensor] = new
+        written = {write.tensor}
         for view in write.views:
             target: Any = view.target
             base = base_of(view, self.writes)
+            written.add(base)
             scatter = ATEN[SCATTERS[target._schema.name]]
             rest = [self._argument(a) for a in view.args[1:]]
             new = scatter(self, self.env[base], new, *rest)
             self.env[base] = new
-=======
+        if node not in self.literals:
+            for known in [n for n in self.literals if tensor_of(n, self.writes) in written]:
+                del self.literals[known]
+
     def _computed(self, node: torch.fx.Node) -> Any:
         """A call on literals alone: its value is known now, whatever the operator is."""
         target: Any = node.target
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.literals.__getitem__)
         self.literals[node] = target(*args, **kwargs)
         return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
->>>>>>> main
 
     def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
