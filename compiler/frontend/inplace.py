@@ -68,8 +68,11 @@ def base_of(view: Node, writes: Writes) -> Node:
 
 
 def is_write(node: Node) -> bool:
-    """Whether the node's operator writes one of its arguments."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    """Whether the node's operator writes values into one of its arguments."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target is torch.ops.aten.detach_.default:
+        return False
+    return target._schema.is_mutable
 
 
 def functional_name(target: torch._ops.OpOverload) -> str | None:
@@ -190,6 +193,8 @@ class _Memory:
         sharing = list(self._sharing(tensor))
         for other in sharing:
             made = tensor_of(other, self.writes)
+            if _is_copied(other):
+                continue
             if other.op != "call_function":
                 raise Unproven(node, f"writes {other}, which the program is given")
             if made not in rebound and self._is_read(other, node):
@@ -247,6 +252,12 @@ def _is_scatterable(node: Node) -> bool:
     if not isinstance(target, torch._ops.OpOverload) or node.kwargs:
         return False
     return target._schema.name in SCATTERS
+
+
+def _is_copied(node: Node) -> bool:
+    """Whether the node is the value of a `torch.tensor` call, of which the model got a copy."""
+    copies = [user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users]
+    return node.op == "placeholder" and copies == [True]
 
 
 def _storages(node: Node) -> list[int]:

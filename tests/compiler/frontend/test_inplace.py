@@ -143,9 +143,9 @@ def literal(x: torch.Tensor) -> torch.Tensor:
     return x + z + y * y.abs()
 
 
-PROVEN = [literal, chained, earlier_name, router, group_mask, filled, slice_then_base, slice_of_slice,
-          one_column, assigned, view_after, dead_view_before, no_op_cast, rounded,
-          argument_read_before]  # fmt: skip
+PROVEN = [chained, earlier_name, router, group_mask, filled, slice_then_base, slice_of_slice,
+          literal, one_column, assigned, view_after, dead_view_before, no_op_cast,
+          rounded, argument_read_before]  # fmt: skip
 
 
 def view_then_base_written(x: torch.Tensor) -> torch.Tensor:
