@@ -75,6 +75,19 @@ def _(anchor, tokens, window):
     return anchor.new_empty((1, 1, tokens, tokens))
 
 
+_LIBRARY = torch.library.Library("llmc", "FRAGMENT")
+_LIBRARY.define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "linear", "Meta")
+def _(input, weight, bias=None):
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+linear_op = torch.ops.llmc.linear.default
+"""`aten::linear` with a matrix, as one operator (`lean_export.py`); traced, never run."""
+
+
 @torch.library.custom_op("llmc::route", mutates_args=())
 def route_op(index: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See `ir.ops.RouteTokens`; traced, never run."""
@@ -163,29 +176,13 @@ def _window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
     Raises:
         LlmcError: it is neither, for example bidirectional or chunked.
     """
-    size = kwargs.get("local_size")
-    span = 4 * (size or 16) + 3
+    size = kwargs.get("local_size") or 16
     with _python_dispatch._disable_current_modes(), torch.device("cpu"):
-        zero = torch.zeros((), dtype=torch.long)
-        i, j = _sampled_rows(span, size or 16).view(-1, 1), torch.arange(span).view(1, -1)
-        actual = _evaluated(mask_function, zero, i, j).broadcast_to(len(i), span)
-        causal = j <= i
-        if torch.equal(actual, causal):
-            return 0
-        window = int(actual[-1].sum())
-        if torch.equal(actual, causal & (j > i - window)):
-            return window
+        window = _evaluated_window(mask_function, size, 4 * size + 3)
+    if window is not None:
+        return window
     name = _name_of(mask_function)
     raise LlmcError("LLMC-E0414", f"mask {name} is neither causal nor a sliding window")
-
-
-def _evaluated(mask_function: Callable, zero: torch.Tensor, i: Any, j: Any) -> torch.Tensor:
-    try:
-        return mask_function(zero, zero, i, j)
-    except RuntimeError as error:  # it reads a tensor of the traced step
-        raise LlmcError(
-            "LLMC-E0414", f"mask {_name_of(mask_function)} depends on more than positions"
-        ) from error
 
 
 def _name_of(function: Callable) -> str:
@@ -197,14 +194,36 @@ def _name_of(function: Callable) -> str:
     return f"{name}({', '.join(inner)})" if inner else name
 
 
-def _sampled_rows(span: int, size: int) -> torch.Tensor:
-    """Query positions that tell masks apart: the first ones, around multiples of `size`, a grid.
+def _evaluated_window(mask_function: Callable, size: int, span: int) -> int | None:
+    """The window (0: none) of a mask over `span` positions, None if it is of another kind.
 
-    A mask of all positions would take gigabytes for a window of some thousand tokens.
+    The last query's keys say which window it can only be. That it is one is then checked for all
+    pairs of positions that tell masks apart, and for all keys of some queries: a mask of all pairs
+    would take gigabytes for a window of some thousand tokens.
     """
-    edges = {k * size + d for k in range(5) for d in (-1, 0, 1)}
-    rows = {*range(64), *edges, *range(0, span, max(1, span // 64)), span - 1}
-    return torch.tensor(sorted(r for r in rows if 0 <= r < span))
+    zero, keys = torch.zeros((), dtype=torch.long), torch.arange(span)
+
+    def evaluate(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        i, j = i.view(-1, 1), j.view(1, -1)
+        try:
+            return mask_function(zero, zero, i, j).broadcast_to(i.shape[0], j.shape[1])
+        except RuntimeError as error:  # it reads a tensor of the traced step
+            why = f"mask {_name_of(mask_function)} depends on more than positions"
+            raise LlmcError("LLMC-E0414", why) from error
+
+    def is_right(i: torch.Tensor, j: torch.Tensor) -> bool:
+        distance = i.view(-1, 1) - j.view(1, -1)
+        return torch.equal(evaluate(i, j), (distance >= 0) & (distance < count))
+
+    count = int(evaluate(keys[-1:], keys).sum())
+    edges = {k * n + d for n in (size, count) for k in range(5) for d in (-2, -1, 0, 1, 2)}
+    some = {*range(64), *range(0, span, max(1, span // 64)), *edges, span - 1}
+    positions = torch.tensor(sorted(p for p in some if 0 <= p < span))
+    whole = [
+        p for n in (size, count) for p in (n - 1, n, 2 * n - 1, 2 * n, span - 1) if 0 <= p < span
+    ]
+    right = is_right(positions, positions) and all(is_right(keys[p : p + 1], keys) for p in whole)
+    return (0 if count == span else count) if right else None
 
 
 def _experts(

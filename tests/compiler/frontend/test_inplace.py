@@ -134,9 +134,18 @@ def argument_read_before(x: torch.Tensor) -> torch.Tensor:
     return x.sub_(y) + y
 
 
+def literal(x: torch.Tensor) -> torch.Tensor:
+    """The importer knows its values, until something is written that it doesn't know."""
+    y = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    y.add_(2.0)
+    z = y * 3.0
+    y[1:3].mul_(x.new_full((2,), 5.0))
+    return x + z + y * y.abs()
+
+
 PROVEN = [chained, earlier_name, router, group_mask, filled, slice_then_base, slice_of_slice,
-          one_column, assigned, view_after, dead_view_before, no_op_cast, rounded,
-          argument_read_before]  # fmt: skip
+          literal, one_column, assigned, view_after, dead_view_before, no_op_cast,
+          rounded, argument_read_before]  # fmt: skip
 
 
 def view_then_base_written(x: torch.Tensor) -> torch.Tensor:
