@@ -5,6 +5,7 @@ MODEL ?= smollm2-135m
 SCHEME ?= --int4
 PROMPT ?= Why is the sky blue?
 WORKERS ?= 2
+BENCH ?= --short
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,10 +13,10 @@ INSTALLED := $(VENV)/.installed
 ARTIFACT := build/$(MODEL).llmc
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format clean
+.PHONY: help install demo test bench bench-setup bench-resolve lint format clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Make .venv and install llmc with its compiler and development tools
 
@@ -33,8 +34,14 @@ demo: $(INSTALLED)  ## Compile SmolLM2 for this CPU, print generated text and it
 test: $(INSTALLED)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-bench: $(INSTALLED)  ## Measure llmc beside other CPU runtimes (short form)
-	$(BIN)/python benchmarks/peers.py --short
+bench: $(INSTALLED)  ## Measure llmc beside other CPU runtimes (short form; BENCH= other options)
+	$(BIN)/python benchmarks/peers.py $(BENCH)
+
+bench-setup: $(INSTALLED)  ## Make what bench needs and start each runtime once; fail if one is missing
+	$(BIN)/python benchmarks/peers.py $(BENCH) --set-up
+
+bench-resolve: $(INSTALLED)  ## Ask pip whether it could install the other runtimes
+	$(BIN)/python benchmarks/peers.py $(BENCH) --resolve
 
 lint: $(INSTALLED)  ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -67,12 +67,12 @@ def _fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig | None:
-    """`config` with `changes` in its text part; parts that text never runs get one layer each."""
+    """`config` with `changes` in its text part; parts that text never runs are made tiny."""
     whole = config.to_dict()
     if config.get_text_config() is config:
         changed = whole | changes
     else:
-        parts = {name: _one_layer(part) for name, part in whole.items() if isinstance(part, dict)}
+        parts = {name: _tiny(part) for name, part in whole.items() if isinstance(part, dict)}
         changed = whole | parts | {"text_config": _fields(config) | changes}
     try:
         return type(config).from_dict(changed)
@@ -80,8 +80,8 @@ def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig |
         return None
 
 
-def _one_layer(part: Overrides) -> Overrides:
-    return part | {n: 1 for n in ("num_hidden_layers", "depth") if n in part}
+def _tiny(part: Overrides) -> Overrides:
+    return part | narrowed(part) | {n: 1 for n in (*_DEPTH, "depth") if n in part}
 
 
 def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:

@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,13 +31,12 @@ class PeerMissing(Exception):
 class Environment:
     """How to install a peer. `steps` are arguments of pip, one call after the other.
 
-    `shown`: distributions whose versions are reported. `slow`: it is built from source.
+    `shown`: distributions whose versions are reported.
     """
 
     label: str
     steps: tuple[tuple[str, ...], ...]
     shown: tuple[str, ...]
-    slow: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -49,7 +49,6 @@ ENVIRONMENTS = {
             ("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),
         ),
         ("llama_cpp_python",),
-        slow=True,
         variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": _JOBS},
     ),
     "openvino": Environment(
@@ -83,15 +82,13 @@ def cache_folder() -> Path:
     return cache_dir() / "peers"
 
 
-def ensure(name: str, *, install_slow: bool, say: Callable[[str], None]) -> Path:
+def ensure(name: str, say: Callable[[str], None]) -> Path:
     """Return the Python of a peer's environment, making it if it isn't there."""
     environment = ENVIRONMENTS[name]
     folder = cache_folder() / name
     wanted = [list(step) for step in environment.steps]
     if _made_from(folder) == wanted:
         return folder / "bin" / "python"
-    if environment.slow and not install_slow:
-        raise PeerMissing("not installed, and it is built from source, which takes long")
     say(f"installing {environment.label} in {folder}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +103,27 @@ def ensure(name: str, *, install_slow: bool, say: Callable[[str], None]) -> Path
         raise
     (folder / _READY).write_text(json.dumps(wanted))
     return folder / "bin" / "python"
+
+
+def unresolved(names: Sequence[str]) -> dict[str, str]:
+    """Which peers pip could not install here, and why; nothing is installed, little downloaded."""
+    with ThreadPoolExecutor() as pool:
+        reasons = dict(zip(names, pool.map(_why_unresolved, names), strict=True))
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _why_unresolved(name: str) -> str | None:
+    wanted = [
+        word for step in ENVIRONMENTS[name].steps if step[0] == "install" for word in step[1:]
+    ]
+    log = cache_folder() / f"{name}.resolve.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    try:
+        logged([*pip, *wanted], log, ENVIRONMENTS[name].variables)
+    except PeerMissing as error:
+        return str(error)
+    return None
 
 
 def _made_from(folder: Path) -> object:

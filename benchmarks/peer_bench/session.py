@@ -38,7 +38,6 @@ class Asked:
     peers: Sequence[str]
     rounds: int
     threads: int
-    install_slow: bool = True
     pythons: Mapping[str, Path] = field(default_factory=dict)
     under: Sequence[str] = ()
     patience: float = 60
@@ -77,7 +76,7 @@ def _peers(asked: Asked, todo: list[Group], report: Report, say: Say) -> dict[st
         try:
             python = asked.pythons.get(name)
             if python is None:
-                python = ensure(name, install_slow=asked.install_slow, say=say)
+                python = ensure(name, say)
             report.versions[name] = versions(python, name)
             pythons[name] = python
         except (PeerMissing, OSError) as error:

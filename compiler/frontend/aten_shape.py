@@ -150,11 +150,30 @@ def _slice_scatter(
     src = cast(b, src, x.type.dtype)
     if size == width:
         return src
-    if step != 1 or not isinstance(size, int) or not isinstance(width, int):
-        raise TypeError("writes some of the tokens, or every other element")
+    if not isinstance(size, int) or not isinstance(width, int):
+        raise TypeError("writes some of the tokens")
     first = start or 0
     first = min(first if first >= 0 else max(first + size, 0), size)
+    if step != 1:
+        return _scattered(b, x, src, dim % x.type.rank, range(first, first + width * step, step))
     parts = [slice_(b, x, dim, 0, first), src, slice_(b, x, dim, first + width, size)]
+    return _cat(b, [p for p in parts if p.type.shape[dim] != 0], dim)
+
+
+def _scattered(b: Builder, x: Value, src: Value, dim: int, places: range) -> Value:
+    """`x` with the entries of `src` at `places` along `dim`, and its own between them."""
+    size, step = x.type.shape[dim], places.step
+    before, after = x.type.shape[:dim], x.type.shape[dim + 1 :]
+    whole, last = len(places) - 1, places[-1]  # places that are followed by step - 1 others
+    rows = reshape(b, slice_(b, x, dim, places[0], last), [*before, whole, step, *after])
+    first = _unsqueeze(b, slice_(b, src, dim, 0, whole), dim + 1)
+    rows = _cat(b, [first, slice_(b, rows, dim + 1, 1, step)], dim + 1)
+    parts = [
+        slice_(b, x, dim, 0, places[0]),
+        reshape(b, rows, [*before, whole * step, *after]),
+        slice_(b, src, dim, whole, whole + 1),
+        slice_(b, x, dim, last + 1, size),  # type: ignore[arg-type]
+    ]
     return _cat(b, [p for p in parts if p.type.shape[dim] != 0], dim)
 
 

@@ -73,7 +73,18 @@ def _freeze_rotary(
         )
         values[f"{prefix}inv_freq"] = inv_freq
         setattr(module, f"{prefix}attention_scaling", scaling)
-        notes.append(f"{path}: {kind} rotary table fixed for a context of {max_context} tokens")
+        if _depends_on_length(kind, module.config, kwargs):
+            told = f"{kind} rotary table fixed for a context of {max_context} tokens"
+            notes.append(f"{path}: {told}")
     frozen = {k: "frozen" if "dynamic" in v or v == "longrope" else v for k, v in kinds.items()}
     module.rope_type = frozen if per_layer else frozen[None]
     return notes
+
+
+def _depends_on_length(kind: str, config: Any, kwargs: dict[str, str]) -> bool:
+    """Whether the frequencies for one token differ from those for any number of tokens."""
+    tables = [
+        ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length, **kwargs)[0]
+        for length in (1, 1 << 24)
+    ]
+    return not torch.equal(*tables)

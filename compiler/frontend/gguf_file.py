@@ -114,6 +114,8 @@ class GgufFile:
         if rank > 8 or name in self.tensors:
             raise ValueError(f"the entry of {name}")
         shape = tuple(cursor.number("<Q") for _ in range(rank))[::-1]
+        if 0 in shape:
+            raise ValueError(f"{name} has no elements")
         return name, shape, cursor.number("<I"), cursor.number("<Q")
 
     def _add(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> None:

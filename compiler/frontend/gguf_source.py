@@ -9,11 +9,12 @@ blocks stay whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ...ir.recipes import CheckpointTensor, Recipe, concat
 from ...runtime.errors import LlmcError
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
+from .gguf_rope import ROPE_TENSORS, check_rope, scaled_rope
 from .gguf_tokenizer import gguf_text_assets
 from .model_source import Loaded, ModelSource, WeightDigests
 from .names import convert_with, incompatible
@@ -48,18 +50,24 @@ def open_gguf(path: Path, *, id: str, revision: str | None = None) -> ModelSourc
 
     Raises:
         LlmcError: E0403 for an architecture that transformers doesn't map, E0407 or E0417 for
-            what can't be read, E0418 for metadata no config can be made of.
+            what can't be read, E0418 for metadata no config can be made of; what `scaled_rope`
+            and `check_rope` raise.
     """
     file = GgufFile(path)
     fields = gguf_config(file)
+    config = _build_config(file, fields)
+    if file.tensors.keys() & ROPE_TENSORS:
+        fields |= scaled_rope(file, config)
+        config = _build_config(file, fields)
+        check_rope(file, config)
     config_bytes = json.dumps(fields, sort_keys=True, default=str).encode()
     text, notes = gguf_text_assets(file)
     return ModelSource(
         id=id,
         revision=revision,
-        config=_build_config(file, fields),
+        config=config,
         config_bytes=config_bytes,
-        tensors=file.tensors,
+        tensors={n: t for n, t in file.tensors.items() if n not in ROPE_TENSORS},
         reader=file,
         convert=lambda model, tensors: _convert(file, fields, model, tensors),
         text=text,
@@ -89,7 +97,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         head = Path(folder) / "head.gguf"
         _write_head(file, head)
         try:
-            fields = load_gguf_checkpoint(str(head), return_tensors=False)["config"]
+            with _without_warnings():  # of the vocabulary that the head lacks
+                fields = load_gguf_checkpoint(str(head), return_tensors=False)["config"]
         except ValueError as error:
             raise _unmapped(file) from error
         except Exception as error:  # metadata of another kind than it expects
@@ -103,6 +112,18 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     if fields.get("vocab_size") is None:
         fields["vocab_size"] = _vocabulary(file)
     return _dropped_fields(file, fields) | fields
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _dropped_fields(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
@@ -139,8 +160,13 @@ def _unmapped(file: GgufFile) -> LlmcError:
 
 
 def _refuse_rope_scaling(file: GgufFile) -> None:
-    """transformers' older mapping drops rope scaling; a model without it is another model."""
+    """transformers' older mapping drops rope scaling; a model without it is another model.
+
+    LongRoPE needs no more than its factors, which `gguf_rope.py` reads.
+    """
     kind = file.get(f"{file.architecture}.rope.scaling.type", "none")
+    if kind == "longrope" and file.tensors.keys() & ROPE_TENSORS:
+        return
     if kind not in ("none", "") and "gpt" not in file.architecture:
         raise LlmcError(
             "LLMC-E0403",

@@ -127,7 +127,7 @@ class _Importer:
         if name in self.buffers:
             recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
         elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
-            self.literals[node] = self._lifted(spec.target)
+            self.literals[node] = self._lifted(spec.target, node)
             recipe = Computed.of(name, self.literals[node].numpy())
         elif name in self.weights:
             recipe = self.weights[name]
@@ -139,16 +139,18 @@ class _Importer:
             )
         return Graph.constant(name, recipe, type)
 
-    def _lifted(self, target: str) -> torch.Tensor:
+    def _lifted(self, target: str, node: torch.fx.Node) -> torch.Tensor:
         """A tensor that the model's code made; one made with the model has no value on meta."""
         tensor: Any = self.program.constants[target]
         if tensor.device.type == "meta":
-            raise LlmcError("LLMC-E0431", f"the model keeps a tensor {target} outside its buffers")
+            why = "reads a tensor that the model keeps outside of its buffers"
+            raise self._refused(next(iter(node.users)), why, "LLMC-E0431")
         return tensor
 
     def _call(self, node: torch.fx.Node) -> Any:
         target = node.target
-        if node.all_input_nodes and all(n in self.literals for n in node.all_input_nodes):
+        inputs = node.all_input_nodes
+        if inputs and node not in self.writes and all(n in self.literals for n in inputs):
             return self._computed(node)
         args = [self._argument(a) for a in node.args]
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
@@ -201,7 +203,7 @@ class _Importer:
         if node in self.writes:
             name = functional_name(target) or name
         handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
-        if handler is None and name in _OVER_TOKENS:
+        if handler is None and name in _OVER_TOKENS and _is_wide(node.args[1]):
             raise self._refused(node, "keeps a state beside the attention cache", "LLMC-E0412")
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
@@ -240,7 +242,14 @@ class _Importer:
     def _refused(self, node: torch.fx.Node, why: str, id: str = "LLMC-E0401") -> LlmcError:
         scope, source = origin(node)
         where = f" in {scope or 'the model'}" + (f" ({source})" if source else "")
-        return LlmcError(id, f"{node.target}{where}: {why}")
+        target = node.target
+        name = target if isinstance(target, torch._ops.OpOverload | str) else target.__name__
+        return LlmcError(id, f"{name}{where}: {why}")
+
+
+def _is_wide(weight: Any) -> bool:
+    """Whether a convolution's weight spans more than one token."""
+    return weight.meta["val"].shape[-1] > 1
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value:

@@ -124,9 +124,11 @@ def is_proven(program: torch.export.ExportedProgram) -> bool:
     Raises:
         LlmcError: LLMC-E0430, see `find_writes`.
     """
-    if not any(map(is_write, program.graph.nodes)):
-        return True
-    if not all(_is_known(node) for node in program.graph.nodes if node.op == "call_function"):
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    unknown = [node for node in calls if not _is_known(node)]
+    if not any(map(is_write, calls)):
+        return not any(map(_is_composite, unknown))
+    if unknown:
         return False
     try:
         find_writes(program.graph)
@@ -148,6 +150,13 @@ def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     if written:
         raise LlmcError("LLMC-E0430", f"the model's forward pass changes {', '.join(written)}")
     return functional
+
+
+def _is_composite(node: Node) -> bool:
+    """Whether torch can say the node's operator in other ones."""
+    target: Any = node.target
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return target.has_kernel_for_dispatch_key(composite)
 
 
 def _is_known(node: Node) -> bool:

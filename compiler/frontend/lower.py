@@ -16,7 +16,7 @@ from ...passes.quantize import Scheme
 from ...runtime.errors import LlmcError
 from . import interfaces
 from .importer import import_graph
-from .trace import Traced, trace
+from .trace import Traced, require_any_length, trace
 
 Recipes = Callable[[Any], Mapping[str, Recipe]]
 """Model on the meta device → recipe of each of its parameters and persistent buffers."""
@@ -71,8 +71,9 @@ def trace_model(config: Any, max_context: int, recipes: Recipes) -> TracedModel:
             raise
         try:
             return _traced(config, max_context, recipes, interfaces.EAGER)
-        except LlmcError:
-            raise error from None
+        except LlmcError as second:
+            # A model that can't be built with our attention says nothing by that.
+            raise (second if error.id in _NOT_BUILT else error) from None
 
 
 def lower_model(
@@ -90,13 +91,16 @@ def lower_model(
     return trace_model(config, max_context, recipes).lower(scheme, form)
 
 
+_NOT_BUILT = ("LLMC-E0402", "LLMC-E0418")
 _OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0418", "LLMC-E0430")
 """What goes wrong with a model that ignores the attention interface and computes by itself."""
 
 
 def _traced(config: Any, max_context: int, recipes: Recipes, attention: str) -> TracedModel:
     traced = trace(config, max_context, attention)
-    return TracedModel(traced, recipes(traced.model))
+    model = TracedModel(traced, recipes(traced.model))
+    require_any_length(traced)  # after the import, which can name the line
+    return model
 
 
 def own_tensors(model: Any) -> dict[str, Recipe]:

@@ -8,6 +8,8 @@ are loaded; the trace is in float32, since passes decide the precision.
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,9 +24,14 @@ from ...runtime.errors import LlmcError
 from . import inplace, interfaces
 from .buffers import compute_buffers
 from .lean_export import LinearCalls, lean_export
+from .untraceable import narrow_range, untraceable
 
 SAMPLE_TOKENS = 19
 """Length of the traced example: prime, so that no model dimension is a multiple by chance."""
+
+
+MOST_TOKENS = 1 << 31
+"""A trace whose number of tokens has a bound below this isn't of any length: positions are i32."""
 
 
 @dataclass
@@ -35,6 +42,21 @@ class Traced:
     model: Any
     buffers: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
+
+
+def require_any_length(traced: Traced) -> None:
+    """A trace must hold for any number of tokens from 2 on (and 1, which the probe tries).
+
+    Raises:
+        LlmcError: LLMC-E0430.
+    """
+    program = traced.program
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in program.graph_signature.user_inputs:
+            continue
+        bounds = program.range_constraints.get(node.meta["val"].shape[1].node.expr)
+        if bounds is not None and (bounds.lower > 2 or bounds.upper < MOST_TOKENS):
+            raise narrow_range(traced.model, bounds.lower, bounds.upper)
 
 
 class _Step(torch.nn.Module):
@@ -133,35 +155,41 @@ def _refuse_convolutions(model: Any) -> None:
 
 
 def _export(model: Any) -> torch.export.ExportedProgram:
+    try:
+        program = _exported(model)
+        if not inplace.is_proven(program):
+            with _quiet():
+                program = inplace.decomposed(program)
+    except LlmcError:
+        raise
+    except Exception as error:
+        raise untraceable(model, error, lambda: _exported(model)) from error
+    return program
+
+
+def _exported(model: Any) -> torch.export.ExportedProgram:
     token_ids = torch.zeros(1, SAMPLE_TOKENS, dtype=torch.long, device="meta")
     positions = torch.arange(SAMPLE_TOKENS, device="meta").unsqueeze(0)
     dynamic = {1: torch.export.Dim.DYNAMIC}
     spelled_out = model.config._attn_implementation == interfaces.EAGER
     masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
-    try:
-        with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, lean_export():
-            program = torch.export.export(
-                _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic),
-                strict=False,
-            )  # fmt: skip
-            if not inplace.is_proven(program):
-                program = inplace.decomposed(program)
-    except LlmcError:
-        raise
-    except Exception as error:
-        raise LlmcError(
-            "LLMC-E0430",
-            f"{type(model).__name__} can't be traced as one packed step: {_first_line(error)}",
-            hint="its forward pass depends on values or shapes at run time",
-        ) from error
-    return program
+    with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, lean_export():
+        return torch.export.export(
+            _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic), strict=False
+        )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """No warnings, and none of what torch logs about code that it can't follow."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
-"""Makes `peer_reports` importable for the tests in this folder (importlib mode adds no paths)."""
+"""Makes helpers importable: those beside the tests, and those of all tests."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from llmc.benchmarks.peer_bench import environments
@@ -19,6 +20,7 @@ from llmc.benchmarks.peer_bench.environments import (
     last_line,
     logged,
     peer_variables,
+    unresolved,
 )
 from llmc.benchmarks.peer_bench.results import Report
 from llmc.benchmarks.peer_bench.session import Asked, _peers
@@ -42,19 +44,13 @@ def test_everything_is_kept_in_the_users_cache(tmp_path: Path) -> None:
     assert cache_folder() == tmp_path / "llmc" / "peers"
 
 
-def test_what_is_built_from_source_waits_until_it_is_asked_for() -> None:
-    with pytest.raises(PeerMissing, match="built from source"):
-        ensure("llamacpp", install_slow=False, say=silent)
-    assert not cache_folder().exists()
-
-
 def test_a_complete_environment_is_used_again() -> None:
     folder = cache_folder() / "llamacpp"
     folder.mkdir(parents=True)
     (folder / "ready.json").write_text(
         json.dumps([list(s) for s in ENVIRONMENTS["llamacpp"].steps])
     )
-    found = ensure("llamacpp", install_slow=False, say=silent)
+    found = ensure("llamacpp", silent)
     assert found == folder / "bin" / "python"
 
 
@@ -64,20 +60,51 @@ def test_a_failed_installation_leaves_the_reason_and_no_environment(
     broken = Environment("Broken", (("install", "--no-index", "no-such-package"),), ())
     monkeypatch.setitem(ENVIRONMENTS, "broken", broken)
     with pytest.raises(PeerMissing, match="no-such-package"):
-        ensure("broken", install_slow=True, say=silent)
+        ensure("broken", silent)
     assert not (cache_folder() / "broken").exists()
     assert (cache_folder() / "broken.log").is_file()
 
 
-def test_missing_peers_are_in_the_report() -> None:
+def test_missing_peers_are_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report("", {})
-    assert _peers(asked(install_slow=False), [group_of("start")], report, silent) == {}
-    assert "built from source" in report.missing["llamacpp"]
+    broken = Environment("Broken", (("install", "--no-index", "no-such-package"),), ())
+    monkeypatch.setitem(ENVIRONMENTS, "llamacpp", broken)
+    assert _peers(asked(), [group_of("start")], report, silent) == {}
+    assert "no-such-package" in report.missing["llamacpp"]
+
+
+def test_pip_is_asked_for_all_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an environment takes away again needs no source; a reason is the reason of pip."""
+    steps = (("install", "no-such-a"), ("uninstall", "--yes", "b"), ("install", "no-such-c"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setitem(ENVIRONMENTS, "broken", Environment("Broken", steps, ()))
+    monkeypatch.setitem(ENVIRONMENTS, "empty", Environment("Empty", (("install", "pip"),), ()))
+    write_wheel(tmp_path, "pip")
+    found = unresolved(["broken", "empty"])
+    assert list(found) == ["broken"]
+    assert "no-such-a" in found["broken"]
+    write_wheel(tmp_path, "no-such-a")
+    assert "no-such-c" in unresolved(["broken"])["broken"]
+    write_wheel(tmp_path, "no-such-c")
+    assert unresolved(["broken"]) == {}
+
+
+def write_wheel(folder: Path, name: str) -> None:
+    """A wheel of nothing, for pip to find."""
+    place = f"{name.replace('-', '_')}-1.0"
+    with ZipFile(folder / f"{place}-py3-none-any.whl", "w") as wheel:
+        about = f"{place}.dist-info"
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
 
 
 def test_who_takes_no_part_is_not_installed() -> None:
     report = Report("", {})
-    assert _peers(asked(install_slow=False), [], report, silent) == {}
+    assert _peers(asked(), [], report, silent) == {}
     assert report.missing == {}
 
 

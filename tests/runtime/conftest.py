@@ -36,6 +36,7 @@ PROGRAM = "programs/cpu/portable.so"
 ROOT = Path(__file__).parents[2]
 VOCAB, WINDOW, BLOCK, SEED = 97, 40, 32, 0x0123456789ABCDEF
 MASK = (1 << 64) - 1
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 
 def group(name: str, window: int = 0) -> CacheGroup:

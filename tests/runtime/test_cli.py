@@ -249,8 +249,10 @@ def test_a_rebuild_that_differs(
     rebuilding = pytest.importorskip("llmc.compiler.rebuild")
     asked = []
 
-    def fake(path: Path, source: str | None, progress: object) -> list[Check]:
-        asked.append((path, source))
+    def fake(
+        path: Path, source: str | None, progress: object, *, trust_remote_code: bool
+    ) -> list[Check]:
+        asked.append((path, source, trust_remote_code))
         return [Check(name, False, "differs")]
 
     monkeypatch.setattr(rebuilding, "rebuild", fake)
@@ -259,7 +261,8 @@ def test_a_rebuild_that_differs(
     content = json.loads(out)
     assert (code, content["ok"], content["error"]["id"]) == (5, False, "LLMC-E0511")
     assert name in content["error"]["message"]
-    assert asked == [(toy_artifact, "./there")]
+    invoke(*arguments, "--trust-remote-code")
+    assert asked == [(toy_artifact, "./there", False), (toy_artifact, "./there", True)]
 
 
 def test_the_command_knows_every_scheme_and_level() -> None:

@@ -1,56 +1,19 @@
 """The serving machine: the built wheel and the base dependencies, and nothing that compiles."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from linked_environment import ROOT, make_environment, run
 from llmc.compiler import driver
 from llmc.models.zoo import find
 from llmc.runtime.generate import load
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
 NOT_SOURCE = (".*", "build", "dist", "tests", "benchmarks", "docs", "*.egg-info", "__pycache__")
 COMPILER_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "ziglang")
-
-
-def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    arguments = [str(argument) for argument in command]
-    return subprocess.run(
-        arguments, capture_output=True, text=True, env=environment, check=False, cwd=cwd
-    )
-
-
-def base_distributions() -> set[str]:
-    """Return the names of all that `pip install llmc-compiler` brings, as installed here."""
-    found: set[str] = set()
-    queue = ["llmc-compiler"]
-    while queue:
-        for text in distribution(queue.pop()).requires or ():
-            requirement = Requirement(text)
-            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            name = canonicalize_name(requirement.name)
-            if wanted and name not in found:
-                found.add(name)
-                queue.append(name)
-    return found
-
-
-def top_level_paths(name: str) -> Iterator[Path]:
-    """Yield what a distribution put into site-packages."""
-    installed = distribution(name)
-    tops = {file.parts[0] for file in installed.files or () if file.parts[0] != ".."}
-    for top in sorted(tops - {"__pycache__"}):
-        yield Path(str(installed.locate_file(top)))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel; base dependencies are links to the installed ones."""
     folder = tmp_path_factory.mktemp("environment")
-    assert run(sys.executable, "-m", "venv", "--without-pip", folder).returncode == 0
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for name in sorted(base_distributions()):
-        for path in top_level_paths(name):
-            (packages / path.name).symlink_to(path)
+    make_environment(folder)
     python = folder / "bin" / "python"
     options = ("install", "--no-deps", "--no-index", "--quiet", wheel)
     done = run(sys.executable, "-m", "pip", "--python", python, *options)

@@ -5,7 +5,7 @@ import torch
 from llmc.compiler.frontend.buffers import compute_buffers
 from llmc.compiler.frontend.trace import build_on_meta
 from llmc.models.zoo import find
-from llmc.runtime.errors import LlmcError
+from transformers import LlamaConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 

@@ -1,9 +1,9 @@
 """GGUF files: the same weights as the model they were made from, and blocks kept whole."""
 
-import importlib.util
 from pathlib import Path
 
 import gguf
+import gguf_models as gm
 import numpy as np
 import pytest
 import torch
@@ -19,13 +19,6 @@ from llmc.ir.recipes import Recipe
 from llmc.runtime.errors import LlmcError
 from transformers import AutoModelForCausalLM
 
-_spec = importlib.util.spec_from_file_location(
-    "gguf_models", Path(__file__).with_name("gguf_models.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-gm = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(gm)
 Kind = gguf.GGMLQuantizationType
 
 
@@ -137,12 +130,12 @@ def test_special_tokens_that_are_no_ids(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_nothing_uses_is_refused(tmp_path: Path) -> None:
-    """Rope factors change the model; transformers would leave them out silently."""
+    """It may change the model; transformers would leave it out silently."""
     gm.write_gguf(
         tmp_path / "m.gguf", gm.llama_model(), "llama",
-        change=lambda t: t.update({"rope_freqs.weight": np.ones(8, np.float32)}),
+        change=lambda t: t.update({"blk.0.attn_sinks.weight": np.ones(8, np.float32)}),
     )  # fmt: skip
-    with pytest.raises(LlmcError, match="rope_freqs") as caught:
+    with pytest.raises(LlmcError, match="attn_sinks") as caught:
         bound(tmp_path / "m.gguf")
     assert caught.value.id == "LLMC-E0410"
 

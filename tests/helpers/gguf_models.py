@@ -18,19 +18,20 @@ LLAMA = {
 
 
 def llama_model() -> PreTrainedModel:
-    return _random("LlamaConfig", LLAMA)
+    return random_model("LlamaConfig", LLAMA)
 
 
 def gemma_model() -> PreTrainedModel:
-    return _random("Gemma2Config", LLAMA | {"tie_word_embeddings": True})
+    return random_model("Gemma2Config", LLAMA | {"tie_word_embeddings": True})
 
 
 def experts_model() -> PreTrainedModel:
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    return _random("Qwen3MoeConfig", LLAMA | experts)
+    return random_model("Qwen3MoeConfig", LLAMA | experts)
 
 
-def _random(kind: str, fields: Mapping[str, object]) -> PreTrainedModel:
+def random_model(kind: str, fields: Mapping[str, object]) -> PreTrainedModel:
+    """A model of config class `kind`, the same one each time."""
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
     for parameter in model.parameters():
@@ -51,8 +52,13 @@ def write_gguf(
     kinds: Callable[[str], Kind] = lambda name: Kind.F32,
     change: Callable[[dict[str, np.ndarray]], None] | None = None,
     extra: Callable[[gguf.GGUFWriter], None] | None = None,
+    rotated: int = 16,
 ) -> dict[str, np.ndarray]:
-    """Write `model`; returns the values that the file holds, by GGUF name."""
+    """Write `model`; returns the values that the file holds, by GGUF name.
+
+    `change` has the last word on the tensors, `extra` on the metadata; `rotated`: how many of the
+    16 dimensions of a head are.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(config.num_hidden_layers)
@@ -63,7 +69,7 @@ def write_gguf(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(16)
+    writer.add_rope_dimension_count(rotated)
     writer.add_key_length(16)
     writer.add_vocab_size(config.vocab_size)
     if arch == "qwen3moe":
@@ -110,7 +116,7 @@ def _gguf_tensors(model: PreTrainedModel, arch: str) -> dict[str, np.ndarray]:
             values = llama_rope(values, model.config.num_attention_heads)
         if arch == "llama" and ".attn_k." in target:
             values = llama_rope(values, model.config.num_key_value_heads)
-        if arch == "gemma2" and "norm" in target:
+        if arch in ("gemma2", "gemma3") and "norm" in target:
             values = values + 1
         tensors[target] = values
     return tensors
