@@ -3,6 +3,7 @@
 import pytest
 import torch
 from llmc.compiler.frontend import interfaces
+from llmc.compiler.frontend.masks import window_of
 from llmc.runtime.errors import LlmcError
 from transformers import masking_utils
 
@@ -51,11 +52,11 @@ def test_a_module_that_is_not_causal_is_refused() -> None:
 def test_the_window_is_read_from_the_mask(window: int) -> None:
     """By evaluating it, so that off-by-one conventions do not matter."""
     mask = masking_utils.sliding_window_causal_mask_function(window)
-    assert interfaces._window_of(mask, {"local_size": window}) == window
+    assert window_of(mask, {"local_size": window}) == window
 
 
 def test_a_causal_mask_has_no_window() -> None:
-    assert interfaces._window_of(masking_utils.causal_mask_function, {}) == 0
+    assert window_of(masking_utils.causal_mask_function, {}) == 0
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_causal_mask_has_no_window() -> None:
 )
 def test_other_masks_are_refused(mask) -> None:
     with pytest.raises(LlmcError, match="neither causal nor a sliding window") as caught:
-        interfaces._window_of(mask, {"local_size": 8})
+        window_of(mask, {"local_size": 8})
     assert caught.value.id == "LLMC-E0414"
 
 
@@ -90,12 +91,12 @@ def test_other_masks_are_refused(mask) -> None:
 )  # fmt: skip
 def test_other_masks_of_long_windows_are_refused(mask) -> None:
     with pytest.raises(LlmcError, match="neither causal nor a sliding window"):
-        interfaces._window_of(mask, {"local_size": 262144})
+        window_of(mask, {"local_size": 262144})
 
 
 def test_a_window_other_than_the_one_that_is_told_is_found() -> None:
     mask = masking_utils.sliding_window_causal_mask_function(1000)
-    assert interfaces._window_of(mask, {"local_size": 4096}) == 1000
+    assert window_of(mask, {"local_size": 4096}) == 1000
 
 
 def test_a_long_window_is_not_evaluated_for_all_pairs() -> None:
@@ -106,7 +107,7 @@ def test_a_long_window_is_not_evaluated_for_all_pairs() -> None:
         sizes.append(i.numel() * j.numel())
         return (j <= i) & (j > i - 262144)
 
-    assert interfaces._window_of(mask, {"local_size": 262144}) == 262144
+    assert window_of(mask, {"local_size": 262144}) == 262144
     assert max(sizes) < 2**21
 
 
