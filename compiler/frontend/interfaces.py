@@ -185,15 +185,6 @@ def _window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
     raise LlmcError("LLMC-E0414", f"mask {name} is neither causal nor a sliding window")
 
 
-def _evaluated(mask_function: Callable, zero: torch.Tensor, i: Any, j: Any) -> torch.Tensor:
-    try:
-        return mask_function(zero, zero, i, j)
-    except RuntimeError as error:  # it reads a tensor of the traced step
-        raise LlmcError(
-            "LLMC-E0414", f"mask {_name_of(mask_function)} depends on more than positions"
-        ) from error
-
-
 def _name_of(function: Callable) -> str:
     """`and_masks(causal_mask_function, chunked_overlay)`: a function and those that it joins."""
     name = getattr(function, "__qualname__", str(function)).split(".<locals>")[0]
@@ -214,7 +205,11 @@ def _evaluated_window(mask_function: Callable, size: int, span: int) -> int | No
 
     def evaluate(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         i, j = i.view(-1, 1), j.view(1, -1)
-        return _evaluated(mask_function, zero, i, j).broadcast_to(i.shape[0], j.shape[1])
+        try:
+            return mask_function(zero, zero, i, j).broadcast_to(i.shape[0], j.shape[1])
+        except RuntimeError as error:  # it reads a tensor of the traced step
+            why = f"mask {_name_of(mask_function)} depends on more than positions"
+            raise LlmcError("LLMC-E0414", why) from error
 
     def is_right(i: torch.Tensor, j: torch.Tensor) -> bool:
         distance = i.view(-1, 1) - j.view(1, -1)
