@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
 from ...ir import ops
@@ -188,7 +189,7 @@ class _Importer:
     def _computed(self, node: torch.fx.Node) -> Any:
         """A call on literals alone: its value is known now, whatever the operator is."""
         target: Any = node.target
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.literals.__getitem__)
+        args, kwargs = map_arg((node.args, node.kwargs), self.literals.__getitem__)
         self.literals[node] = target(*args, **kwargs)
         return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
 
