@@ -52,12 +52,15 @@ def twin(config: PreTrainedConfig) -> Twin | None:
 
 
 def narrow_config(config: PreTrainedConfig) -> Overrides | None:
-    """The fields to change in `config` for a narrow model of its full depth; None if none is."""
+    """The fields to change in `config` for a narrow model of its full depth; None if none is.
+
+    Of a multimodal config those of its parts, by the part's name: text keeps its depth.
+    """
     for heads in (True, False):
         changes = narrowed(_fields(config), heads)
         changed = _rebuilt(config, changes)
         if changed is not None and _on_meta(changed) is not None:
-            return changes
+            return _nested(config, changes)
     return None
 
 
@@ -67,21 +70,36 @@ def _fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig | None:
-    """`config` with `changes` in its text part; parts that text never runs are made tiny."""
+    """`config` with `changes` in its text part."""
     whole = config.to_dict()
-    if config.get_text_config() is config:
-        changed = whole | changes
-    else:
-        parts = {name: _tiny(part) for name, part in whole.items() if isinstance(part, dict)}
-        changed = whole | parts | {"text_config": _fields(config) | changes}
+    nested = {
+        name: whole[name] | change
+        if isinstance(whole.get(name), dict) and _is_part(name)
+        else change
+        for name, change in _nested(config, changes).items()
+    }
     try:
-        return type(config).from_dict(changed)
+        return type(config).from_dict(whole | nested)
     except Exception:  # config classes check their fields in many ways
         return None
 
 
+def _nested(config: PreTrainedConfig, changes: Overrides) -> Overrides:
+    """`changes` to the text part as changes to the whole; what text never runs is made tiny."""
+    if config.get_text_config() is config:
+        return changes
+    parts = {
+        n: _tiny(p) for n, p in config.to_dict().items() if isinstance(p, dict) and _is_part(n)
+    }
+    return parts | {"text_config": changes}
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith("_config")
+
+
 def _tiny(part: Overrides) -> Overrides:
-    return part | narrowed(part) | {n: 1 for n in (*_DEPTH, "depth") if n in part}
+    return narrowed(part) | {n: 1 for n in (*_DEPTH, "depth") if n in part}
 
 
 def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:

@@ -67,7 +67,7 @@ def _prefixes(whole: PreTrainedModel, model: PreTrainedModel) -> dict[str, str]:
             f"{type(whole).__name__} has {len(paths)} text models of class {body.__name__}",
             "save the text model by itself (`save_pretrained`) and compile that",
         )
-    found = {paths[0]: model.base_model_prefix}
+    found = {paths[0]: _path(model, model.base_model)}
     head, own_head = whole.get_output_embeddings(), model.get_output_embeddings()
     if head is not None and own_head is not None:
         found[_path(whole, head)] = _path(model, own_head)
@@ -82,7 +82,7 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
     """A parameter's name in the text model; None for one that lies outside of it."""
     for old, new in prefixes.items():
         if name.startswith(f"{old}."):
-            return new + name[len(old) :]
+            return (new + name[len(old) :]).removeprefix(".")
     return None
 
 
