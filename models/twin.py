@@ -11,6 +11,7 @@ family chooses its layers (`first_k_dense_replace`, `no_rope_layers`, a pattern)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,15 +72,14 @@ def _fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig | None:
     """`config` with `changes` in its text part."""
-    whole = config.to_dict()
+    whole, parts = config.to_dict(), _parts(config)
     nested = {
-        name: whole[name] | change
-        if isinstance(whole.get(name), dict) and _is_part(name)
-        else change
+        name: whole[name] | change if name in parts else change
         for name, change in _nested(config, changes).items()
     }
     try:
-        return type(config).from_dict(whole | nested)
+        with _no_advice():
+            return type(config).from_dict(whole | nested)
     except Exception:  # config classes check their fields in many ways
         return None
 
@@ -88,14 +88,14 @@ def _nested(config: PreTrainedConfig, changes: Overrides) -> Overrides:
     """`changes` to the text part as changes to the whole; what text never runs is made tiny."""
     if config.get_text_config() is config:
         return changes
-    parts = {
-        n: _tiny(p) for n, p in config.to_dict().items() if isinstance(p, dict) and _is_part(n)
-    }
-    return parts | {"text_config": changes}
+    fields = config.to_dict()
+    return {name: _tiny(fields[name]) for name in _parts(config)} | {"text_config": changes}
 
 
-def _is_part(name: str) -> bool:
-    return name.endswith("_config")
+def _parts(config: PreTrainedConfig) -> list[str]:
+    """Names of the configs within a multimodal one."""
+    fields = config.to_dict()
+    return [name for name in config.sub_configs if isinstance(fields.get(name), dict)]
 
 
 def _tiny(part: Overrides) -> Overrides:
@@ -108,10 +108,23 @@ def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:
 
     auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _no_advice():
             return auto.from_config(config)
     except Exception:  # as do models
         return None
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """transformers has advice on odd configs, which twins are on purpose."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _shallow(full: PreTrainedConfig) -> Twin | None:
@@ -152,11 +165,11 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
     fields, depth, layers = _fields(full), _depth(full), list(layers)
     changes: Overrides = {n: len(layers) for n in _DEPTH if fields.get(n) == depth}
     for name, value in fields.items():
-        if isinstance(value, list) and len(value) == depth:
-            changes[name] = [value[i] for i in layers]
-        elif is_by_layer(value):
+        if is_by_layer(value):
             there = {int(i): entry for i, entry in value.items()}
             changes[name] = {n: there[i] for n, i in enumerate(layers) if i in there}
+        elif isinstance(value, list) and len(value) == depth:
+            changes[name] = [value[i] for i in layers]
     shared = fields.get("num_kv_shared_layers")
     if shared:
         changes["num_kv_shared_layers"] = max(1, len(layers) * shared // depth)
