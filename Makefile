@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 ARTIFACT := build/$(MODEL).llmc
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-setup bench-resolve lint format clean
+.PHONY: help install demo test bench bench-setup bench-resolve conformance lint format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-setup: $(INSTALLED)  ## Make what bench needs and start each runtime once;
 
 bench-resolve: $(INSTALLED)  ## Ask pip whether it could install the other runtimes
 	$(BIN)/python benchmarks/peers.py $(BENCH) --resolve
+
+conformance: $(INSTALLED)  ## Compile all published configs, in narrow form, and compare with eager
+	$(BIN)/python tests/conformance/real_configs.py $(CONFORMANCE)
 
 lint: $(INSTALLED)  ## Check style, formatting and types
 	$(BIN)/ruff check .

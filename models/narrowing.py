@@ -81,9 +81,9 @@ def narrowed(fields: Fields, heads: bool = True) -> dict[str, Any]:
     new |= _rope(fields)
     if heads:
         new |= _few_heads(fields)
-    new |= dict.fromkeys(
-        (name for name in ("pad_token_id", "bos_token_id", "eos_token_id") if name in fields), None
-    )
+    for token, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
+        if fields.get(name) is not None:
+            new[name] = token
     for name, value in fields.items():
         if is_by_layer(value):
             new[name] = {i: _of_layer(fields, new, own) for i, own in value.items()}

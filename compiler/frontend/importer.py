@@ -31,8 +31,6 @@ from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functiona
 from .trace import Traced
 
 INPUTS = ("token_ids", "positions")
-_OVER_TOKENS = ("conv1d", "convolution")
-"""Operators that no causal language model uses but along its tokens."""
 
 
 def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
@@ -204,8 +202,6 @@ class _Importer:
         if node in self.writes:
             name = functional_name(target) or name
         handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
-        if handler is None and name in _OVER_TOKENS and _is_wide(node.args[1]):
-            raise self._refused(node, "keeps a state beside the attention cache", "LLMC-E0412")
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
         return partial(handler, self)
@@ -246,11 +242,6 @@ class _Importer:
         target = node.target
         name = target if isinstance(target, torch._ops.OpOverload | str) else target.__name__
         return LlmcError(id, f"{name}{where}: {why}")
-
-
-def _is_wide(weight: Any) -> bool:
-    """Whether a convolution's weight spans more than one token."""
-    return weight.meta["val"].shape[-1] > 1
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value:

@@ -24,7 +24,7 @@ from ...runtime.errors import LlmcError
 from . import inplace, interfaces
 from .buffers import compute_buffers
 from .lean_export import LinearCalls, lean_export
-from .untraceable import narrow_range, untraceable
+from .untraceable import calling_line, narrow_range, untraceable
 
 SAMPLE_TOKENS = 19
 """Length of the traced example: prime, so that no model dimension is a multiple by chance."""
@@ -67,7 +67,7 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        with _LiteralNumbers(), LinearCalls():
+        with _LiteralNumbers(), _NoConvolutions(), LinearCalls():
             out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
 
@@ -87,6 +87,24 @@ class _LiteralNumbers(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _NoConvolutions(TorchFunctionMode):
+    """Refuses a convolution along the tokens as soon as text runs one, not after a long export."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv1d:
+            tokens = (kwargs["weight"] if "weight" in kwargs else args[1]).shape[-1]
+            if tokens > 1:
+                raise LlmcError(
+                    "LLMC-E0412",
+                    f"a convolution over {tokens} tokens ({calling_line()})",
+                    hint="models that keep a state beside the attention cache are not supported",
+                )
+        return func(*args, **kwargs)
+
+
 def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Traced:
     """Trace the causal language model of `config` for contexts up to `max_context` tokens.
 
@@ -95,7 +113,6 @@ def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Tr
             causal language model for this config; LLMC-E0430 it can't be exported.
     """
     model = build_on_meta(config, attention)
-    _refuse_convolutions(model)
     buffers, notes = compute_buffers(model, max_context)
     program = _export(model)
     return Traced(program, model, buffers, notes)
@@ -132,26 +149,6 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
             hint="check the numbers in config.json",
         ) from error
     return model.eval().requires_grad_(False)
-
-
-def _refuse_convolutions(model: Any) -> None:
-    """Let convolutions along the tokens refuse themselves as soon as the trace runs one.
-
-    What is never run (the audio or vision part of a multimodal model) refuses nothing. The error,
-    LLMC-E0412, names the module.
-    """
-
-    def refuse(module: torch.nn.Conv1d, *_: Any) -> None:
-        raise LlmcError(
-            "LLMC-E0412",
-            f"{paths[module]} is a convolution over {module.kernel_size[0]} tokens",
-            hint="models that keep a state beside the attention cache are not supported",
-        )
-
-    paths = {module: path for path, module in model.named_modules()}
-    for module in paths:
-        if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
-            module.register_forward_pre_hook(refuse)
 
 
 def _export(model: Any) -> torch.export.ExportedProgram:

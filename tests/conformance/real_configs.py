@@ -66,8 +66,8 @@ def _changed(raw: dict[str, Any], config: Any, changes: dict[str, Any]) -> dict[
     if "rope_parameters" in changes:  # published under older names, which would be read again
         kept = {k: v for k, v in kept.items() if k not in ("rope_scaling", "rope_theta")}
     for name, change in changes.items():
-        part = getattr(config, name, None)
-        nested = isinstance(change, dict) and hasattr(part, "attribute_map")
+        nested = name in config.sub_configs
+        part = getattr(config, name) if nested else None
         kept[name] = _changed(raw.get(name) or {}, part, change) if nested else change
     return kept
 

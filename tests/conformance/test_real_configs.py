@@ -1,0 +1,52 @@
+"""Published configs, narrow and at full depth, compile at the first try and answer as eager.
+
+Four of the configs of `configs/`, and some that are refused; `make conformance` tries all.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from llmc.compiler.frontend.checkpoint import load_config
+
+sys.path.insert(0, str(Path(__file__).parent))
+import real_configs as real
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gpt2", "a field that nothing reads"), ("pythia-160m", "fields that its config pops"),
+     ("gemma-3-270m", "two kinds of layers"), ("gpt-oss-20b", "sinks, experts, biases")],
+)  # fmt: skip
+def test_matches_at_the_first_try(name: str, what: str) -> None:
+    result = real.attempt(real.CONFIGS / f"{name}.json")
+    assert result["verdict"] == real.MATCHES, (what, result)
+    assert result["worst"] <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "id", "why"),
+    [("falcon-mamba-7b", "LLMC-E0412", "convolution over 4 tokens"),
+     ("rwkv-4-169m", "LLMC-E0430", "modeling_rwkv.py:"),
+     ("kimi-k2", "LLMC-E0402", "no architecture 'kimi_k2'")],
+)  # fmt: skip
+def test_is_refused_for_the_true_reason(name: str, id: str, why: str) -> None:
+    result = real.attempt(real.CONFIGS / f"{name}.json")
+    assert result["verdict"] == real.REFUSED
+    assert id in result["error"]
+    assert why in result["error"]
+
+
+@pytest.mark.parametrize("name", ["starcoder2-3b", "gemma-3-4b", "llama-3.1-405b", "phi-4-mini"])
+def test_narrow_configs_say_what_the_published_ones_say(name: str, tmp_path: Path) -> None:
+    """Same fields but for sizes, the same number of layers, and readable by transformers."""
+    raw = json.loads((real.CONFIGS / f"{name}.json").read_text())
+    small = real.narrow(raw)
+    (tmp_path / "config.json").write_text(json.dumps(small))
+    config = load_config(tmp_path, small, trust_remote_code=False).get_text_config()
+    text = raw.get("text_config", raw)
+    assert config.num_hidden_layers == text["num_hidden_layers"]
+    assert config.vocab_size < 1000
+    lost = raw.keys() - small.keys()
+    assert lost <= {"rope_scaling", "rope_theta"}
