@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .phase import Phase
-from .types import DType, TensorType
+from .types import DType, TensorType, infer_types
 
 if TYPE_CHECKING:
     from .ops.base import Op
+
+_BEFORE = 64
+"""How far before the last place a pass may look for a node without a search from the start."""
 
 
 class Value:
@@ -42,6 +45,9 @@ class Value:
     def users(self) -> tuple[Node, ...]:
         """The nodes that read this value, each once, in the order they began to."""
         return tuple(self._uses)
+
+    def is_read_by(self, node: Node) -> bool:
+        return node in self._uses
 
     @property
     def is_constant(self) -> bool:
@@ -107,7 +113,7 @@ class Graph:
     `cache_groups` describes the paged cache once attention is lowered.
     """
 
-    __slots__ = ("bodies", "cache_groups", "inputs", "name", "nodes", "outputs", "phase")
+    __slots__ = ("_near", "bodies", "cache_groups", "inputs", "name", "nodes", "outputs", "phase")
 
     def __init__(self, name: str = "main", phase: Phase = Phase.TRACED) -> None:
         self.name = name
@@ -115,6 +121,7 @@ class Graph:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.nodes: list[Node] = []
+        self._near = 0
         self.bodies: dict[str, Graph] = {}
         self.cache_groups: list[CacheGroup] = []
 
@@ -141,22 +148,32 @@ class Graph:
     ) -> Node:
         """Add a node right before `anchor`; it takes scope and source of `like` (or anchor)."""
         like = like or anchor
-        return self._insert(self.nodes.index(anchor), op, inputs, like.scope, like.source)
+        return self._insert(self._position(anchor), op, inputs, like.scope, like.source)
 
     def insert_after(
         self, anchor: Node, op: Op, inputs: Sequence[Value], like: Node | None = None
     ) -> Node:
         like = like or anchor
-        return self._insert(self.nodes.index(anchor) + 1, op, inputs, like.scope, like.source)
+        return self._insert(self._position(anchor) + 1, op, inputs, like.scope, like.source)
 
     def _insert(self, at: int, op: Op, inputs: Sequence[Value], scope: str, source: str) -> Node:
-        types = op.infer(*(v.type for v in inputs))
+        types = infer_types(op, tuple(v.type for v in inputs))
         node = Node(op, inputs, scope, source)
         node.outputs = tuple(Value(t, producer=node) for t in types)
         for value in node.inputs:
             value._uses[node] = None
         self.nodes.insert(at, node)
+        self._near = at
         return node
+
+    def _position(self, node: Node) -> int:
+        """Where `node` stands. Passes go forward, so it is looked for near the last place first."""
+        try:
+            at = self.nodes.index(node, max(self._near - _BEFORE, 0))
+        except ValueError:
+            at = self.nodes.index(node)
+        self._near = at
+        return at
 
     def set_inputs(self, node: Node, inputs: Sequence[Value]) -> None:
         """Give `node` other inputs; its output types must stay what they are."""
@@ -171,7 +188,7 @@ class Graph:
         if inputs is not None:
             self.set_inputs(node, inputs)
         node.op = op
-        types = op.infer(*(v.type for v in node.inputs))
+        types = infer_types(op, tuple(v.type for v in node.inputs))
         assert len(types) == len(node.outputs), "replace_op keeps the number of outputs"
         for value, type in zip(node.outputs, types, strict=True):
             value.type = type
@@ -191,18 +208,31 @@ class Graph:
         Raises:
             ValueError: an output is still read.
         """
-        if any(v.users or v in self.outputs for v in node.outputs):
+        if self._is_read(node):
             raise ValueError(f"{node} is still read")
         for value in node.inputs:
             value._uses.pop(node, None)
-        self.nodes.remove(node)
+        del self.nodes[self._position(node)]
+
+    def erase_unread(self, node: Node) -> None:
+        """Remove `node` if nothing reads it and it has no effect, then what only it has read."""
+        pending = {node: None}
+        while pending:
+            node, _ = pending.popitem()
+            if self._is_read(node) or node.op.has_effect:
+                continue
+            self.erase(node)
+            pending |= {v.producer: None for v in node.inputs if v.producer is not None}
+
+    def _is_read(self, node: Node) -> bool:
+        return any(v._uses or v in self.outputs for v in node.outputs)
 
     def erase_dead(self) -> bool:
         """Remove nodes that nothing reads and that have no effect; True if any was."""
         live_outputs = set(map(id, self.outputs))
         kept: list[Node] = []
         for node in reversed(self.nodes):
-            read = any(v.users or id(v) in live_outputs for v in node.outputs)
+            read = any(v._uses or id(v) in live_outputs for v in node.outputs)
             if read or node.op.has_effect:
                 kept.append(node)
                 continue

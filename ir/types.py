@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from math import prod
+from typing import Protocol
 
 
 class DType(StrEnum):
@@ -123,6 +125,22 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class HasTypeRule(Protocol):
+    """What `infer_types` needs of an op."""
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]: ...
+
+
+@lru_cache(maxsize=4096)
+def infer_types(op: HasTypeRule, inputs: tuple[TensorType, ...]) -> tuple[TensorType, ...]:
+    """`op.infer(*inputs)`, remembered: a model's layers ask the same again and again.
+
+    Raises:
+        TypeError, ValueError: the op refuses these input types.
+    """
+    return op.infer(*inputs)
 
 
 def broadcast_shapes(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:

@@ -20,6 +20,7 @@ from .ops import (
     SlotWrite,
 )
 from .phase import Phase
+from .types import infer_types
 
 FIRST_PHASE: dict[type[Op], Phase] = {
     QuantizeRows: Phase.QUANTIZED,
@@ -57,7 +58,7 @@ def _problems(graph: Graph, bodies: dict[str, Graph]) -> list[str]:
         for value in node.inputs:
             if not value.is_constant and value not in defined:
                 found.append(f"{node} reads {value} before it is defined")
-            if node not in value.users:
+            if not value.is_read_by(node):
                 found.append(f"{value} does not know its reader {node}")
         found += _type_problems(node) + _phase_problems(node, graph.phase)
         if isinstance(node.op, Call):
@@ -80,7 +81,7 @@ def _use_problems(graph: Graph) -> list[str]:
 
 def _type_problems(node: Node) -> list[str]:
     try:
-        types = node.op.infer(*(v.type for v in node.inputs))
+        types = infer_types(node.op, tuple(v.type for v in node.inputs))
     except (TypeError, ValueError) as error:
         return [f"{node}: {error}"]
     actual = tuple(v.type for v in node.outputs)

@@ -24,7 +24,7 @@ def fuse_epilogues(graph: Graph) -> bool:
             result = _residual(graph, node)
         if result is not None:
             graph.replace_uses(node.output, result)
-            graph.erase_dead()
+            graph.erase_unread(node)
             changed = True
     return changed
 

@@ -29,6 +29,6 @@ def fuse_norm_quantize(graph: Graph) -> bool:
             graph.replace_uses(norm.outputs[0], fused.outputs[0])
         for old, new in zip(node.outputs, fused.outputs[-3:], strict=True):
             graph.replace_uses(old, new)
-        graph.erase_dead()
+        graph.erase_unread(node)
         changed = True
     return changed

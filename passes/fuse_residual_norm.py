@@ -33,12 +33,13 @@ def fuse_residual_norm(graph: Graph) -> bool:
         fused = graph.insert_before(add, replace(node.op, add=True), [x, r, *node.inputs[1:]], node)
         graph.replace_uses(total, fused.outputs[0], where=lambda n, f=fused: n is not f)
         graph.replace_uses(node.output, fused.outputs[1])
-        graph.erase_dead()
+        graph.erase_unread(node)
+        graph.erase_unread(add)
         changed = True
     return changed
 
 
 def _first_reader(graph: Graph, node: Node) -> bool:
     """Whether the norm is the first norm among the sum's readers (only one can have it)."""
-    readers = node.inputs[0].users
-    return next(n for n in graph.nodes if n in readers and isinstance(n.op, Norm)) is node
+    norms = {n for n in node.inputs[0].users if isinstance(n.op, Norm)}
+    return len(norms) == 1 or next(n for n in graph.nodes if n in norms) is node

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
 from ...ir import ops
@@ -47,6 +48,7 @@ def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
 class _Importer:
     def __init__(self, traced: Traced, weights: Mapping[str, Recipe]) -> None:
         self.program = traced.program
+        self.specs = {s.arg.name: s for s in self.program.graph_signature.input_specs}
         self.weights = weights
         self.buffers = traced.buffers
         self.graph = Graph("main", Phase.TRACED)
@@ -112,7 +114,7 @@ class _Importer:
     # ── nodes ──────────────────────────────────────────────────────────────────────
 
     def _placeholder(self, node: torch.fx.Node) -> Value | None:
-        spec = next(s for s in self.program.graph_signature.input_specs if s.arg.name == node.name)
+        spec = self.specs[node.name]
         if spec.target is None:
             name = INPUTS[sum(v.name in INPUTS for v in self.graph.inputs)]
             if self.symbol is None:
@@ -163,13 +165,6 @@ class _Importer:
                 raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
             raise
 
-    def _computed(self, node: torch.fx.Node) -> Any:
-        """A call on literals alone: its value is known now, whatever the operator is."""
-        target: Any = node.target
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.literals.__getitem__)
-        self.literals[node] = target(*args, **kwargs)
-        return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
-
     def _write(self, node: torch.fx.Node) -> None:
         """Give the written tensor, and the bases that it is a view of, new values."""
         write = self.writes[node]
@@ -178,15 +173,25 @@ class _Importer:
         if new.type != old.type:
             raise TypeError(f"writes {new.type} into {old.type}")
         self.env[write.tensor] = new
-        self.literals.pop(write.tensor, None)
+        written = {write.tensor}
         for view in write.views:
             target: Any = view.target
             base = base_of(view, self.writes)
+            written.add(base)
             scatter = ATEN[SCATTERS[target._schema.name]]
             rest = [self._argument(a) for a in view.args[1:]]
             new = scatter(self, self.env[base], new, *rest)
             self.env[base] = new
-            self.literals.pop(base, None)
+        if node not in self.literals:
+            for known in [n for n in self.literals if tensor_of(n, self.writes) in written]:
+                del self.literals[known]
+
+    def _computed(self, node: torch.fx.Node) -> Any:
+        """A call on literals alone: its value is known now, whatever the operator is."""
+        target: Any = node.target
+        args, kwargs = map_arg((node.args, node.kwargs), self.literals.__getitem__)
+        self.literals[node] = target(*args, **kwargs)
+        return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
 
     def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
@@ -301,6 +306,7 @@ OURS = {
     "additive_mask": lambda b, anchor, tokens, window: b.emit(
         ops.CausalMask((1, 1, tokens, tokens), window)
     ),
+    "linear": ATEN["linear"],
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
     "grouped_linear": _grouped_linear,
     "combine": lambda b, x, slot, weights: b.emit(ops.CombineExperts(), x, slot, weights),

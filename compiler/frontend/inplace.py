@@ -68,8 +68,11 @@ def base_of(view: Node, writes: Writes) -> Node:
 
 
 def is_write(node: Node) -> bool:
-    """Whether the node's operator writes one of its arguments."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    """Whether the node's operator writes values into one of its arguments."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target is torch.ops.aten.detach_.default:
+        return False
+    return target._schema.is_mutable
 
 
 def functional_name(target: torch._ops.OpOverload) -> str | None:
@@ -122,7 +125,8 @@ def is_proven(program: torch.export.ExportedProgram) -> bool:
         LlmcError: LLMC-E0430, see `find_writes`.
     """
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
-    unknown = [node for node in calls if not _is_known(node)]
+    literals = _literals(program)
+    unknown = [node for node in calls if not _is_known(node) and node not in literals]
     if not any(map(is_write, calls)):
         return not any(map(_is_composite, unknown))
     if unknown:
@@ -147,6 +151,17 @@ def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     if written:
         raise LlmcError("LLMC-E0430", f"the model's forward pass changes {', '.join(written)}")
     return functional
+
+
+def _literals(program: torch.export.ExportedProgram) -> set[Node]:
+    """Tensors that model code spells out and what is made of these alone: any operator will do."""
+    given = program.graph_signature.inputs_to_lifted_tensor_constants
+    found: set[Node] = set()
+    for node in program.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.name in given or (inputs and all(n in found for n in inputs)):
+            found.add(node)
+    return found
 
 
 def _is_composite(node: Node) -> bool:
@@ -195,10 +210,15 @@ class _Memory:
         first = tensor_of(tensor, self.writes)
         if not _storages(tensor):
             raise Unproven(node, "writes memory that the trace doesn't know")
+        if self._copies_to_itself(node):
+            self.writes[node] = Write(first, ())
+            return
         views, rebound = self._views(node, first)
         sharing = list(self._sharing(tensor))
         for other in sharing:
             made = tensor_of(other, self.writes)
+            if _is_copied(other):
+                continue
             if other.op != "call_function":
                 raise Unproven(node, f"writes {other}, which the program is given")
             if made not in rebound and self._is_read(other, node):
@@ -207,6 +227,22 @@ class _Memory:
             if made is not first and node in other.users:
                 raise Unproven(node, f"writes what it reads through {other}")
         self.writes[node] = Write(first, views)
+
+    def _copies_to_itself(self, node: Node) -> bool:
+        """`x[1:] += y` ends by copying the part of `x` to where it lies already."""
+        target: Any = node.target
+        if target._schema.name != "aten::copy_":
+            return False
+        to, of = (tensor_of(n, self.writes) if isinstance(n, Node) else n for n in node.args[:2])
+        if to is of:
+            return True
+        if not (isinstance(of, Node) and isinstance(to, Node)) or to.target != of.target:
+            return False
+        return (
+            _is_scatterable(to)
+            and base_of(to, self.writes) is base_of(of, self.writes)
+            and to.args[1:] == of.args[1:]
+        )
 
     def _refuse_identities(self, node: Node, sharing: list[Node]) -> None:
         names = [
@@ -256,6 +292,12 @@ def _is_scatterable(node: Node) -> bool:
     if not isinstance(target, torch._ops.OpOverload) or node.kwargs:
         return False
     return target._schema.name in SCATTERS
+
+
+def _is_copied(node: Node) -> bool:
+    """Whether the node is the value of a `torch.tensor` call, of which the model got a copy."""
+    copies = [user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users]
+    return node.op == "placeholder" and copies == [True]
 
 
 def _storages(node: Node) -> list[int]:

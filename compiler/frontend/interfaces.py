@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils import _python_dispatch
 from transformers import masking_utils
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...runtime.errors import LlmcError
+from .masks import window_of
 
 NAME = "llmc"
 """The implementation name under which the functions are registered."""
@@ -73,6 +73,19 @@ def additive_mask_op(anchor: torch.Tensor, tokens: int, window: int) -> torch.Te
 @additive_mask_op.register_fake
 def _(anchor, tokens, window):
     return anchor.new_empty((1, 1, tokens, tokens))
+
+
+_LIBRARY = torch.library.Library("llmc", "FRAGMENT")
+_LIBRARY.define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "linear", "Meta")
+def _(input, weight, bias=None):
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+linear_op = torch.ops.llmc.linear.default
+"""`aten::linear` with a matrix, as one operator (`lean_export.py`); traced, never run."""
 
 
 @torch.library.custom_op("llmc::route", mutates_args=())
@@ -147,64 +160,14 @@ def _attention(
 
 
 def _mask(*, mask_function: Callable = masking_utils.causal_mask_function, **kwargs: Any):
-    return mask_op(torch.empty(0, device="meta"), _window_of(mask_function, kwargs))
+    return mask_op(torch.empty(0, device="meta"), window_of(mask_function, kwargs))
 
 
 def _additive_mask(
     *, q_length: int, mask_function: Callable = masking_utils.causal_mask_function, **kwargs: Any
 ) -> torch.Tensor:
-    window = _window_of(mask_function, kwargs)
+    window = window_of(mask_function, kwargs)
     return additive_mask_op(torch.empty(0, device="meta"), q_length, window)
-
-
-def _window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
-    """0 for a causal mask, w for a sliding one, found by evaluating the mask function.
-
-    Raises:
-        LlmcError: it is neither, for example bidirectional or chunked.
-    """
-    size = kwargs.get("local_size")
-    span = 4 * (size or 16) + 3
-    with _python_dispatch._disable_current_modes(), torch.device("cpu"):
-        zero = torch.zeros((), dtype=torch.long)
-        i, j = _sampled_rows(span, size or 16).view(-1, 1), torch.arange(span).view(1, -1)
-        actual = _evaluated(mask_function, zero, i, j).broadcast_to(len(i), span)
-        causal = j <= i
-        if torch.equal(actual, causal):
-            return 0
-        window = int(actual[-1].sum())
-        if torch.equal(actual, causal & (j > i - window)):
-            return window
-    name = _name_of(mask_function)
-    raise LlmcError("LLMC-E0414", f"mask {name} is neither causal nor a sliding window")
-
-
-def _evaluated(mask_function: Callable, zero: torch.Tensor, i: Any, j: Any) -> torch.Tensor:
-    try:
-        return mask_function(zero, zero, i, j)
-    except RuntimeError as error:  # it reads a tensor of the traced step
-        raise LlmcError(
-            "LLMC-E0414", f"mask {_name_of(mask_function)} depends on more than positions"
-        ) from error
-
-
-def _name_of(function: Callable) -> str:
-    """`and_masks(causal_mask_function, chunked_overlay)`: a function and those that it joins."""
-    name = getattr(function, "__qualname__", str(function)).split(".<locals>")[0]
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    joined = [f for cell in cells for f in (cell if isinstance(cell, tuple) else (cell,))]
-    inner = [_name_of(f) for f in joined if callable(f)]
-    return f"{name}({', '.join(inner)})" if inner else name
-
-
-def _sampled_rows(span: int, size: int) -> torch.Tensor:
-    """Query positions that tell masks apart: the first ones, around multiples of `size`, a grid.
-
-    A mask of all positions would take gigabytes for a window of some thousand tokens.
-    """
-    edges = {k * size + d for k in range(5) for d in (-1, 0, 1)}
-    rows = {*range(64), *edges, *range(0, span, max(1, span // 64)), span - 1}
-    return torch.tensor(sorted(r for r in rows if 0 <= r < span))
 
 
 def _experts(

@@ -23,6 +23,7 @@ from ...models.auto import auto_class
 from ...runtime.errors import LlmcError
 from . import inplace, interfaces
 from .buffers import compute_buffers
+from .lean_export import LinearCalls, lean_export
 from .untraceable import narrow_range, untraceable
 
 SAMPLE_TOKENS = 19
@@ -66,7 +67,7 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        with _LiteralNumbers():
+        with _LiteralNumbers(), LinearCalls():
             out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
 
@@ -172,7 +173,7 @@ def _exported(model: Any) -> torch.export.ExportedProgram:
     dynamic = {1: torch.export.Dim.DYNAMIC}
     spelled_out = model.config._attn_implementation == interfaces.EAGER
     masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
-    with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks:
+    with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, lean_export():
         return torch.export.export(
             _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic), strict=False
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -77,6 +78,7 @@ class Op:
         return dataclasses.replace(self, **changes) if changes else self
 
 
+@cache
 def snake_case(name: str) -> str:
     """`RMSNorm` → `rms_norm`, `TopK` → `top_k`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

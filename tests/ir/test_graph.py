@@ -123,3 +123,35 @@ def test_outputs_follow_replaced_values_always() -> None:
     graph.replace_uses(first.output, second.output, where=lambda _: False)
     assert graph.outputs == [second.output, reader.output]
     assert reader.inputs == (first.output,)
+
+
+def test_what_only_an_unread_node_read_goes_with_it() -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.F32, (4,)))
+    kept = graph.append(Unary("relu"), [x])
+    inner = graph.append(Unary("exp"), [kept.output])
+    outer = graph.append(Binary("add"), [inner.output, inner.output])
+    graph.outputs = [kept.output]
+    graph.erase_unread(inner)
+    assert graph.nodes == [kept, inner, outer]
+    graph.erase_unread(outer)
+    assert graph.nodes == [kept]
+    graph.erase_unread(kept)
+    assert graph.nodes == [kept]
+    assert kept.output.users == ()
+
+
+def test_nodes_are_inserted_where_they_should_be_wherever_the_last_one_was() -> None:
+    """The graph looks near the last place first: backwards, after a new list, after removals."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.F32, (4,)))
+    nodes = [graph.append(Unary("relu"), [x]) for _ in range(300)]
+    graph.outputs = [n.output for n in nodes]
+    for anchor in (nodes[290], nodes[3], nodes[299], nodes[0], nodes[150]):
+        made = graph.insert_before(anchor, Unary("exp"), [x])
+        assert graph.nodes.index(made) == graph.nodes.index(anchor) - 1
+        graph.erase(made)
+        assert graph.nodes == nodes
+    graph.nodes = graph.nodes[:2]
+    made = graph.insert_after(nodes[1], Unary("exp"), [x])
+    assert graph.nodes == [*nodes[:2], made]

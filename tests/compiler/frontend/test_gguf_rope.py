@@ -3,13 +3,13 @@
 The factors of `llama3` are computed here as `convert_hf_to_gguf.py` of llama.cpp does.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
+import gguf_models as gm
 import llmc
 import numpy as np
 import pytest
@@ -20,14 +20,6 @@ from llmc.compiler.frontend.trace import build_on_meta
 from llmc.models.eager import eager_logits, fix_rope
 from llmc.runtime.errors import LlmcError
 from transformers import PreTrainedModel
-
-_spec = importlib.util.spec_from_file_location(
-    "gguf_models", Path(__file__).with_name("gguf_models.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-gm = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(gm)
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from llmc.compiler.frontend import interfaces
+from llmc.compiler.frontend.masks import window_of
 from llmc.runtime.errors import LlmcError
 from transformers import masking_utils
 
@@ -47,15 +48,15 @@ def test_a_module_that_is_not_causal_is_refused() -> None:
         attend(module)
 
 
-@pytest.mark.parametrize("window", [1, 8, 4096])
+@pytest.mark.parametrize("window", [1, 8, 4096, 262144])
 def test_the_window_is_read_from_the_mask(window: int) -> None:
     """By evaluating it, so that off-by-one conventions do not matter."""
     mask = masking_utils.sliding_window_causal_mask_function(window)
-    assert interfaces._window_of(mask, {"local_size": window}) == window
+    assert window_of(mask, {"local_size": window}) == window
 
 
 def test_a_causal_mask_has_no_window() -> None:
-    assert interfaces._window_of(masking_utils.causal_mask_function, {}) == 0
+    assert window_of(masking_utils.causal_mask_function, {}) == 0
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,45 @@ def test_a_causal_mask_has_no_window() -> None:
 )
 def test_other_masks_are_refused(mask) -> None:
     with pytest.raises(LlmcError, match="neither causal nor a sliding window") as caught:
-        interfaces._window_of(mask, {"local_size": 8})
+        window_of(mask, {"local_size": 8})
     assert caught.value.id == "LLMC-E0414"
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masking_utils.bidirectional_mask_function,
+        masking_utils.chunked_causal_mask_function(262144, torch.zeros(1, dtype=torch.long)),
+        masking_utils.chunked_causal_mask_function(4096, torch.zeros(1, dtype=torch.long)),
+        lambda batch, head, i, j: (j <= i) | (j < 3),
+        lambda batch, head, i, j: (j <= i) | ((i < 100000) & (j < 100000)),
+        lambda batch, head, i, j: (j <= i) & ((j > i - 262144) | (j < 4)),
+        lambda batch, head, i, j: (j <= i) & (j % 2 == i % 2),
+        lambda batch, head, i, j: j < i,
+    ],
+    ids=["bidirectional", "chunked", "small chunks", "prefix", "long prefix", "window and sinks",
+         "every other key", "not the token itself"],
+)  # fmt: skip
+def test_other_masks_of_long_windows_are_refused(mask) -> None:
+    with pytest.raises(LlmcError, match="neither causal nor a sliding window"):
+        window_of(mask, {"local_size": 262144})
+
+
+def test_a_window_other_than_the_one_that_is_told_is_found() -> None:
+    mask = masking_utils.sliding_window_causal_mask_function(1000)
+    assert window_of(mask, {"local_size": 4096}) == 1000
+
+
+def test_a_long_window_is_not_evaluated_for_all_pairs() -> None:
+    """262144 tokens (Phi-4-mini): every pair of four windows would be 10 ** 12."""
+    sizes = []
+
+    def mask(batch, head, i, j):
+        sizes.append(i.numel() * j.numel())
+        return (j <= i) & (j > i - 262144)
+
+    assert window_of(mask, {"local_size": 262144}) == 262144
+    assert max(sizes) < 2**21
 
 
 def test_packing_is_not_read_out_of_positions() -> None:
