@@ -53,13 +53,21 @@ class Environment:
         return {**self.variables, **flags}
 
 
+_BUILT_HERE = ("--no-cache-dir",)
+"""pip would give a wheel that was built before, be it with other flags or for another CPU."""
 _JOBS = str(os.cpu_count() or 1)
 ENVIRONMENTS = {
     "llamacpp": Environment(
         "llama.cpp",
         (
             ("install", "cmake", "ninja", "numpy"),
-            ("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),
+            (
+                "install",
+                *_BUILT_HERE,
+                "--no-binary",
+                "llama-cpp-python",
+                "llama-cpp-python==0.3.36",
+            ),
         ),
         ("llama_cpp_python",),
         variables={
