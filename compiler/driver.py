@@ -119,9 +119,10 @@ def compile(
     notes += _unread_note(source, allow_fields, strict_config)
     with _one_torch_thread():
         binding = bind(build_on_meta(source.config, EAGER), source)
-        notes += [describe(binding.left_out)] if binding.left_out else []
         progress("tracing the model", 0.05)
         traced = trace_model(source.config, context, lambda _: binding.recipes)
+        left_out = binding.left_out | traced.left_out
+        notes += [describe(left_out)] if left_out else []
         programs, models = lower_for(targets, traced, context)
     notes += traced.traced.notes + _requantized_note(programs)
     _check_memory(max_ram)

@@ -124,7 +124,7 @@ def _capped(fields: Fields) -> dict[str, Any]:
     new: dict[str, Any] = {}
     for most, names in _MOST:
         for name in names:
-            value = fields.get(name)
+            value: Any = fields.get(name)
             if _is_size(value):
                 new[name] = min(value, most)
             elif isinstance(value, list) and all(map(_is_size, value)):

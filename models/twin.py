@@ -11,6 +11,7 @@ family chooses its layers (`first_k_dense_replace`, `no_rope_layers`, a pattern)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,12 +53,15 @@ def twin(config: PreTrainedConfig) -> Twin | None:
 
 
 def narrow_config(config: PreTrainedConfig) -> Overrides | None:
-    """The fields to change in `config` for a narrow model of its full depth; None if none is."""
+    """The fields to change in `config` for a narrow model of its full depth; None if none is.
+
+    Of a multimodal config those of its parts, by the part's name: text keeps its depth.
+    """
     for heads in (True, False):
         changes = narrowed(_fields(config), heads)
         changed = _rebuilt(config, changes)
         if changed is not None and _on_meta(changed) is not None:
-            return changes
+            return _nested(config, changes)
     return None
 
 
@@ -67,21 +71,35 @@ def _fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig | None:
-    """`config` with `changes` in its text part; parts that text never runs are made tiny."""
-    whole = config.to_dict()
-    if config.get_text_config() is config:
-        changed = whole | changes
-    else:
-        parts = {name: _tiny(part) for name, part in whole.items() if isinstance(part, dict)}
-        changed = whole | parts | {"text_config": _fields(config) | changes}
+    """`config` with `changes` in its text part."""
+    whole, parts = config.to_dict(), _parts(config)
+    nested = {
+        name: whole[name] | change if name in parts else change
+        for name, change in _nested(config, changes).items()
+    }
     try:
-        return type(config).from_dict(changed)
+        with _no_advice():
+            return type(config).from_dict(whole | nested)
     except Exception:  # config classes check their fields in many ways
         return None
 
 
+def _nested(config: PreTrainedConfig, changes: Overrides) -> Overrides:
+    """`changes` to the text part as changes to the whole; what text never runs is made tiny."""
+    if config.get_text_config() is config:
+        return changes
+    fields = config.to_dict()
+    return {name: _tiny(fields[name]) for name in _parts(config)} | {"text_config": changes}
+
+
+def _parts(config: PreTrainedConfig) -> list[str]:
+    """Names of the configs within a multimodal one."""
+    fields = config.to_dict()
+    return [name for name in config.sub_configs if isinstance(fields.get(name), dict)]
+
+
 def _tiny(part: Overrides) -> Overrides:
-    return part | narrowed(part) | {n: 1 for n in (*_DEPTH, "depth") if n in part}
+    return narrowed(part) | {n: 1 for n in (*_DEPTH, "depth") if n in part}
 
 
 def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:
@@ -90,10 +108,23 @@ def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:
 
     auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _no_advice():
             return auto.from_config(config)
     except Exception:  # as do models
         return None
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """transformers has advice on odd configs, which twins are on purpose."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _shallow(full: PreTrainedConfig) -> Twin | None:
@@ -134,11 +165,11 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
     fields, depth, layers = _fields(full), _depth(full), list(layers)
     changes: Overrides = {n: len(layers) for n in _DEPTH if fields.get(n) == depth}
     for name, value in fields.items():
-        if isinstance(value, list) and len(value) == depth:
-            changes[name] = [value[i] for i in layers]
-        elif is_by_layer(value):
+        if is_by_layer(value):
             there = {int(i): entry for i, entry in value.items()}
             changes[name] = {n: there[i] for n, i in enumerate(layers) if i in there}
+        elif isinstance(value, list) and len(value) == depth:
+            changes[name] = [value[i] for i in layers]
     shared = fields.get("num_kv_shared_layers")
     if shared:
         changes["num_kv_shared_layers"] = max(1, len(layers) * shared // depth)

@@ -12,7 +12,6 @@ branch that this model doesn't take, is read all the same.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import re
 import sys
@@ -74,9 +73,9 @@ def _generation_fields() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict())
 
 
-def _declared(cls: Any) -> set[str]:
+def _declared(cls: type) -> set[str]:
     """Names that a config class takes, under every name it has for them."""
-    names = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    names = set(getattr(cls, "__dataclass_fields__", ()))
     for base in cls.__mro__:
         if "__init__" in vars(base):
             names |= set(inspect.signature(base.__init__).parameters)

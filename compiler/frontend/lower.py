@@ -16,6 +16,7 @@ from ...passes.quantize import Scheme
 from ...runtime.errors import LlmcError
 from . import interfaces
 from .importer import import_graph
+from .text_part import tensor_names
 from .trace import Traced, require_any_length, trace
 
 Recipes = Callable[[Any], Mapping[str, Recipe]]
@@ -38,6 +39,9 @@ class TracedModel:
         self.traced = traced
         self._recipes = recipes
         self._imported: Graph | None = import_graph(traced, recipes)
+        read = tensor_names(value.recipe for value in self._imported.constants())
+        self.left_out = tensor_names(recipes.values()) - read
+        """Checkpoint tensors that have a place in the model but are never read by the trace."""
 
     def lower(self, scheme: Scheme, form: ProgramForm = ProgramForm.PAGED) -> LoweredModel:
         """Run the passes on a graph of its own.

@@ -7,12 +7,12 @@ model; the text model is then found in it by its class, and what lies outside is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...ir.recipes import CheckpointTensor, leaves
+from ...ir.recipes import CheckpointTensor, Recipe, leaves
 from ...models.auto import whole_class
 from ...runtime.errors import LlmcError
 from .model_source import Loaded
@@ -39,8 +39,8 @@ def convert_text_part(
         for whole_name, recipe in loaded.recipes.items()
         if (name := _renamed(whole_name, prefixes)) is not None
     }
-    used = _tensor_names(recipes.values())
-    return Loaded(recipes, loaded.unexpected, _tensor_names(loaded.recipes.values()) - used)
+    used = tensor_names(recipes.values())
+    return Loaded(recipes, loaded.unexpected, tensor_names(loaded.recipes.values()) - used)
 
 
 def _whole_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -67,7 +67,7 @@ def _prefixes(whole: PreTrainedModel, model: PreTrainedModel) -> dict[str, str]:
             f"{type(whole).__name__} has {len(paths)} text models of class {body.__name__}",
             "save the text model by itself (`save_pretrained`) and compile that",
         )
-    found = {paths[0]: model.base_model_prefix}
+    found = {paths[0]: _path(model, model.base_model)}
     head, own_head = whole.get_output_embeddings(), model.get_output_embeddings()
     if head is not None and own_head is not None:
         found[_path(whole, head)] = _path(model, own_head)
@@ -82,11 +82,12 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
     """A parameter's name in the text model; None for one that lies outside of it."""
     for old, new in prefixes.items():
         if name.startswith(f"{old}."):
-            return new + name[len(old) :]
+            return (new + name[len(old) :]).removeprefix(".")
     return None
 
 
-def _tensor_names(recipes: Any) -> frozenset[str]:
+def tensor_names(recipes: Iterable[Recipe]) -> frozenset[str]:
+    """The checkpoint tensors that `recipes` are made of."""
     return frozenset(
         leaf.name
         for recipe in recipes
@@ -98,7 +99,7 @@ def _tensor_names(recipes: Any) -> frozenset[str]:
 def describe(names: frozenset[str]) -> str:
     """What was left out, for the user: how many tensors, and of which parts."""
     parts = sorted({_part(name) for name in names})
-    return f"the text part is compiled; left out: {len(names)} tensors of {', '.join(parts)}"
+    return f"left out, since text never reads them: {len(names)} tensors of {', '.join(parts)}"
 
 
 def _part(name: str) -> str:

@@ -53,26 +53,23 @@ def narrow(raw: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(raw))
         config = load_config(Path(folder), raw, trust_remote_code=False)
-    text = config.get_text_config()
-    changes = narrow_config(text)
+    changes = narrow_config(config)
     if changes is None:
         raise RuntimeError("no narrow model can be made of the config")
-    own = dict(type(text).attribute_map)
-    part = raw.get("text_config", raw)
-    inner = {k: v for k, v in part.items() if own.get(k, k) not in changes or own.get(k, k) == k}
-    inner |= changes
-    if "rope_parameters" in changes:  # published under an older name, which would be read again
-        inner = {k: v for k, v in inner.items() if k not in ("rope_scaling", "rope_theta")}
-    if part is raw:
-        return inner
-    return {k: _one_layer(v) for k, v in raw.items()} | {"text_config": inner}
+    return _changed(raw, config, changes)
 
 
-def _one_layer(part: Any) -> Any:
-    """A vision or audio part with a single layer: it is saved, and never run."""
-    if not isinstance(part, dict):
-        return part
-    return {k: 1 if k in ("num_hidden_layers", "depth") else v for k, v in part.items()}
+def _changed(raw: dict[str, Any], config: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with `changes`, without what it says of the same fields under other names."""
+    names = type(config).attribute_map
+    kept = {k: v for k, v in raw.items() if names.get(k, k) == k or names[k] not in changes}
+    if "rope_parameters" in changes:  # published under older names, which would be read again
+        kept = {k: v for k, v in kept.items() if k not in ("rope_scaling", "rope_theta")}
+    for name, change in changes.items():
+        part = getattr(config, name, None)
+        nested = isinstance(change, dict) and hasattr(part, "attribute_map")
+        kept[name] = _changed(raw.get(name) or {}, part, change) if nested else change
+    return kept
 
 
 def save(raw: dict[str, Any], folder: Path) -> Any:

@@ -33,7 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def model_of(config: Any) -> torch.nn.Module:
+def model_of(config: Any) -> Any:
     auto: Any = auto_class(config)
     with torch.device("meta"):
         return auto.from_config(config)

@@ -68,7 +68,7 @@ def test_a_buffer_is_set_by_the_innermost_model() -> None:
 
         def _init_weights(self, module: torch.nn.Module) -> None:
             if isinstance(module, Inner):
-                torch.nn.init.constant_(module.scaling, self.scale)
+                module.get_buffer("scaling").fill_(self.scale)
 
     class Outer(PreTrainedModel):
         config_class = LlamaConfig
