@@ -31,25 +31,50 @@ class PeerMissing(Exception):
 class Environment:
     """How to install a peer. `steps` are arguments of pip, one call after the other.
 
-    `shown`: distributions whose versions are reported.
+    `shown`: distributions whose versions are reported. `variables`: what builds see beside.
+    `included`: a header that is put before each C++ file of a build.
     """
 
     label: str
     steps: tuple[tuple[str, ...], ...]
     shown: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
+    included: Path | None = None
+
+    @property
+    def recipe(self) -> list[list[str]]:
+        """What an environment is made from; one of another recipe is made anew."""
+        header = [] if self.included is None else [["include", self.included.read_text()]]
+        return [*map(list, self.steps), *header]
+
+    @property
+    def build_variables(self) -> dict[str, str]:
+        flags = {} if self.included is None else {"CXXFLAGS": f'-include "{self.included}"'}
+        return {**self.variables, **flags}
 
 
+_BUILT_HERE = ("--no-cache-dir",)
+"""pip would give a wheel that was built before, be it with other flags or for another CPU."""
 _JOBS = str(os.cpu_count() or 1)
 ENVIRONMENTS = {
     "llamacpp": Environment(
         "llama.cpp",
         (
             ("install", "cmake", "ninja", "numpy"),
-            ("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),
+            (
+                "install",
+                *_BUILT_HERE,
+                "--no-binary",
+                "llama-cpp-python",
+                "llama-cpp-python==0.3.36",
+            ),
         ),
         ("llama_cpp_python",),
-        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": _JOBS},
+        variables={
+            "CMAKE_ARGS": "-DGGML_NATIVE=ON",
+            "CMAKE_BUILD_PARALLEL_LEVEL": _JOBS,
+        },
+        included=Path(__file__).parent / "drivers" / "tile_config.h",
     ),
     "openvino": Environment(
         "OpenVINO GenAI",
@@ -86,8 +111,7 @@ def ensure(name: str, say: Callable[[str], None]) -> Path:
     """Return the Python of a peer's environment, making it if it isn't there."""
     environment = ENVIRONMENTS[name]
     folder = cache_folder() / name
-    wanted = [list(step) for step in environment.steps]
-    if _made_from(folder) == wanted:
+    if _made_from(folder) == environment.recipe:
         return folder / "bin" / "python"
     say(f"installing {environment.label} in {folder}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -95,13 +119,13 @@ def ensure(name: str, say: Callable[[str], None]) -> Path:
     log = cache_folder() / f"{name}.log"
     try:
         logged([sys.executable, "-m", "venv", str(folder)], log)
-        for step in wanted:
+        for step in environment.steps:
             pip = [str(folder / "bin" / "python"), "-m", "pip", "-q"]
-            logged([*pip, *step], log, environment.variables)
+            logged([*pip, *step], log, environment.build_variables)
     except PeerMissing:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    (folder / _READY).write_text(json.dumps(wanted))
+    (folder / _READY).write_text(json.dumps(environment.recipe))
     return folder / "bin" / "python"
 
 
@@ -120,14 +144,14 @@ def _why_unresolved(name: str) -> str | None:
     log.parent.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     try:
-        logged([*pip, *wanted], log, ENVIRONMENTS[name].variables)
+        logged([*pip, *wanted], log, ENVIRONMENTS[name].build_variables)
     except PeerMissing as error:
         return str(error)
     return None
 
 
 def _made_from(folder: Path) -> object:
-    """The steps that an environment was made with; None if it isn't complete."""
+    """The recipe that an environment was made with; None if it isn't complete."""
     try:
         return json.loads((folder / _READY).read_text())
     except (OSError, ValueError):

@@ -102,7 +102,7 @@ class Processes:
             return {"error": f"took longer than {self.timeout:.0f} s"}
         finally:
             _end(process)
-        return {"error": last_line(err)} if process.returncode else _answer(out)
+        return {"error": _failure(process.returncode, err)} if process.returncode else _answer(out)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -110,6 +110,15 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def _failure(code: int, err: str) -> str:
+    """Why a command behind `launch.py` failed, which ends with the low byte of its exit code."""
+    ended = code - 256 if code > 192 else code
+    try:
+        return f"ended by {signal.Signals(-ended).name}" if ended < 0 else last_line(err)
+    except ValueError:
+        return last_line(err)
 
 
 def _answer(out: str) -> Raw:

@@ -61,7 +61,7 @@ def takers(options: Options) -> tuple[list[Taking], list[str]]:
         contender = next(one for one in CONTENDERS if one.label == PEERS[name])
         try:
             if name not in pythons:
-                pythons[name] = ensure(name, install_slow=not options.short, say=options.say)
+                pythons[name] = ensure(name, options.say)
             path = Converter(pythons, options.say).path(MODELS[MODEL], contender)
         except (PeerMissing, OSError) as error:
             missing.append(f"{PEERS[name]} is missing: {error}")

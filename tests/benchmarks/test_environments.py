@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -47,11 +48,29 @@ def test_everything_is_kept_in_the_users_cache(tmp_path: Path) -> None:
 def test_a_complete_environment_is_used_again() -> None:
     folder = cache_folder() / "llamacpp"
     folder.mkdir(parents=True)
-    (folder / "ready.json").write_text(
-        json.dumps([list(s) for s in ENVIRONMENTS["llamacpp"].steps])
-    )
+    (folder / "ready.json").write_text(json.dumps(ENVIRONMENTS["llamacpp"].recipe))
     found = ensure("llamacpp", silent)
     assert found == folder / "bin" / "python"
+
+
+def test_an_environment_of_another_recipe_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the header its text counts, not where it lies: checkouts share the cache."""
+    header = tmp_path / "fix.h"
+    header.write_text("#define FIX 1\n")
+    nothing = Environment("Nothing", (("--version",),), (), included=header)
+    monkeypatch.setitem(ENVIRONMENTS, "nothing", nothing)
+    said: list[str] = []
+    for text, made in (("1", 1), ("1", 1), ("2", 2)):
+        header.write_text(f"#define FIX {text}\n")
+        ensure("nothing", said.append)
+        assert len(said) == made
+    moved = header.rename(tmp_path / "moved.h")
+    monkeypatch.setitem(ENVIRONMENTS, "nothing", replace(nothing, included=moved))
+    ensure("nothing", said.append)
+    assert len(said) == 2
+    assert str(moved) in ENVIRONMENTS["nothing"].build_variables["CXXFLAGS"]
 
 
 def test_a_failed_installation_leaves_the_reason_and_no_environment(

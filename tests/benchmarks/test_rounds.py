@@ -78,6 +78,8 @@ def test_the_clock_starts_behind_the_words_before_a_process() -> None:
         ("raise RuntimeError('out of luck')", "RuntimeError: out of luck"),
         ("print('no figures')", "printed no measurement: no figures"),
         ("", "printed no measurement"),
+        ("import os; os.kill(os.getpid(), 4)", "ended by SIGILL"),
+        ("import sys; print('a reason', file=sys.stderr); sys.exit(200)", "a reason"),
     ],
 )
 def test_a_process_that_fails_says_why(code: str, reason: str) -> None:
