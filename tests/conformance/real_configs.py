@@ -35,9 +35,10 @@ ROUNDED_TOLERANCE = 0.5
 MATCHES, DIFFERS, REFUSED = "matches", "differs", "refused"
 SEED = 3
 SHARPNESS, MOST_ROUNDING = (1.0, 0.3, 0.1), 2e-5
-"""Scales of the norms of queries and keys; the first is taken with which `rounding` stays below this
-share. Where attention takes products of normed heads as they are (Gemma 3n and 4), random norms near
-1 make it choose one token, and thirty layers of that amplify the last bit to percents."""
+"""Scales of the norms of queries and keys; the first is taken with which `rounding` stays below
+this share. Where attention takes products of normed heads as they are (Gemma 3n and 4), random
+norms near 1 make it choose one token, and thirty layers of that amplify the last bit to percents.
+"""
 _SECONDS = 900
 
 Result = dict[str, Any]
