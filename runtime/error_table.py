@@ -166,7 +166,8 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0411": ErrorInfo(
         "a config field has no effect on the compiled model",
-        "Changing this field of the config changes the model, but not what was traced.",
+        "No code of transformers reads this field, so a checkpoint may be of another model than it "
+        "says. That is refused with --strict-config, and a note without.",
         "if it doesn't matter for you, allow it with --allow-field NAME",
     ),
     "LLMC-E0412": ErrorInfo(

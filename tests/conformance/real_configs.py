@@ -28,6 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "configs"
+RESULTS, PAGE = HERE / "real_configs.json", HERE.parents[1] / "docs" / "models.md"
 CONTEXT = 128
 """Tokens of the longest sequence: beyond every window and rope threshold of a narrow config."""
 TOLERANCE = {"f32": 1e-4}
@@ -179,6 +180,47 @@ def line(result: Result) -> str:
     )
 
 
+def record(results: Iterable[Result]) -> None:
+    """Add f32 results to those that are kept, and make docs/models.md of all of them."""
+    kept = {result["config"]: result for result in [*read(), *results]}
+    fields = ("config", "verdict", "worst", "error")
+    rows = [{f: kept[name][f] for f in fields if f in kept[name]} for name in sorted(kept)]
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    PAGE.write_text(render(rows))
+
+
+def read() -> list[Result]:
+    """The results that are kept."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
+def render(results: Iterable[Result]) -> str:
+    """The page."""
+    lines = [
+        "# Models",
+        "",
+        "Made by `python tests/conformance/real_configs.py --record`, not written by hand:",
+        "published configs (`tests/conformance/configs`), made narrow at their full depth, with",
+        "random weights, compiled for the `cpu` target in f32 without any flag, and compared with",
+        "transformers eager by the schedule of `models/conformance.py`. The number is the largest",
+        "difference of a logit, as a share of its row's range; up to 1e-4 is a match. `*`: the",
+        "published checkpoint is quantized in a format that isn't read yet; the config was tried",
+        "without that.",
+        "",
+        "| config | | largest difference, or why not |",
+        "|---|---|---|",
+    ]
+    for result in results:
+        what = f"{result['worst']:.1e}" if "worst" in result else _plain(result["error"])
+        lines.append(f"| {result['config'].replace('*', ' *')} | {result['verdict']} | {what} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(error: str) -> str:
+    """An error as a cell: no borders, no code marks that a border could stand in."""
+    return error.replace("|", "/").replace("`", "'").splitlines()[0][:200]
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     """Try the configs that were asked for; 1 if one of them is neither equal nor refused."""
     parser = argparse.ArgumentParser(description="Compile published configs and compare.")
@@ -186,6 +228,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", help="names of configs, without .json")
     parser.add_argument("--scheme", default="f32")
     parser.add_argument("--json", type=Path, help="append each result to this file as a line")
+    parser.add_argument("--record", action="store_true", help="add the results to docs/models.md")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     if chosen.one:
@@ -201,6 +244,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         if chosen.json:
             with chosen.json.open("a") as file:
                 file.write(json.dumps(result) + "\n")
+        if chosen.record and chosen.scheme == "f32":
+            record([result])
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     return int(bool(counts.keys() - {MATCHES, REFUSED}))
 

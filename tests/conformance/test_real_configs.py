@@ -38,6 +38,15 @@ def test_is_refused_for_the_true_reason(name: str, id: str, why: str) -> None:
     assert why in result["error"]
 
 
+def test_the_page_is_rendered_from_the_results() -> None:
+    """And nothing in it is wrong: what isn't done is refused."""
+    results = real.read()
+    assert real.PAGE.read_text() == real.render(results)
+    assert {result["verdict"] for result in results} <= {real.MATCHES, real.REFUSED}
+    known = {path.stem for path in real.CONFIGS.glob("*.json")}
+    assert {result["config"].rstrip("*") for result in results} <= known
+
+
 @pytest.mark.parametrize("name", ["starcoder2-3b", "gemma-3-4b", "llama-3.1-405b", "phi-4-mini"])
 def test_narrow_configs_say_what_the_published_ones_say(name: str, tmp_path: Path) -> None:
     """Same fields but for sizes, the same number of layers, and readable by transformers."""

@@ -89,6 +89,13 @@ def written(x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def strided(x: torch.Tensor, start: int, stop: int, step: int) -> torch.Tensor:
+    """Every other element of a row, written by others (interleaved rotary tables of Qwen3-VL)."""
+    y = x.clone()
+    y[..., start:stop:step] = -3.0 * x[..., start:stop:step]
+    return y
+
+
 def entry_written(x: torch.Tensor) -> torch.Tensor:
     y = x.clone()
     y[..., 1] = x[..., 2] * 2
@@ -151,6 +158,8 @@ GROUPS: dict[str, list[Function]] = {
         lambda x: x.split([1, 5], -1)[1], lambda x: x.chunk(4, -1)[2], lambda x: x.unbind(-1)[4],
         lambda x: torch.stack((x, -x), -2), lambda x: torch.stack((x, -x)), lambda x: F.pad(x, (1, 2)),
         lambda x: F.pad(x, (0, 1), value=5.0), lambda x: x[:, :], written, entry_written,
+        lambda x: strided(x, 0, 6, 3), lambda x: strided(x, 1, 6, 2), lambda x: strided(x, 1, 5, 3),
+        lambda x: strided(x, 5, 6, 2), lambda x: strided(x, -4, 6, 3),
         lambda x: torch.cat((x, torch.zeros(1, 1, 2).expand(1, x.shape[1], 2)), -1),
     ],
     "sources": [
@@ -160,6 +169,8 @@ GROUPS: dict[str, list[Function]] = {
         torch.ones_like, lambda x: x.new_zeros(3) + x[..., :3], lambda x: x + x.new_ones((1, 6)),
         lambda x: x.new_full((1, 3), 4.0) + x[..., :3], lambda x: x + torch.zeros(6) + torch.ones(1),
         lambda x: x * torch.tensor(3.0), lambda x: x + A.scalar_tensor(2),
+        lambda x: x * torch.erfinv(torch.tensor(0.3) * 2), lambda x: x.multiply(2.0).subtract(x.negative()),
+        lambda x: x + torch.stack(torch.broadcast_tensors(torch.tensor([1.0, 2.0]), torch.tensor([[3.0]]))).sum(),
     ],
     "look-ups": [
         lambda x: matrix(4, 3)[(x > 0).long()[..., 0]], lambda x: matrix(4, 3)[(x > 0).long()[0, :, 0] - 1],

@@ -86,3 +86,29 @@ def test_refusals_name_op_scope_and_line(body, id: str, why: str) -> None:
         import_graph(Traced(program, module, {}), {})
     assert caught.value.id == id
     assert "test_importer.py:" in caught.value.message
+
+
+def test_a_buffer_that_nothing_sets_refuses_where_it_is_read() -> None:
+    """One that is only there, as in a part of a model that text never runs, refuses nothing."""
+
+    class WithBuffers(torch.nn.Module):
+        def __init__(self, reads: bool) -> None:
+            super().__init__()
+            self.reads = reads
+            self.register_buffer("mystery", torch.empty(19), persistent=False)
+
+        def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            x = positions.float()
+            return x * self.mystery[0] if self.reads else x * 2.0
+
+    for reads in (False, True):
+        module = WithBuffers(reads).to("meta")
+        example = (torch.zeros(1, 19, dtype=torch.long, device="meta"),) * 2
+        dynamic = {1: torch.export.Dim.DYNAMIC}
+        program = torch.export.export(module, example, dynamic_shapes=(dynamic, dynamic))
+        if not reads:
+            assert import_graph(Traced(program, module, {}), {}).outputs
+            continue
+        with pytest.raises(LlmcError, match="mystery") as caught:
+            import_graph(Traced(program, module, {}), {})
+        assert caught.value.id == "LLMC-E0431"

@@ -1,0 +1,42 @@
+"""The probe: every form that is emitted goes through it, and a difference stops the compile."""
+
+import pytest
+from llmc.compiler.frontend import probe as probe_module
+from llmc.compiler.frontend.probe import compare, probe
+from llmc.models.conformance import Report
+from llmc.models.zoo import find
+from llmc.passes.pipeline import ProgramForm
+from llmc.runtime.errors import LlmcError
+
+BOTH = (ProgramForm.PAGED, ProgramForm.SLOTS)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """Nothing remembered of other runs."""
+    monkeypatch.setattr(probe_module, "cache_dir", lambda: tmp_path)
+
+
+def test_both_forms_are_compared() -> None:
+    found = compare(find("qwen3-moe").configuration(), BOTH)
+    assert set(found) == set(BOTH)
+    assert all(report.rows >= 80 and report.worst <= 1e-4 for report in found.values())
+
+
+def test_what_passed_is_remembered_for_its_forms() -> None:
+    config = find("llama").configuration()
+    assert "matches eager" in probe(config, b"one", [ProgramForm.PAGED])
+    assert "passed before" in probe(config, b"one", [ProgramForm.PAGED])
+    assert "matches eager" in probe(config, b"one", BOTH)
+    assert "passed before" in probe(config, b"one", BOTH)
+
+
+@pytest.mark.parametrize("wrong", BOTH)
+def test_a_difference_in_either_form_stops_the_compile(monkeypatch, wrong: ProgramForm) -> None:
+    """And isn't remembered as a pass."""
+    reports = {form: Report(worst=0.5 if form is wrong else 0.0, where="row 7") for form in BOTH}
+    monkeypatch.setattr(probe_module, "compare", lambda config, forms: reports)
+    for _ in range(2):
+        with pytest.raises(LlmcError, match=f"row 7 .{wrong.value}") as caught:
+            probe(find("llama").configuration(), b"two", BOTH)
+        assert caught.value.id == "LLMC-E0415"

@@ -1,0 +1,76 @@
+"""Refused traces: what matters is said, with the line of model code."""
+
+import pytest
+import torch
+from llmc.compiler.frontend import lower
+from llmc.compiler.frontend.lower import own_tensors, trace_model
+from llmc.compiler.frontend.trace import Traced, require_any_length
+from llmc.runtime.errors import LlmcError
+from transformers import AutoConfig
+
+
+def small(kind: str, **fields: object) -> object:
+    return AutoConfig.for_model(kind, vocab_size=64, **fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "id", "why"),
+    [
+        (small("rwkv", hidden_size=32, num_hidden_layers=2, context_length=64), "LLMC-E0430",
+         r"number of tokens as a plain number \(modeling_rwkv.py:\d+ `for current_index in range"),
+        (small("mamba2", hidden_size=32, num_heads=4, head_dim=16, num_hidden_layers=1, n_groups=1),
+         "LLMC-E0412", r"convolution over 4 tokens \(modeling_mamba2.py:\d+ `"),
+        (small("gpt_neo", hidden_size=32, num_layers=2, num_heads=4,
+               attention_types=[[["global", "local"], 1]]),
+         "LLMC-E0401", r"modeling_gpt_neo.py:\d+ `"),
+        (small("phimoe", hidden_size=64, num_hidden_layers=1, num_attention_heads=4,
+               num_key_value_heads=2, intermediate_size=64, num_local_experts=4,
+               rope_scaling={"rope_type": "longrope", "short_factor": [1.0] * 8,
+                             "long_factor": [1.0] * 8, "short_mscale": 1.2, "long_mscale": 1.2,
+                             "original_max_position_embeddings": 32}),
+         "LLMC-E0430", r"modeling_phimoe.py:\d+ `if self.config"),
+    ],
+    ids=["a loop over tokens", "a convolution", "its own attention class", "a branch on values"],
+)  # fmt: skip
+def test_refusals_name_the_line_of_model_code(config, id: str, why: str, capfd) -> None:
+    """And torch's own diagnostics stay off the terminal."""
+    with pytest.raises(LlmcError, match=why) as caught:
+        trace_model(config, 64, own_tensors)
+    assert caught.value.id == id
+    assert capfd.readouterr().err == ""
+
+
+def test_a_model_that_ignores_our_attention_is_refused_for_what_it_does(monkeypatch) -> None:
+    """That it can't be built with our attention is our business, not the user's."""
+    errors = {"llmc": LlmcError("LLMC-E0418", "KeyError: 'llmc'"),
+              "eager": LlmcError("LLMC-E0412", "mixes tokens")}  # fmt: skip
+
+    def refuse(config, max_context, recipes, attention):
+        raise errors[attention]
+
+    monkeypatch.setattr(lower, "_traced", refuse)
+    with pytest.raises(LlmcError, match="mixes tokens"):
+        trace_model(None, 64, own_tensors)
+    errors["llmc"] = LlmcError("LLMC-E0414", "reads an attention mask")
+    with pytest.raises(LlmcError, match="reads an attention mask"):
+        trace_model(None, 64, own_tensors)
+
+
+@pytest.mark.parametrize("most", [256, None])
+def test_a_trace_for_some_lengths_only_is_refused(most: int | None) -> None:
+    class Bounded(torch.nn.Module):
+        def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            if most is not None:
+                torch._check(token_ids.shape[1] <= most)
+            return token_ids + positions
+
+    example = (torch.zeros(1, 19, dtype=torch.long), torch.arange(19).unsqueeze(0))
+    dynamic = {1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Bounded(), example, dynamic_shapes=(dynamic, dynamic))
+    traced = Traced(program, Bounded(), {})
+    if most is None:
+        require_any_length(traced)
+        return
+    with pytest.raises(LlmcError, match=f"holds for [02] to {most} tokens only") as caught:
+        require_any_length(traced)
+    assert caught.value.id == "LLMC-E0430"
