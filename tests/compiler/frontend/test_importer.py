@@ -99,7 +99,7 @@ def test_a_buffer_that_nothing_sets_refuses_where_it_is_read() -> None:
 
         def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
             x = positions.float()
-            return x * self.mystery[0] if self.reads else x * 2.0
+            return x * self.get_buffer("mystery")[0] if self.reads else x * 2.0
 
     for reads in (False, True):
         module = WithBuffers(reads).to("meta")
