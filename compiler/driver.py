@@ -40,7 +40,7 @@ from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path
 from .frontend.interfaces import EAGER
-from .frontend.lower import trace_model
+from .frontend.lower import LoweredModel, trace_model
 from .frontend.model_source import ModelSource
 from .frontend.names import bind
 from .frontend.probe import probe
@@ -115,16 +115,10 @@ def compile(
     text = text_entries(source)
     source.digests.start()
     context = _context(source.config, max_context)
-    notes = list(source.notes)
-    notes += _unread_note(source, allow_fields, strict_config)
+    notes = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
     with _one_torch_thread():
-        binding = bind(build_on_meta(source.config, EAGER), source)
-        progress("tracing the model", 0.05)
-        traced = trace_model(source.config, context, lambda _: binding.recipes)
-        left_out = binding.left_out | traced.left_out
-        notes += [describe(left_out)] if left_out else []
-        programs, models = lower_for(targets, traced, context)
-    notes += traced.traced.notes + _requantized_note(programs)
+        programs, models, said = _traced_and_lowered(source, targets, context, progress)
+    notes += said
     _check_memory(max_ram)
     measured = Measured(passes=[time for model in models for time in model.passes])
     options = {
@@ -173,6 +167,23 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _traced_and_lowered(
+    source: ModelSource, targets: Sequence[Target], context: int, progress: Progress
+) -> tuple[list[Program], list[LoweredModel], list[str]]:
+    """One trace, lowered for every target; what the passes said, and lines for the user.
+
+    Raises:
+        LlmcError: LLMC-E04xx, weights and model don't belong together, or can't be compiled.
+    """
+    binding = bind(build_on_meta(source.config, EAGER), source)
+    progress("tracing the model", 0.05)
+    traced = trace_model(source.config, context, lambda _: binding.recipes)
+    programs, models = lower_for(targets, traced, context)
+    left_out = binding.left_out | traced.left_out
+    notes = [describe(left_out)] if left_out else []
+    return programs, models, notes + traced.traced.notes + _requantized_note(programs)
 
 
 def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> list[str]:

@@ -8,6 +8,8 @@ built, and what else it has besides text (`vision_config`, …) is never run.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,3 +48,16 @@ def whole_class(config: PreTrainedConfig) -> Any | None:
 
 def _builds(auto: Any, config: PreTrainedConfig) -> bool:
     return type(config) in auto._model_mapping
+
+
+@contextlib.contextmanager
+def no_advice() -> Iterator[None]:
+    """transformers has advice on configs that are odd, as twins are on purpose: it isn't printed."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

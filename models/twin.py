@@ -11,12 +11,11 @@ family chooses its layers (`first_k_dense_replace`, `no_rope_layers`, a pattern)
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .auto import auto_class
+from .auto import auto_class, no_advice
 from .narrowing import is_by_layer, narrowed
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def _rebuilt(config: PreTrainedConfig, changes: Overrides) -> PreTrainedConfig |
         for name, change in _nested(config, changes).items()
     }
     try:
-        with _no_advice():
+        with no_advice():
             return type(config).from_dict(whole | nested)
     except Exception:  # config classes check their fields in many ways
         return None
@@ -108,23 +107,10 @@ def _on_meta(config: PreTrainedConfig) -> torch.nn.Module | None:
 
     auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
-        with torch.device("meta"), _no_advice():
+        with torch.device("meta"), no_advice():
             return auto.from_config(config)
     except Exception:  # as do models
         return None
-
-
-@contextlib.contextmanager
-def _no_advice() -> Iterator[None]:
-    """transformers has advice on odd configs, which twins are on purpose."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _shallow(full: PreTrainedConfig) -> Twin | None:

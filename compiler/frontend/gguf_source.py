@@ -9,16 +9,16 @@ blocks stay whole.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.recipes import CheckpointTensor, Recipe, concat
+from ...models.auto import no_advice
 from ...runtime.errors import LlmcError
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
@@ -97,7 +97,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         head = Path(folder) / "head.gguf"
         _write_head(file, head)
         try:
-            with _without_warnings():  # of the vocabulary that the head lacks
+            with no_advice():  # of the vocabulary that the head lacks
                 fields = load_gguf_checkpoint(str(head), return_tensors=False)["config"]
         except ValueError as error:
             raise _unmapped(file) from error
@@ -112,18 +112,6 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     if fields.get("vocab_size") is None:
         fields["vocab_size"] = _vocabulary(file)
     return _dropped_fields(file, fields) | fields
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _dropped_fields(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
