@@ -52,7 +52,7 @@ def _builds(auto: Any, config: PreTrainedConfig) -> bool:
 
 @contextlib.contextmanager
 def no_advice() -> Iterator[None]:
-    """transformers has advice on configs that are odd, as twins are on purpose: it isn't printed."""
+    """transformers has advice on odd configs, as twins are on purpose: it isn't printed."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
