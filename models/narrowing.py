@@ -27,7 +27,8 @@ Fields = Mapping[str, Any]
 _MOST: tuple[tuple[int, tuple[str, ...]], ...] = (
     (VOCAB, ("vocab_size", "vocab_size_per_layer_input")),
     (96, ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size", "dff",
-          "feed_forward_size", "intermediate_size_mlp", "dense_intermediate_size", "dim_ff")),
+          "feed_forward_size", "intermediate_size_mlp", "dense_intermediate_size", "dim_ff",
+          "alignment_intermediate_size")),
     (64, ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
           "shared_intermediate_size", "moe_shared_expert_intermediate_size",
           "shared_experts_intermediate_size", "q_lora_rank")),

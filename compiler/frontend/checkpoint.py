@@ -56,6 +56,9 @@ def open_checkpoint(
     require_plausible_layers(raw, len(files))
     whole = load_config(path, raw, trust_remote_code)
     config = text_config(whole)
+    if config is not whole and "tie_word_embeddings" not in raw:
+        # Class defaults are no statement: what the checkpoint holds decides, as in transformers.
+        config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in files)
     text, notes = _text_assets(path, raw, trust_remote_code)
     unique = {file.file.path.name: file.file for file in files.values()}
     if trust_remote_code and has_own_code(raw):

@@ -7,19 +7,27 @@ model; the text model is then found in it by its class, and what lies outside is
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ...ir.recipes import CheckpointTensor, Recipe, leaves
-from ...models.auto import whole_class
+from ...models.auto import auto_class, text_config, whole_class
+from ...models.eager import eager_logits
+from ...models.random_weights import randomize
+from ...models.twin import twin
 from ...runtime.errors import LlmcError
 from .model_source import Loaded
 from .names import convert_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+_SAMPLE = [7, 41, 5, 23, 11, 90, 64, 3, 17, 200, 150]
+"""Token ids of a text for twins."""
 
 
 def convert_text_part(
@@ -31,6 +39,7 @@ def convert_text_part(
         LlmcError: E0402, the whole model has no such text model; E0401, E0406, E0410 as
             `convert_checkpoint`.
     """
+    _require_same_head(config)
     whole = _whole_model(config)
     loaded = convert_checkpoint(whole, tensors)
     prefixes = _prefixes(whole, model)
@@ -41,6 +50,44 @@ def convert_text_part(
     }
     used = tensor_names(recipes.values())
     return Loaded(recipes, loaded.unexpected, tensor_names(loaded.recipes.values()) - used)
+
+
+def _require_same_head(config: PreTrainedConfig) -> None:
+    """The whole model must make the same logits of text as its text model does.
+
+    Some scale or cap logits in the text model's own class and not in the whole model's. Twins with
+    the same random weights are asked; a whole model that can't be run on text alone can't be asked.
+
+    Raises:
+        LlmcError: E0415.
+    """
+    small = twin(config)
+    if small is None:
+        return
+    whole: Any = whole_class(small.config).from_config(  # type: ignore[union-attr]
+        small.config, dtype=torch.float32, attn_implementation="eager"
+    )
+    randomize(whole.eval().requires_grad_(False), 1)
+    part = text_config(copy.deepcopy(small.config))
+    text: Any = auto_class(part).from_config(  # type: ignore[union-attr]
+        part, dtype=torch.float32, attn_implementation="eager"
+    )
+    body = next((m for m in whole.modules() if type(m) is type(text.base_model)), None)
+    if body is None:
+        return  # said with the tensors' names
+    text.eval().base_model.load_state_dict(body.state_dict())
+    text.get_output_embeddings().weight.data = whole.get_output_embeddings().weight.data
+    try:
+        expected = eager_logits(whole, _SAMPLE)
+    except Exception:  # it wants an image, or sound
+        return
+    if abs(eager_logits(text, _SAMPLE) - expected).max() > 1e-4 * np.ptp(expected):
+        raise LlmcError(
+            "LLMC-E0415",
+            f"{type(whole).__name__} makes other logits of text than {type(text).__name__}, which "
+            "scales or caps them by itself",
+            "compile the text model by itself, if its logits are what is wanted",
+        )
 
 
 def _whole_model(config: PreTrainedConfig) -> PreTrainedModel:

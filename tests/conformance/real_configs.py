@@ -127,8 +127,6 @@ def rounding(model: Any) -> float:
 def attempt(path: Path, scheme: str = "f32") -> Result:
     """Narrow, save, compile and compare the config in `path`."""
     from llmc.compiler.driver import compile
-    from llmc.models.conformance import run_schedule
-    from llmc.models.eager import fix_rope, reference_texts
     from llmc.runtime.errors import LlmcError
     from llmc.runtime.generate import load
 
@@ -145,15 +143,9 @@ def attempt(path: Path, scheme: str = "f32") -> Result:
                              max_context=None)  # fmt: skip
             result |= {"notes": report.notes, "compile_seconds": round(time.monotonic() - start, 1)}
             with load(folder / "m.llmc", threads=2) as loaded:
-                assert loaded.manifest is not None
-                context = min(CONTEXT, loaded.program.limits.max_context)
-                model = fix_rope(model, loaded.program.limits.max_context)
-                for seed in range(TEXTS if "expert" in str(raw) else 1):
-                    texts = reference_texts(model, context, seed)
-                    found = run_schedule(loaded.program, texts, max_context=context)
-                    matches = found.worst <= TOLERANCE.get(scheme, ROUNDED_TOLERANCE)
-                    if matches:
-                        break
+                tries = TEXTS if "expert" in str(raw) else 1
+                found = _schedule(loaded.program, model, _tolerance(scheme), tries)
+            matches = found.worst <= _tolerance(scheme)
             result |= {"verdict": MATCHES if matches else DIFFERS, "worst": found.worst}
             result |= {} if matches else {"error": found.where}
         except LlmcError as error:
@@ -161,6 +153,25 @@ def attempt(path: Path, scheme: str = "f32") -> Result:
     result["seconds"] = round(time.monotonic() - began, 1)
     result["mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return result
+
+
+def _tolerance(scheme: str) -> float:
+    return TOLERANCE.get(scheme, ROUNDED_TOLERANCE)
+
+
+def _schedule(program: Any, model: Any, tolerance: float, tries: int) -> Any:
+    """The report on the first of `tries` texts with which program and model agree, or the last."""
+    from llmc.models.conformance import Report, run_schedule
+    from llmc.models.eager import fix_rope, reference_texts
+
+    context = min(CONTEXT, program.limits.max_context)
+    eager, found = fix_rope(model, program.limits.max_context), Report()
+    for seed in range(tries):
+        texts = reference_texts(eager, context, seed)
+        found = run_schedule(program, texts, max_context=context)
+        if found.worst <= tolerance:
+            break
+    return found
 
 
 def attempt_apart(path: Path, scheme: str) -> Result:

@@ -1,5 +1,6 @@
 """Multimodal checkpoints: the text part is compiled, with the tensors that belong to it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llmc.models.eager import eager_logits
 from llmc.models.random_weights import randomize
 from llmc.models.tiny import decoder
 from llmc.models.twin import twin
+from llmc.runtime.errors import LlmcError
 from transformers import AutoConfig
 
 KINDS = ("mistral3", "llava", "gemma3", "llama4", "kimi_k25")
@@ -66,6 +68,33 @@ def test_a_compiled_text_part_answers_as_the_whole_model(kind: str, tmp_path: Pa
     with llmc.load(tmp_path / "m.llmc") as loaded:
         got = np.array(loaded.logits(ids))
     assert np.abs(got - expected).max() <= 1e-4 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("kind", ["cohere2_vision", "aya_vision"])
+def test_a_whole_model_with_another_head_is_refused(kind: str, tmp_path: Path) -> None:
+    """Its text class scales logits by 0.25 and the whole class doesn't: greedy text would agree,
+    and probabilities would not."""
+    save(kind, tmp_path)
+    source = open_source(str(tmp_path))
+    with pytest.raises(LlmcError, match="scales or caps") as caught:
+        bind(build_on_meta(source.config), source)
+    assert caught.value.id == "LLMC-E0415"
+
+
+def test_a_config_that_is_silent_about_ties_is_tied_as_the_checkpoint_is(tmp_path: Path) -> None:
+    """Mistral 3's class ties by default, and its checkpoints hold a head of their own."""
+    small = twin(AutoConfig.for_model("mistral3", tie_word_embeddings=False))
+    assert small is not None
+    auto: Any = whole_class(small.config)
+    model = auto.from_config(small.config, dtype=torch.float32)
+    randomize(model, 5)
+    model.eval().requires_grad_(False).save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    del raw["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    source = open_source(str(tmp_path))
+    recipes = bind(build_on_meta(source.config), source).recipes
+    assert recipes["lm_head.weight"] != recipes["model.embed_tokens.weight"]
 
 
 def test_a_text_model_alone_is_no_part(tmp_path: Path) -> None:
