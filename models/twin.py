@@ -87,8 +87,9 @@ def _nested(config: PreTrainedConfig, changes: Overrides) -> Overrides:
     """`changes` to the text part as changes to the whole; what text never runs is made tiny."""
     if config.get_text_config() is config:
         return changes
-    fields = config.to_dict()
-    return {name: _tiny(fields[name]) for name in _parts(config)} | {"text_config": changes}
+    fields, parts = config.to_dict(), _parts(config)
+    own = narrowed({name: value for name, value in fields.items() if name not in parts})
+    return own | {name: _tiny(fields[name]) for name in parts} | {"text_config": changes}
 
 
 def _parts(config: PreTrainedConfig) -> list[str]:

@@ -63,7 +63,12 @@ def _require_same_head(config: PreTrainedConfig) -> None:
     """
     small = twin(config)
     if small is None:
-        return
+        raise LlmcError(
+            "LLMC-E0415",
+            f"no small {config.model_type} model can be made, so that its logits of text can't be "
+            "compared with those of its text model",
+            "save the text model by itself (`save_pretrained`) and compile that",
+        )
     whole: Any = whole_class(small.config).from_config(  # type: ignore[union-attr]
         small.config, dtype=torch.float32, attn_implementation="eager"
     )
