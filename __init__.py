@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compiler.driver import compile
-    from .runtime.engine.async_engine import AsyncEngine
-    from .runtime.generate import load
+    from .runtime.api.async_engine import AsyncEngine
+    from .runtime.api.model import load
 
 __all__ = ["AsyncEngine", "compile", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from .runtime.generate import load
+        from .runtime.api.model import load
 
         return load
     if name == "compile":
-        from .runtime.failures import extras_named
+        from .base.failures import extras_named
 
         with extras_named():
             from .compiler.driver import compile
 
         return compile
     if name == "AsyncEngine":
-        from .runtime.engine.async_engine import AsyncEngine
+        from .runtime.api.async_engine import AsyncEngine
 
         return AsyncEngine
     raise AttributeError(f"module 'llmc' has no attribute {name!r}")

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from llmc.base.machine import machine, native_features
 from llmc.codegen.cpu.packing import packed_bytes
 from llmc.codegen.cpu.toolchain import best_level, compile_library
-from llmc.ir.quantization import WeightFormat
-from llmc.runtime.machine import machine, native_features
+from llmc.weights.quantization import WeightFormat
 
 SOURCE = (Path(__file__).parent / "kernels.cpp").read_text(encoding="utf-8")
 FORMATS = list(WeightFormat)

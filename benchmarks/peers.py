@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from llmc.base.machine import available_cores
 from llmc.benchmarks.peer_bench import arguments, picture
 from llmc.benchmarks.peer_bench.cases import CASES, MODELS, TARGETS, Scheme
 from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS, unresolved
 from llmc.benchmarks.peer_bench.results import Report, merge
 from llmc.benchmarks.peer_bench.session import Asked, run
 from llmc.benchmarks.peer_bench.table import tables
-from llmc.runtime.machine import available_cores
 from rich.console import Console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

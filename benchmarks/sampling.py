@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 import llmc
+from llmc.artifact.program import StepInputs, StepOutputs
+from llmc.artifact.reader import ArtifactReader
 from llmc.runtime.engine.request import Request
-from llmc.runtime.engine.sampler import Sampler, sampling_state
-from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.engine.structured import Grammar, GrammarCompiler
-from llmc.runtime.program import StepInputs, StepOutputs
-from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.engine.sampling.grammar import Grammar, GrammarCompiler
+from llmc.runtime.engine.sampling.parameters import SamplingParams
+from llmc.runtime.engine.sampling.sampler import Sampler, sampling_state
 
 ROWS = 16
 SCHEMA = {

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from llmc.base.machine import available_cores
 from llmc.benchmarks.peer_bench.session import describe_machine
 from llmc.benchmarks.serving_bench import calm, report
 from llmc.benchmarks.serving_bench.options import Options
 from llmc.benchmarks.serving_bench.statistics import CaseResult
-from llmc.runtime.machine import available_cores
 from rich.console import Console
 
 CASES = {

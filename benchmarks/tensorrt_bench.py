@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import torch
-from llmc.runtime.bench import Load, bench
+from llmc.runtime.api.benchmark import Load, bench
 from transformers import AutoModelForCausalLM, StaticCache
 
 

@@ -16,18 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from llmc.artifact.manifest import Limits
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import Build
 from llmc.codegen.tensorrt.backend import TrtBackend
 from llmc.codegen.tensorrt.precision import PRECISIONS
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
-from llmc.ir.recipe_values import RecipeValues
-from llmc.models.tiny import ZooModel
-from llmc.models.zoo import ZOO
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.artifact import Limits
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.programs.tensorrt_engine import read_header
+from llmc.runtime.executors.tensorrt_engine import read_header
+from llmc.weights.values import RecipeValues
+from tiny_model import ZooModel
+from zoo import ZOO
 
 SAMPLE = tuple(range(64))
 

@@ -1,7 +1,7 @@
 """What all verbs share: the table of verbs, `--version`, and how a command line is run.
 
 Every verb prints one JSON object on stdout with `--json`; how a command ends when it fails, usage
-errors included, is `runtime/failures.py`. Logs and progress go to stderr.
+errors included, is `base/failures.py`. Logs and progress go to stderr.
 """
 
 import io
@@ -12,16 +12,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ..runtime.failures import run_guarded
+from ..base.failures import run_guarded
 
 VERBS = {
-    "compile": ("compiling", "compile_"),
-    "run": ("running", "run"),
-    "serve": ("serving", "serve"),
-    "bench": ("measuring", "bench"),
-    "inspect": ("looking", "inspect"),
-    "verify": ("checking", "verify"),
-    "explain": ("explaining", "explain"),
+    "compile": ("compile", "compile_"),
+    "run": ("run", "run"),
+    "serve": ("serve", "serve"),
+    "bench": ("bench", "bench"),
+    "inspect": ("inspect", "inspect"),
+    "verify": ("verify", "verify"),
+    "explain": ("explain", "explain"),
 }
 """Each verb's file in this folder and function in it, in the order of `llmc --help`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import LlmcError
+from ..base.errors import LlmcError
 
 TARGETS = ("cpu", "onnx", "trt", "inductor")
 CPU_LEVELS = ("native", "x86-64-v3", "x86-64-v4", "portable", "aarch64", "sapphire-rapids")

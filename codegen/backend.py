@@ -14,16 +14,16 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+from ..artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ..base.errors import LlmcError
+from ..base.progress import Progress, silent
 from ..ir.graph import Graph
 from ..ir.ops import Op
-from ..ir.recipe_values import RecipeValues
 from ..passes.pipeline import ProgramForm
 from ..passes.quantize import Scheme
-from ..runtime.artifact import CacheGroup, Limits, MemoryPlan
-from ..runtime.errors import LlmcError
-from ..runtime.progress import Progress, silent
-from .layout import Layout
-from .weight_table import WeightTable
+from ..weights.layout import Layout
+from ..weights.table import WeightTable
+from ..weights.values import RecipeValues
 
 Option = str | int | float | bool
 """What the manifest may hold of a program's options."""
@@ -67,7 +67,7 @@ class Lowered(Protocol):
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a machine needs to run a level: names as `runtime/machine.py` gives them.
+    """What a machine needs to run a level: names as `base/machine.py` gives them.
 
     `packages`: Python packages that the executor imports, each with the versions that will do:
     `>=1.24` or `==2.13.0`.

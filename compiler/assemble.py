@@ -16,12 +16,7 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..codegen.weight_table import WeightTable
-from ..ir.graph import Graph, Value
-from ..ir.ops import Embedding, GroupedLinear, TopK
-from ..ir.recipe_values import TensorReader
-from ..ir.recipes import Pack, Recipe
-from ..runtime.artifact import (
+from ..artifact.manifest import (
     CHAT_TEMPLATE,
     GENERATION,
     TOKENIZER,
@@ -35,18 +30,23 @@ from ..runtime.artifact import (
     decode,
     encode,
 )
-from ..runtime.conformance import record
-from ..runtime.container import ArtifactWriter
-from ..runtime.errors import LlmcError
-from ..runtime.generate import Model
-from ..runtime.loading import open_program
-from ..runtime.progress import Progress
-from ..runtime.variants import select_variant
+from ..artifact.writer import ArtifactWriter
+from ..base.errors import LlmcError
+from ..base.progress import Progress
+from ..ir.graph import Graph, Value
+from ..ir.ops import Embedding, GroupedLinear, TopK
+from ..runtime.api.conformance import record
+from ..runtime.api.loading import open_program
+from ..runtime.api.model import Model
+from ..runtime.api.variants import select_variant
+from ..weights.recipes import Pack, Recipe
+from ..weights.stream import DATA_ALIGNMENT, WeightStream
+from ..weights.table import WeightTable
+from ..weights.values import TensorReader
 from .frontend.generation_fields import SAMPLING_FIELDS, token_ids
 from .frontend.model_source import ModelSource
 from .sbom import bill_of_materials
 from .targets import Program
-from .weights import DATA_ALIGNMENT, WeightStream
 
 TOOLS = ("llmc-compiler", "torch", "transformers")
 PROMPTS = (

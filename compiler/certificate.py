@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..artifact.manifest import Manifest
 from ..passes.pipeline import PassTime
-from ..runtime.artifact import Manifest
 
 
 @dataclass

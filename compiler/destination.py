@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.container import check_target
-from ..runtime.errors import LlmcError
+from ..artifact.writer import check_target
+from ..base.errors import LlmcError
 
 
 def output_path(output: str | Path | None, model: str) -> Path:

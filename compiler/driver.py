@@ -21,21 +21,15 @@ from typing import Any, Literal
 
 import torch
 
+from ..artifact.manifest import Manifest
+from ..artifact.writer import ArtifactWriter
+from ..base.errors import LlmcError
+from ..base.failures import extras_named
+from ..base.progress import Progress, silent
 from ..codegen.backend import Build, Option
-from ..ir.recipe_values import RecipeValues, requantized_tensors
-from ..ir.recipes import Quantize
-from ..runtime.artifact import Manifest
-from ..runtime.container import ArtifactWriter
-from ..runtime.errors import LlmcError
-from ..runtime.failures import extras_named
-from ..runtime.progress import Progress, silent
-from .assemble import (
-    add_text_entries,
-    draft_manifest,
-    record_vectors,
-    variant_of,
-    write_weights,
-)
+from ..weights.recipes import Quantize
+from ..weights.values import RecipeValues, requantized_tensors
+from .assemble import add_text_entries, draft_manifest, record_vectors, variant_of, write_weights
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .destination import check_output, output_path

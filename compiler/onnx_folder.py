@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.artifact import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from ..runtime.container import os_error
-from ..runtime.errors import LlmcError
-from ..runtime.reader import ArtifactReader
+from ..artifact.manifest import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from ..artifact.reader import ArtifactReader
+from ..artifact.writer import os_error
+from ..base.errors import LlmcError
 from .destination import check_output, output_path
 
 if TYPE_CHECKING:

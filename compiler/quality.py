@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..artifact.manifest import Limits, Manifest
+from ..artifact.writer import ArtifactWriter
+from ..base.errors import LlmcError
 from ..ir.graph import Value
 from ..ir.interpreted_program import InterpretedProgram
 from ..ir.ops import CACHE_BLOCK
-from ..ir.recipe_values import RecipeValues
 from ..passes.quantize import SCHEMES
-from ..runtime.artifact import Limits, Manifest
-from ..runtime.container import ArtifactWriter
-from ..runtime.errors import LlmcError
-from ..runtime.generate import Model
+from ..runtime.api.model import Model
+from ..weights.values import RecipeValues
 from .assemble import running_model
 from .frontend.lower import lower_model
 from .frontend.model_source import ModelSource

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..artifact.manifest import Manifest
+from ..artifact.reader import ArtifactReader
+from ..base.errors import LlmcError
+from ..base.progress import Progress, silent
 from ..models.catalog import catalog
-from ..runtime.artifact import Manifest
-from ..runtime.conformance import Check
-from ..runtime.errors import LlmcError
-from ..runtime.progress import Progress, silent
-from ..runtime.reader import ArtifactReader
+from ..runtime.api.conformance import Check
 from .driver import compile
 from .targets import ExactLevels
 

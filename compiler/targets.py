@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..artifact.manifest import Limits
+from ..base.errors import LlmcError
 from ..codegen.backend import Backend, Lowered, Option, find_backend
-from ..codegen.weight_table import WeightTable
 from ..ir.graph import Graph
 from ..ir.ops import CACHE_BLOCK
 from ..passes.pipeline import ProgramForm
 from ..passes.quantize import Scheme
-from ..runtime.artifact import Limits
-from ..runtime.errors import LlmcError
+from ..weights.table import WeightTable
 from .frontend.lower import LoweredModel, TracedModel
 
 MAX_TOKENS, MAX_SEQUENCES = 512, 64

@@ -9,14 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..runtime.artifact import (
-    CHAT_TEMPLATE,
-    GENERATION,
-    TOKENIZER,
-    decode_generation,
-    encode,
-)
-from ..runtime.errors import LlmcError
+from ..artifact.manifest import CHAT_TEMPLATE, GENERATION, TOKENIZER, decode_generation, encode
+from ..base.errors import LlmcError
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.tokenizer import Tokenizer
 from .assemble import generation_defaults

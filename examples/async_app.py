@@ -11,7 +11,7 @@ import asyncio
 import sys
 
 import llmc
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 
 
 class Assistant:

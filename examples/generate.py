@@ -9,7 +9,7 @@ import argparse
 import sys
 
 import llmc
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 
 
 def main() -> int:

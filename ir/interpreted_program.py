@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..runtime.artifact import CacheGroup, Limits, make_cache_group
-from ..runtime.program import BlockRow, StepInputs, StepOutputs
+from ..artifact.manifest import CacheGroup, Limits, make_cache_group
+from ..artifact.program import BlockRow, StepInputs, StepOutputs
 from .graph import Graph, Value
 from .interpreter import Constants, interpret
 from .ops import TORCH_DTYPE

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..runtime.artifact import Limits
-from ..runtime.program import StepInputs, StepOutputs
-from ..runtime.programs.slots import SlotPlanner, SlotRun
+from ..artifact.manifest import Limits
+from ..artifact.program import StepInputs, StepOutputs
+from ..runtime.executors.slots import SlotPlanner, SlotRun
 from .graph import Graph, Value
 from .interpreted_program import manifest_groups
 from .interpreter import Constants, interpret

@@ -19,7 +19,7 @@ from .graph import CacheGroup, Graph, Value
 from .ops import OPS, Call, Op
 from .ops.base import snake_case
 from .phase import Phase
-from .recipe_base import STORED_DTYPES, CheckpointTensor, Recipe
+from .recipe import STORED_DTYPES, CheckpointTensor, Recipe
 from .scalar import scalar
 from .types import Dim, DType, Sym, TensorType
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .graph import Value
-from .recipes import Computed, Constant, Recipe
+from .recipe import Computed, Constant, Recipe
 from .types import DType, TensorType
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 
 class DType(StrEnum):
-    """Element type. The last four are block formats of weights (`ir/quantization.py`)."""
+    """Element type. The last four are block formats of weights (`weights/quantization.py`)."""
 
     F32 = "f32"
     BF16 = "bf16"

@@ -6,7 +6,7 @@ types are what ops infer, calls fit their bodies.
 
 from __future__ import annotations
 
-from ..runtime.errors import LlmcError
+from ..base.errors import LlmcError
 from .graph import Graph, Node, Value
 from .ops import (
     Attention,

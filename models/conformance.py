@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..runtime.program import Program, StepInputs
+from ..artifact.program import Program, StepInputs
 
 DECODE_STEPS = 16
 JOIN_AT = 4

@@ -7,11 +7,11 @@ No bytes are read.
 
 from __future__ import annotations
 
-from ..ir import recipes as rec
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Binary, Concat, Full, Iota, Permute, Reshape, Slice
 from ..ir.scalar import Scalar
 from ..ir.types import Sym
+from ..weights import recipes as rec
 
 
 def fold_constants(graph: Graph) -> bool:

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ir import recipes as rec
+from ..base.debug import debug
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import PANEL, Binary, GroupedLinear, Linear, Slice, Unary, round_up
-from ..runtime.debug import debug
+from ..weights import recipes as rec
 
 ACTIVATIONS = ("relu", "relu2", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh")
 """Activations that linear kernels have as an epilogue."""

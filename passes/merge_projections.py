@@ -8,9 +8,9 @@ Layers with an epilogue stay alone, and so do weights that something else reads 
 
 from __future__ import annotations
 
-from ..ir import recipes as rec
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Linear, Slice
+from ..weights import recipes as rec
 
 
 def merge_projections(graph: Graph) -> bool:

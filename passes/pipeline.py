@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..base.debug import dump_folder
 from ..ir.graph import Graph
 from ..ir.phase import Phase
 from ..ir.verifier import verify
-from ..runtime.debug import dump_folder
 from .canonicalize import canonicalize
 from .drop_batch import drop_batch
 from .fold_constants import fold_constants

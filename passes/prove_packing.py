@@ -9,10 +9,10 @@ check are reshapes that would cut a token's row, and products of tokens with tok
 
 from __future__ import annotations
 
+from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node
 from ..ir.ops import Attention, Embedding, Gather, MatMul, Reshape, Scatter, Softmax
 from ..ir.types import Dim, Sym
-from ..runtime.errors import LlmcError
 
 
 def prove_packing(graph: Graph) -> bool:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ..ir import recipes as rec
+from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Softmax, TopK
-from ..ir.quantization import WeightFormat
-from ..ir.recipe_values import held_formats
 from ..ir.types import DType
-from ..runtime.errors import LlmcError
+from ..weights import recipes as rec
+from ..weights.quantization import WeightFormat
+from ..weights.values import held_formats
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..base.debug import debug
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Attention, Binary, CausalMask, Expand, MatMul, Permute, Reshape, Softmax
 from ..ir.scalar import scalar_of
 from ..ir.types import Sym
-from ..runtime.debug import debug
 
 
 def raise_attention(graph: Graph) -> bool:

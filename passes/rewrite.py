@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ..base.debug import debug
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Op
 from ..ir.scalar import scalar_of
-from ..runtime.debug import debug
 
 _COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
 Bindings = dict[str, Value]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from ..base.errors import LlmcError
 from ..ir.plan import Access, MemoryPlan, Schedule, Step
-from ..runtime.errors import LlmcError
 
 
 def verify_plan(schedule: Schedule, plan: MemoryPlan, barriers: Collection[int]) -> None:

@@ -12,19 +12,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {"runtime": 0, "ir": 1, "models": 1, "passes": 2, "codegen": 3, "compiler": 4, "cli": 5}
-RUNTIME_MAY_IMPORT = {
-    "runtime/": {"jinja2", "msgspec", "numpy", "rich", "tokenizers"},
-    "runtime/server/": {
+FLOORS = {
+    "base": 0, "artifact": 1, "runtime": 2, "server": 3, "ir": 3, "models": 3, "weights": 4,
+    "passes": 5, "codegen": 6, "compiler": 7, "cli": 8,
+}  # fmt: skip
+"""Rooms by floor: each imports lower ones only."""
+COMPILE_TOWER = {"ir", "models", "weights", "passes", "codegen", "compiler"}
+"""It stands beside the run tower, on `artifact/` and `base/`; it may use the runtime, not the
+server, and the run tower uses none of it."""
+MAY_IMPORT = {
+    ("base/", "artifact/", "runtime/", "server/"): {"msgspec", "numpy"},
+    ("base/progress.py",): {"rich"},
+    ("runtime/text/",): {"jinja2", "tokenizers"},
+    ("server/",): {
         *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn", "uvloop"),
     },
-    "runtime/engine/prometheus.py": {"prometheus_client"},
-    "runtime/engine/structured.py": {"llguidance"},
-    "runtime/engine/tracing.py": {"opentelemetry"},
-    "runtime/programs/inductor.py": {"torch"},
-    "runtime/programs/onnx.py": {"onnxruntime"},
+    ("runtime/engine/sampling/grammar.py",): {"llguidance"},
+    ("runtime/engine/metrics/spans.py",): {"opentelemetry"},
+    ("runtime/executors/inductor.py",): {"torch"},
+    ("runtime/executors/onnx.py",): {"onnxruntime"},
 }
-"""What comes with the package, and where the packages of the extra `serve` may be named."""
+"""Packages beside the standard library, and the places of ground and run tower that name them."""
 MAX_LINES = 400
 FAMILIES = re.compile(
     r"\b(llama|qwen|mi[sx]tral|gemma|smollm|olmo|granite|cohere|starcoder|stablelm|deepseek|"
@@ -83,27 +91,42 @@ def test_package_uses_relative_imports() -> None:
     assert [name_of(p) for p in python_files() if absolute.search(p.read_text())] == []
 
 
-def runtime_may_import(path: Path) -> set[str]:
-    """Names that this file of the runtime may import, the standard library included."""
-    places = (
-        names for place, names in RUNTIME_MAY_IMPORT.items() if name_of(path).startswith(place)
+def may_import(path: Path) -> set[str]:
+    """Names that this file of ground or run tower may import, the standard library included."""
+    granted = (
+        names for places, names in MAY_IMPORT.items() if name_of(path).startswith(tuple(places))
     )
-    return {"llmc", *sys.stdlib_module_names}.union(*places)
+    return {"llmc", *sys.stdlib_module_names}.union(*granted)
 
 
-def test_runtime_imports_what_its_place_allows() -> None:
+def test_ground_and_run_tower_import_what_their_place_allows() -> None:
     wrong = [
         f"{name_of(path)}:{line} imports {name}"
-        for path in python_files("runtime")
+        for path in python_files("base", "artifact", "runtime", "server")
         for line, name in imports(path)
-        if name.split(".")[0] not in runtime_may_import(path)
+        if name.split(".")[0] not in may_import(path)
     ]
     assert not wrong
-    assert "llguidance" in runtime_may_import(ROOT / "runtime/engine/structured.py")
-    assert "llguidance" not in runtime_may_import(ROOT / "runtime/engine/engine.py")
+    assert "llguidance" in may_import(ROOT / "runtime/engine/sampling/grammar.py")
+    assert "llguidance" not in may_import(ROOT / "runtime/engine/engine.py")
 
 
-@pytest.mark.parametrize("module", ["llmc", "llmc.cli", "llmc.models.zoo"])
+def test_towers_stand_apart() -> None:
+    """The run tower knows nothing of the compile tower, which in turn knows no server."""
+    wrong = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in python_files()
+        for line, name in imports(path)
+        if name.startswith("llmc.")
+        and (
+            (room_of(path) in ("runtime", "server") and name.split(".")[1] in COMPILE_TOWER)
+            or (room_of(path) in COMPILE_TOWER and name.split(".")[1] == "server")
+        )
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", ["llmc", "llmc.cli"])
 def test_light_modules_stay_light(module: str) -> None:
     """What every command imports first; the heavy packages come when a verb needs them."""
     heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2"}
@@ -166,7 +189,7 @@ def test_no_family_is_special() -> None:
 
 
 def test_every_error_id_is_in_the_table() -> None:
-    from llmc.runtime.error_table import ERRORS
+    from llmc.base.error_table import ERRORS
 
     used = {
         (identifier, name_of(path))
@@ -178,7 +201,7 @@ def test_every_error_id_is_in_the_table() -> None:
 
 
 def test_error_table_is_sorted_and_complete() -> None:
-    from llmc.runtime.error_table import ERRORS
+    from llmc.base.error_table import ERRORS
 
     assert list(ERRORS) == sorted(ERRORS)
     for identifier, info in ERRORS.items():

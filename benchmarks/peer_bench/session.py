@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.machine import native_features, total_memory
+from llmc.base.errors import LlmcError
+from llmc.base.machine import native_features, total_memory
 
 from .cases import OURS, TARGETS, Contender, Group, Model, Scheme, groups
 from .environments import ENVIRONMENTS, PeerMissing, ensure, versions

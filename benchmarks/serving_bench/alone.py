@@ -5,9 +5,9 @@ from __future__ import annotations
 from time import perf_counter
 
 import llmc
+from llmc.runtime.api.model import Model
 from llmc.runtime.engine.request import Request
-from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.generate import Model
+from llmc.runtime.engine.sampling.parameters import SamplingParams
 from llmc.runtime.text.output import OutputText
 
 

@@ -12,8 +12,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from llmc.runtime.artifact import Variant
-from llmc.runtime.program import CacheGroup, Draw, Limits, Program, StepInputs, StepOutputs
+from llmc.artifact.manifest import Variant
+from llmc.artifact.program import CacheGroup, Draw, Limits, Program, StepInputs, StepOutputs
 
 TEXT = (
     "A compiler reads a program in one language and writes it in another. Most of its work lies "

@@ -11,15 +11,15 @@ import random
 from functools import partial
 from time import perf_counter
 
-from llmc.runtime.artifact import Variant
+from llmc.artifact.manifest import Variant
+from llmc.artifact.reader import ArtifactReader
+from llmc.runtime.api.loading import open_artifact_program
+from llmc.runtime.api.variants import select_variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
-from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.loading import open_artifact_program
-from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.engine.sampling.parameters import SamplingParams
 from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer
-from llmc.runtime.variants import select_variant
 
 from . import prompts
 from .calm import measured

@@ -71,7 +71,7 @@ class StepClock:
 
 def install(path: str) -> None:
     """In the server's process, before the command runs."""
-    from llmc.runtime.programs.cpu import CpuProgram
+    from llmc.runtime.executors.cpu import CpuProgram
 
     CpuProgram.step = StepClock(Path(path)).counting(CpuProgram.step)
     target = Path(f"{path}.json")

@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llmc.runtime.artifact import weight_bytes
-from llmc.runtime.loading import fixed_bytes
-from llmc.runtime.reader import ArtifactReader
-from llmc.runtime.variants import select_variant
+from llmc.artifact.manifest import weight_bytes
+from llmc.artifact.reader import ArtifactReader
+from llmc.runtime.api.loading import fixed_bytes
+from llmc.runtime.api.variants import select_variant
 
 from . import probe
 from .client import Answer, post

@@ -10,23 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import runtime
+from ... import artifact
+from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
+from ...base import machine
 from ...ir.graph import Graph
 from ...ir.ops import Call, Linear, Op
 from ...passes.pipeline import ProgramForm
 from ...passes.quantize import Scheme, find_scheme
-from ...runtime import machine
-from ...runtime.artifact import Buffer, CacheGroup, Limits, MemoryPlan
+from ...weights.layout import Layout
+from ...weights.table import WeightTable
 from ..backend import Build, Option, Requirements, known_levels
-from ..layout import Layout
-from ..weight_table import WeightTable
 from .emit_linear import supports_linear
 from .emitters import EMITTERS
 from .packing import PANEL16
 from .program import Program, generate
 from .toolchain import LEVELS, compile_library, require_compiler, resolve_levels
 
-_INTERFACE = Path(runtime.__file__).parent  # llmc.h
+_INTERFACE = Path(artifact.__file__).parent  # llmc.h
 
 
 @dataclass(frozen=True, slots=True)

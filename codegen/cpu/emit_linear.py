@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir.graph import Node, Value
-from ...ir.ops import (
-    CombineExperts,
-    Embedding,
-    GroupedLinear,
-    Linear,
-    QuantizeRows,
-    RouteTokens,
-)
+from ...ir.ops import CombineExperts, Embedding, GroupedLinear, Linear, QuantizeRows, RouteTokens
 from ...ir.ops.linear import quantized_types
-from ...ir.quantization import WeightFormat
 from ...ir.types import Dim, DType
+from ...weights.quantization import WeightFormat
 from .emit_movement import emit_row_lookup
 from .function import Function, call, float_literal
 from .layout import View

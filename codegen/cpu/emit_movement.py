@@ -8,15 +8,7 @@ from ...ir.graph import Node, Value
 from ...ir.ops import Concat, Expand, Gather, LogitsRows, Permute, Reshape, Scatter, Slice
 from ...ir.types import DType, TensorType
 from .function import Function
-from .layout import (
-    View,
-    expand,
-    is_dense,
-    permute,
-    refine,
-    reshape,
-    slice_dim,
-)
+from .layout import View, expand, is_dense, permute, refine, reshape, slice_dim
 from .loops import Nest, element, loop_nest, term
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ...base.errors import LlmcError
 from ...ir.graph import Node, Value
 from ...ir.plan import Access, Buffer, Schedule, Step
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym, TensorType, numel
-from ...runtime.errors import LlmcError
-from ..weight_table import WeightTable
+from ...weights.table import WeightTable
 from .layout import Storage, View, whole
 
 C_TYPE: dict[DType, str] = {

@@ -39,7 +39,8 @@ from math import prod
 
 import numpy as np
 
-from ...ir.quantization import (
+from ...base.errors import LlmcError
+from ...weights.quantization import (
     BLOCK,
     Quantized,
     WeightFormat,
@@ -49,7 +50,6 @@ from ...ir.quantization import (
     to_bf16,
     zero_rows,
 )
-from ...runtime.errors import LlmcError
 
 Array = np.ndarray
 

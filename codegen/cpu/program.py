@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from ...artifact.manifest import ABI_VERSION, CacheGroup, Limits, make_cache_group
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops import CACHE_BLOCK, Call, PagedAttention
 from ...ir.ops.cache_codes import pool_widths
 from ...ir.plan import Buffer, Schedule
 from ...ir.types import Dim, DType, Sym
-from ...runtime.artifact import ABI_VERSION, CacheGroup, Limits, make_cache_group
-from ..weight_table import WeightTable
+from ...weights.table import WeightTable
 from .bodies import (
     Body,
     Planned,

@@ -34,7 +34,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 
 KERNELS = Path(__file__).parent / "kernels"
 

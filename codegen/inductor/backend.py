@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ...base import machine
+from ...base.errors import LlmcError
 from ...ir.graph import Graph, Value
 from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, Op, PagedAttention
@@ -21,13 +24,10 @@ from ...ir.scalar import scalar_of
 from ...ir.types import DType
 from ...passes.pipeline import ProgramForm
 from ...passes.quantize import SCHEMES, Scheme, find_scheme
-from ...runtime import machine
-from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
-from ...runtime.errors import LlmcError
+from ...weights.layout import Layout
+from ...weights.row_layout import RowLayout
+from ...weights.table import WeightTable, WeightTensor
 from ..backend import Build, Option, Requirements, known_levels
-from ..layout import Layout
-from ..row_layout import RowLayout
-from ..weight_table import WeightTable, WeightTensor
 from .build import build_library, find_compiler
 from .constants import parts_of
 from .levels import LEVELS

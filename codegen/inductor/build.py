@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 from .worker import COMPILER, JOB, PROGRAM, Job
 
 _DISK_FULL = "No space left on device"

@@ -3,7 +3,7 @@
 A weight is one or several *parts* (plain elements; codes, scales, minima), each a piece of the
 weights entry. A part's name says where it lies and what it is, so a compiled library, which lists
 the names of its constants, needs no table beside it: `at4096_f32_64x128`. The runtime binds
-each name to the mapped bytes (`runtime/programs/inductor.py`); nothing is copied.
+each name to the mapped bytes (`runtime/executors/inductor.py`); nothing is copied.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from ...ir.ops import TORCH_DTYPE
-from ...ir.quantization import BLOCK
 from ...ir.types import DType, TensorType
-from ..weight_table import WeightTensor
+from ...weights.quantization import BLOCK
+from ...weights.table import WeightTensor
 
 _FOUR_BITS = (DType.I4S, DType.I4A)
 _BLOCKED = (DType.I8B, *_FOUR_BITS)
@@ -41,7 +41,7 @@ class Part:
 
 
 def parts_of(tensor: WeightTensor) -> tuple[Part, ...]:
-    """The parts of a weight; a quantized one has those that `codegen/row_layout.py` lists."""
+    """The parts of a weight; a quantized one has those that `weights/row_layout.py` lists."""
     dtype, offsets = DType(tensor.format), [offset for offset, _ in tensor.sections]
     if dtype in TORCH_DTYPE:
         return (Part(offsets[0], dtype, tensor.shape),)

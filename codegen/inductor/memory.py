@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from math import prod
 
+from ...artifact.manifest import Limits
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops import TORCH_DTYPE, GroupedLinear, Linear, SlotAttention
 from ...ir.types import bind_dim
-from ...runtime.artifact import Limits
 
 
 def workspace_bytes(graph: Graph, limits: Limits) -> int:

@@ -13,10 +13,10 @@ import torch
 from torch.export import Dim, ExportedProgram, export
 from torch.fx.experimental import _config as shape_config
 
+from ...artifact.manifest import Limits
 from ...ir.graph import Graph, Value
 from ...ir.ops import TORCH_DTYPE, Embedding
 from ...ir.scalar import scalar_of
-from ...runtime.artifact import Limits
 from .constants import Part, value_of
 from .forms import Run, evaluate
 

@@ -15,10 +15,10 @@ import msgspec
 import torch
 from msgspec import Struct
 
+from ...artifact.manifest import Limits
 from ...ir.parser import parse
 from ...ir.scalar import scalar_of
 from ...ir.types import DType
-from ...runtime.artifact import Limits
 from .constants import Part
 from .levels import LEVELS
 from .module import Parts, SlotModule, export_module

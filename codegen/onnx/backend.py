@@ -12,17 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ...base.errors import LlmcError
 from ...ir.graph import Graph
 from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import Op
 from ...ir.types import DType
 from ...passes.pipeline import ProgramForm
 from ...passes.quantize import Scheme, find_scheme
-from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
-from ...runtime.errors import LlmcError
+from ...weights.row_layout import RowLayout
+from ...weights.table import WeightTable
 from ..backend import Build, Option, Requirements, known_levels
-from ..row_layout import RowLayout
-from ..weight_table import WeightTable
 
 if TYPE_CHECKING:
     import onnx_ir

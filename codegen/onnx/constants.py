@@ -1,8 +1,8 @@
 """Weights as initializers of the model: external data in the artifact's one file of weights.
 
 Offsets count from the beginning of the weights' data section (`folder.py` moves them where a file
-has a header). Formats of `ir/quantization.py` become the integer tensors that ONNX knows, over the
-bytes of the layout "rows"; one tensor may be seen as several, one for each expert.
+has a header). Formats of `weights/quantization.py` become the integer tensors that ONNX knows, over
+the bytes of the layout "rows"; one tensor may be seen as several, one for each expert.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ...ir.graph import Value
-from ...ir.quantization import BLOCK, WeightFormat, padded_k
 from ...ir.types import DType
-from ..row_layout import RowLayout
-from ..weight_table import WeightTable, WeightTensor
+from ...weights.quantization import BLOCK, WeightFormat, padded_k
+from ...weights.row_layout import RowLayout
+from ...weights.table import WeightTable, WeightTensor
 
 if TYPE_CHECKING:
     from .model import Model

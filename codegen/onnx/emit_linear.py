@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from ...ir.graph import Node, Value
 from ...ir.ops import PANEL, Embedding, Linear
-from ...ir.quantization import BLOCK, WeightFormat
 from ...ir.types import DType, Sym
+from ...weights.quantization import BLOCK, WeightFormat
 from .constants import PLAIN_TYPE, Matrix
 from .emit_elementwise import unary
 from .emit_movement import slice_of

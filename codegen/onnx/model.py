@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from ...base.errors import LlmcError
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops import Embedding, Linear
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym
-from ...runtime.errors import LlmcError
 from .constants import Constants
 
 OPSET = 24

@@ -17,12 +17,7 @@ import onnx_ir as ir
 from ...ir.graph import Node, Value
 from ...ir.ops import SlotAttention, SlotWrite
 from ...ir.types import DType, S, Sym
-from .emit_attention import (
-    QUERY,
-    emit_slot_attention,
-    emit_slot_write,
-    starts,
-)
+from .emit_attention import QUERY, emit_slot_attention, emit_slot_write, starts
 from .model import Model
 from .ort_linear import DOMAIN, unshaped
 from .ort_packed import packed_projections, rotates_inside, table_of

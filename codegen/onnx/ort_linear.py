@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Embedding, GroupedLinear, Linear
-from ...ir.quantization import BLOCK
 from ...ir.types import DType
+from ...weights.quantization import BLOCK
 from . import emit_experts, emit_linear
 from .constants import Matrix
 from .emit_movement import slice_of

@@ -17,9 +17,9 @@ import torch
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpreter import scalar_tensor
 from ...ir.ops import Reshape, Slice, SlotAttention, SlotWrite
-from ...ir.recipe_base import Computed, Constant
-from ...ir.recipes import leaves
+from ...ir.recipe import Computed, Constant
 from ...ir.types import DType, TensorType
+from ...weights.recipes import leaves
 
 _HEAD_MULTIPLE, _PAIR_MULTIPLE = 16, 8
 """What GroupQueryAttention's own rotation asks of a head's size and of the number of its pairs."""
@@ -108,7 +108,7 @@ def _evaluated(value: Value, length: int, known: dict[Value, torch.Tensor]) -> t
 
 
 def _constant(value: Value) -> torch.Tensor:
-    from ...ir.recipe_values import RecipeValues
+    from ...weights.values import RecipeValues
 
     literal = scalar_tensor(value)
     if literal is not None:

@@ -17,10 +17,10 @@ import json
 
 import onnx_ir as ir
 
+from ...artifact.manifest import Limits
 from ...ir.graph import Graph
 from ...ir.types import DType, R, S, Sym, TensorType
-from ...runtime.artifact import Limits
-from ..weight_table import WeightTable
+from ...weights.table import WeightTable
 from .constants import Constants
 from .emit_attention import QUERY
 from .emitters import emit_node

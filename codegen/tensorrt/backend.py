@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ...base import machine
+from ...base.errors import LlmcError
 from ...ir.graph import Graph
 from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import Op
 from ...passes.pipeline import ProgramForm
 from ...passes.quantize import Scheme
-from ...runtime import machine
-from ...runtime.artifact import CacheGroup, Limits, MemoryPlan
-from ...runtime.errors import LlmcError
-from ...runtime.programs.tensorrt_gpu import device_sm
-from ...runtime.programs.tensorrt_library import distribution, is_rtx, library
+from ...runtime.executors.tensorrt_gpu import device_sm
+from ...runtime.executors.tensorrt_library import distribution, is_rtx, library
+from ...weights.table import WeightTable
 from ..backend import Build, Option, Requirements
-from ..weight_table import WeightTable
 from .calibration import input_ranges
 from .constants import Constants
 from .emitters import check, supports

@@ -20,10 +20,10 @@ import torch
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpreter import scalar_tensor
 from ...ir.ops import TORCH_DTYPE, Embedding, Linear
-from ...ir.quantization import dequantize
-from ...ir.recipe_values import RecipeValues
-from ...ir.recipes import Quantize, Recipe
 from ...ir.types import DType, Env
+from ...weights.quantization import dequantize
+from ...weights.recipes import Quantize, Recipe
+from ...weights.values import RecipeValues
 from .network import CACHES
 from .precision import UNBOUNDED
 

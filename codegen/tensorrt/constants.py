@@ -16,10 +16,10 @@ from math import prod
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.quantization import BLOCK, WeightFormat, dequantize, to_bf16
-from ...ir.recipe_values import RecipeValues, matrix_shape
-from ...ir.recipes import Quantize, Recipe
 from ...ir.types import DType
+from ...weights.quantization import BLOCK, WeightFormat, dequantize, to_bf16
+from ...weights.recipes import Quantize, Recipe
+from ...weights.values import RecipeValues, matrix_shape
 
 _SLICE_ELEMENTS = 1 << 21
 _IN_FILE_BYTES = 1 << 20

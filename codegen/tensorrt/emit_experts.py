@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...base.errors import LlmcError
 from ...ir.graph import Node
 from ...ir.ops import CombineExperts, GroupedLinear, RouteTokens
 from ...ir.types import Sym
-from ...runtime.errors import LlmcError
 from .emit_linear import epilogue, product
 from .emit_reduction import reduce
 from .emit_shape import expand

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...base.errors import LlmcError
 from ...ir.graph import Node, Value
 from ...ir.ops import Linear
 from ...ir.ops.linear import BLOCK
 from ...ir.types import DType
-from ...runtime.errors import LlmcError
 from .constants import Held
 from .emit_elementwise import apply
 from .net import Net, Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ...base.errors import LlmcError
 from ...ir.graph import Graph, Node
 from ...ir.ops import (
     Binary,
@@ -37,7 +38,6 @@ from ...ir.ops import (
     Where,
 )
 from ...ir.types import DType
-from ...runtime.errors import LlmcError
 from . import (
     emit_attention,
     emit_elementwise,

@@ -20,9 +20,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from ...runtime.artifact import Limits
-from ...runtime.errors import LlmcError
-from ...runtime.programs.tensorrt_library import MESSAGES, is_rtx, logger, readable
+from ...artifact.manifest import Limits
+from ...base.errors import LlmcError
+from ...runtime.executors.tensorrt_library import MESSAGES, is_rtx, logger, readable
 from .network import Network
 
 DECODE, PREFILL = 0, 1

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ...base.errors import LlmcError
 from ...ir.graph import Node, Value
 from ...ir.ops import LogitsRows
 from ...ir.scalar import Scalar
 from ...ir.types import DType, Sym
-from ...runtime.errors import LlmcError
-from ...runtime.programs.tensorrt_library import MESSAGES, readable
+from ...runtime.executors.tensorrt_library import MESSAGES, readable
 from .constants import Constants, Held
 from .precision import Precision
 from .sizes import Sizes

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...artifact.manifest import Limits
 from ...ir.graph import Graph, Value
 from ...ir.types import DType
-from ...runtime.artifact import Limits
-from ...runtime.programs.tensorrt_library import MESSAGES
+from ...runtime.executors.tensorrt_library import MESSAGES
 from .constants import Constants
 from .emitters import emit
 from .net import Net

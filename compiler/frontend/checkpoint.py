@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...base.errors import LlmcError
 from ...models.auto import text_config
-from ...runtime.errors import LlmcError
 from ...runtime.text.tokenizer import unlimited
 from .config_fields import unread_fields
 from .generation_fields import clean_generation

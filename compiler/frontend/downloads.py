@@ -18,8 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from ...base.errors import LlmcError
 from ...models.catalog import SplitFile, WheelFile, WheelPart
-from ...runtime.errors import LlmcError
 
 _HUB_PATTERNS = [
     "*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "*.py",

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 
 ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 _MOST_IDS = 1 << 31  # token ids are i32

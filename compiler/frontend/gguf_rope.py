@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 from .buffers import compute_buffers
 from .gguf_file import GgufFile
 from .trace import build_on_meta

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir.recipes import CheckpointTensor, Recipe, concat
+from ...base.errors import LlmcError
 from ...models.auto import no_advice
-from ...runtime.errors import LlmcError
+from ...weights.recipes import CheckpointTensor, Recipe, concat
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
 from .gguf_rope import ROPE_TENSORS, check_rope, scaled_rope

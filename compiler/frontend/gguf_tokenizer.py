@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 from ...runtime.text.tokenizer import unlimited
 from .generation_fields import token_ids
 from .gguf_file import GgufFile

@@ -18,13 +18,13 @@ import torch
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
+from ...base.errors import LlmcError
 from ...ir import ops
 from ...ir.graph import Graph, Value
 from ...ir.phase import Phase
-from ...ir.recipes import Computed, Recipe
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
-from ...runtime.errors import LlmcError
+from ...weights.recipes import Computed, Recipe
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 from .aten import ATEN
 
 SCATTERS = {"aten::slice": "slice_scatter", "aten::select": "select_scatter"}

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...base.errors import LlmcError
 from ...ir.graph import Graph
-from ...ir.recipes import CheckpointTensor, Recipe
 from ...passes.pipeline import Context, PassTime, ProgramForm, run_pipeline
 from ...passes.quantize import Scheme
-from ...runtime.errors import LlmcError
+from ...weights.recipes import CheckpointTensor, Recipe
 from . import interfaces
 from .importer import import_graph
 from .text_part import tensor_names

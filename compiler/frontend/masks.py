@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _python_dispatch
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 
 
 def window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...ir.recipe_values import TensorReader
-from ...ir.recipes import CheckpointTensor, Recipe
+from ...weights.recipes import CheckpointTensor, Recipe
+from ...weights.values import TensorReader
 from .row_file import RowFile
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...ir.recipe_values import RecipeValues, matrix_shape
-from ...ir.recipes import CheckpointTensor, Recipe, leaves
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
+from ...weights.recipes import CheckpointTensor, Recipe, leaves
+from ...weights.values import RecipeValues, matrix_shape
 from .model_source import Loaded, ModelSource
 from .recording import RecordedTensor
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import transformers
 
+from ...artifact.manifest import Limits
+from ...base.errors import LlmcError
 from ...ir.graph import Graph, Value
 from ...ir.interpreted_program import InterpretedProgram
 from ...ir.interpreted_slots import InterpretedSlots
 from ...ir.ops import CACHE_BLOCK, TORCH_DTYPE
-from ...ir.recipe_values import RecipeValues
-from ...ir.recipes import CheckpointTensor
 from ...models.auto import auto_class
 from ...models.conformance import TOLERANCE, Report, Text, blocks_needed, run_schedule
 from ...models.eager import fix_rope, reference_texts
@@ -36,8 +36,8 @@ from ...models.random_weights import randomize
 from ...models.twin import twin
 from ...passes.pipeline import ProgramForm
 from ...passes.quantize import SCHEMES
-from ...runtime.artifact import Limits
-from ...runtime.errors import LlmcError
+from ...weights.recipes import CheckpointTensor
+from ...weights.values import RecipeValues
 from .downloads import cache_dir
 from .lower import own_tensors, trace_model
 from .remote_code import code_digest

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...ir.recipes import (
+from ...base.errors import LlmcError
+from ...ir.types import DType
+from ...weights.recipes import (
     Cast,
     Computed,
     Elementwise,
@@ -29,8 +31,6 @@ from ...ir.recipes import (
     stack,
     unsqueeze,
 )
-from ...ir.types import DType
-from ...runtime.errors import LlmcError
 
 aten = torch.ops.aten
 _TORCH = {

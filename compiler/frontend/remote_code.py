@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 
 _DIGEST_CHUNK = 1 << 22
 

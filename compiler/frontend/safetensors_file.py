@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.quantization import Quantized, from_bf16
-from ...ir.recipe_values import matrix_shape
-from ...ir.recipes import CheckpointTensor
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
+from ...weights.quantization import Quantized, from_bf16
+from ...weights.recipes import CheckpointTensor
+from ...weights.values import matrix_shape
 from .row_file import Extent, RowFile, require_finite
 
 _MAX_HEADER = 100 * 1000 * 1000  # the format's own limit

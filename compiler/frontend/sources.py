@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ...base.errors import LlmcError
 from ...models.catalog import CatalogEntry, catalog
-from ...runtime.errors import LlmcError
 from .checkpoint import open_checkpoint
 from .downloads import (
     HUB_ID,

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...ir.recipes import CheckpointTensor, Recipe, leaves
+from ...base.errors import LlmcError
 from ...models.auto import auto_class, text_config, whole_class
 from ...models.eager import eager_logits
 from ...models.random_weights import randomize
 from ...models.twin import twin
-from ...runtime.errors import LlmcError
+from ...weights.recipes import CheckpointTensor, Recipe, leaves
 from .model_source import Loaded
 from .names import convert_checkpoint
 

@@ -19,8 +19,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
+from ...base.errors import LlmcError
 from ...models.auto import auto_class
-from ...runtime.errors import LlmcError
 from . import inplace, interfaces
 from .buffers import compute_buffers
 from .lean_export import LinearCalls, lean_export

@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from ...runtime.errors import LlmcError
+from ...base.errors import LlmcError
 
 _SPECIALIZED = "Constraints violated"
 """How torch begins when code needs the number of tokens as a plain number."""

@@ -24,18 +24,7 @@ from .linear import (
 )
 from .norm import Norm
 from .reduction import CumSum, MatMul, Reduce, Softmax, TopK
-from .shape import (
-    Concat,
-    Embedding,
-    Expand,
-    Full,
-    Gather,
-    Iota,
-    Permute,
-    Reshape,
-    Scatter,
-    Slice,
-)
+from .shape import Concat, Embedding, Expand, Full, Gather, Iota, Permute, Reshape, Scatter, Slice
 from .slots import LENGTH, SlotAttention, SlotWrite
 
 __all__ = [

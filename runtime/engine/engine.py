@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from ..errors import LlmcError
-from ..program import Program, StepOutputs
-from .batch import step_inputs
-from .cache import CacheManager
-from .metrics import EngineCounters, Gauges
-from .pacing import MixedSteps, UniformSteps
+from ...artifact.program import Program, StepOutputs
+from ...base.errors import LlmcError
+from .cache.manager import CacheManager
+from .metrics.counters import EngineCounters, Gauges
 from .request import Delta, FinishReason, Request
-from .sampling import check_params
-from .sampling_state import SamplingState, sampling_state
-from .scheduler import Scheduler, StepPlan, counts_by_kind
-from .sequence import Sequence
+from .sampling.parameters import check_params
+from .sampling.request_state import SamplingState, sampling_state
+from .schedule.scheduler import Scheduler, StepPlan, counts_by_kind
+from .schedule.sequence import Sequence
+from .schedule.step_inputs import step_inputs
+from .schedule.step_shape import MixedSteps, UniformSteps
 
 if TYPE_CHECKING:
-    from .sampler import Sampler
+    from .sampling.sampler import Sampler
 
 __all__ = ["Engine", "EngineOptions", "FinishReason", "Request", "check_prompt"]
 
@@ -186,7 +186,7 @@ class Engine:
     @cached_property
     def sampler(self) -> "Sampler":
         """Chooses tokens where the argmax is not the answer."""
-        from .sampler import Sampler
+        from .sampling.sampler import Sampler
 
         return Sampler(self.program.vocab_size)
 
@@ -283,7 +283,7 @@ class Engine:
         return state.error is None
 
     def _read_prompt_logprobs(self, plan: StepPlan[_Running], outputs: StepOutputs) -> None:
-        from .logprobs import of_step
+        from .sampling.logprobs import of_step
 
         end = 0
         for running, rows in zip(plan.sequences, plan.rows, strict=True):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct, field
 
-from ..errors import LlmcError
-from .sampling import SamplingParams
+from ...base.errors import LlmcError
+from .sampling.parameters import SamplingParams
 
 if TYPE_CHECKING:
     from ..text.output import OutputText
-    from .structured import CompiledGrammar
+    from .sampling.grammar import CompiledGrammar
 
 FinishReason = Literal["stop", "length", "aborted", "timeout", "error"]
 """`stop`: an end-of-text id, a stop id, a stop string, or a grammar that is complete. `length`:

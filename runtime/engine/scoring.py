@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..arrays import Float32Array
-from ..errors import LlmcError
-from .batch import step_inputs
+from ...base.arrays import Float32Array
+from ...base.errors import LlmcError
 from .engine import Engine, check_prompt
-from .scheduler import StepPlan
-from .sequence import Sequence as TokenSequence
+from .schedule.scheduler import StepPlan
+from .schedule.sequence import Sequence as TokenSequence
+from .schedule.step_inputs import step_inputs
 
 
 def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:

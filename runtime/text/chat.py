@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..errors import LlmcError
+from ...base.errors import LlmcError
 from .messages import Form, in_form
 from .template_sandbox import BoundExceeded, TemplateSandbox
 from .tools.fallback import told_in_text

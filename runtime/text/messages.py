@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from ..errors import LlmcError
+from ...base.errors import LlmcError
 
 _TEXT_PARTS = {
     "text": "text",

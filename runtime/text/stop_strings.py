@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from ..errors import LlmcError
+from ...base.errors import LlmcError
 
 
 class StopStrings:

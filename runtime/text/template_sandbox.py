@@ -20,7 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import LlmcError
+from ...base.errors import LlmcError
 
 MAX_TURNS = 1_000_000
 """Turns of loops and calls of macros in one rendering."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from threading import Lock, Thread
 from typing import Any
 
-from ..errors import LlmcError
+from ...base.errors import LlmcError
 from .segments import SegmentCache
 from .spelling import Spelling, byte_level
 

@@ -8,13 +8,7 @@ from llmc.benchmarks.serving_bench import report
 from llmc.benchmarks.serving_bench.comparison import figures_of
 from llmc.benchmarks.serving_bench.soak import growth
 from llmc.benchmarks.serving_bench.stall import summary
-from llmc.benchmarks.serving_bench.statistics import (
-    CaseResult,
-    Figure,
-    gaps,
-    median,
-    percentile,
-)
+from llmc.benchmarks.serving_bench.statistics import CaseResult, Figure, gaps, median, percentile
 from rich.console import Console
 
 

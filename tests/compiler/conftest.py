@@ -4,7 +4,7 @@ from pathlib import Path
 
 import llmc
 import pytest
-from llmc.models.zoo import find
+from zoo import find
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}"
 

@@ -10,8 +10,8 @@ from typing import Any
 import llmc
 import numpy as np
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler import driver
-from llmc.runtime.errors import LlmcError
 from safetensors.numpy import load_file, save_file
 
 Edit = Callable[[Path], None]

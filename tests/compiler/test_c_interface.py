@@ -8,13 +8,13 @@ from typing import Any
 
 import llmc
 import pytest
-from llmc.runtime.artifact import weight_bytes
+from llmc.artifact.manifest import weight_bytes
+from llmc.artifact.reader import ArtifactReader
+from llmc.runtime.api.variants import select_variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
-from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.programs.cpu import load_library
-from llmc.runtime.reader import ArtifactReader
-from llmc.runtime.variants import select_variant
+from llmc.runtime.engine.sampling.parameters import SamplingParams
+from llmc.runtime.executors.cpu import load_library
 
 ROOT = Path(__file__).parents[2]
 BAD_STRUCT_SIZE = -1

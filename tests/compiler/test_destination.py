@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler.destination import check_output, output_path
-from llmc.runtime.errors import LlmcError
 
 
 def refused(path: Path | str, model: Path | str = "some/model", format: str = "file") -> str:
@@ -58,7 +58,7 @@ def test_the_model_is_never_overwritten(tmp_path: Path) -> None:
 def test_the_command_says_so_before_it_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from llmc.cli.app import invoke\n"
-        "from llmc.runtime.failures import run_guarded\n"
+        "from llmc.base.failures import run_guarded\n"
         "code = run_guarded(invoke, sys.argv[1:])\n"
         "assert 'torch' not in sys.modules\n"
         "sys.exit(code)"

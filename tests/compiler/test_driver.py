@@ -6,22 +6,22 @@ from pathlib import Path
 import llmc
 import numpy as np
 import pytest
+from llmc.artifact.manifest import Limits
+from llmc.artifact.reader import ArtifactReader
+from llmc.base import machine
+from llmc.base.errors import LlmcError
 from llmc.codegen.cpu.backend import CpuBackend
 from llmc.codegen.cpu.packing import PANEL16
-from llmc.codegen.weight_table import WeightTable
 from llmc.compiler import driver
 from llmc.compiler.assemble import decode_bytes
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.quality import compare
 from llmc.compiler.targets import Program, Target
-from llmc.models.tiny import BOS, EOS
-from llmc.models.zoo import find
 from llmc.passes.quantize import SCHEMES
-from llmc.runtime import machine
-from llmc.runtime.artifact import Limits
-from llmc.runtime.conformance import verify
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.api.conformance import verify
+from llmc.weights.table import WeightTable
+from tiny_model import BOS, EOS
+from zoo import find
 
 torch = pytest.importorskip("torch")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from llmc.runtime.failures import extras_named
+from llmc.base.failures import extras_named
 
 CODE = """
 import json, sys
@@ -22,7 +22,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 import llmc
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 try:
     llmc.compile(sys.argv[2], output=sys.argv[3])
 except LlmcError as error:

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler.onnx_folder import DATA, MODEL, check_folder, emit_folder, folder_path
-from llmc.models.tiny import VOCAB
-from llmc.runtime.errors import LlmcError
+from tiny_model import VOCAB
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_generate.py"

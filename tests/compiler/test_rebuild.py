@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from llmc.artifact.reader import ArtifactReader
+from llmc.base import machine
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import TARGETS, find_backend
 from llmc.codegen.cpu.toolchain import LEVELS, USER_LEVELS
 from llmc.codegen.inductor.levels import LEVELS as INDUCTOR_LEVELS
@@ -16,10 +19,7 @@ from llmc.compiler import rebuild as rebuilding
 from llmc.compiler.driver import compile
 from llmc.compiler.rebuild import compare, rebuild
 from llmc.compiler.targets import ExactLevels, resolve_targets
-from llmc.models.zoo import find
-from llmc.runtime import machine
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.reader import ArtifactReader
+from zoo import find
 
 
 @pytest.fixture(scope="module")

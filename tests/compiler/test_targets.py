@@ -4,16 +4,16 @@ from pathlib import Path
 
 import llmc
 import pytest
+from llmc.artifact.reader import ArtifactReader
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import find_backend
-from llmc.codegen.row_layout import RowLayout
 from llmc.compiler import driver
 from llmc.compiler.frontend.lower import own_tensors, trace_model
 from llmc.compiler.rebuild import rebuild
 from llmc.compiler.targets import Target, lower_for, resolve_targets
-from llmc.models.zoo import find
-from llmc.runtime.conformance import verify
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.api.conformance import verify
+from llmc.weights.row_layout import RowLayout
+from zoo import find
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx_ir")

@@ -13,13 +13,13 @@ from typing import Any
 import llmc
 import pytest
 import torch
+from llmc.artifact.manifest import GENERATION, Generation, decode_generation
+from llmc.base.errors import LlmcError
 from llmc.compiler import driver
 from llmc.compiler.assemble import draft_manifest
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.text_entries import text_entries
-from llmc.runtime.artifact import GENERATION, Generation, decode_generation
-from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.errors import LlmcError
+from llmc.runtime.engine.sampling.parameters import SamplingParams
 from transformers import AutoConfig, EosTokenCriteria, TopKLogitsWarper, TopPLogitsWarper
 
 FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")

@@ -26,6 +26,9 @@ from unittest import mock
 
 import numpy as np
 import torch
+from llmc.artifact.manifest import Limits
+from llmc.artifact.program import StepInputs
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import Backend, Option, find_backend
 from llmc.compiler import driver
 from llmc.compiler.frontend.lower import lower_model, own_tensors
@@ -33,17 +36,14 @@ from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.ops import CACHE_BLOCK
-from llmc.ir.recipe_values import RecipeValues
 from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.tiny import ZooModel
-from llmc.models.zoo import ZOO
 from llmc.passes.pipeline import ProgramForm
 from llmc.passes.quantize import SCHEME_NAMES
-from llmc.runtime.artifact import Limits
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.generate import load
-from llmc.runtime.program import StepInputs
+from llmc.runtime.api.model import load
+from llmc.weights.values import RecipeValues
+from tiny_model import ZooModel
+from zoo import ZOO
 
 HERE = Path(__file__).parent
 RESULTS, DOCUMENT = HERE / "compatibility.json", HERE.parents[1] / "docs" / "compatibility.md"
@@ -219,10 +219,10 @@ def render(results: Results) -> str:
         "# Compatibility",
         "",
         "Made by `python tests/conformance/compatibility.py`, which compiles and runs each cell;",
-        "not written by hand. Families are those of the conformance zoo (`models/zoo.py`): small",
-        "random models of each architecture and feature, driven through the schedule that every",
-        "target has to pass. In f32 the reference is transformers eager; in other schemes it is",
-        "the interpreter with the same rounded weights, so a number says what the program",
+        "not written by hand. Families are those of the conformance zoo (`tests/helpers/zoo.py`):",
+        "small random models of each architecture and feature, driven through the schedule that",
+        "every target has to pass. In f32 the reference is transformers eager; in other schemes it",
+        "is the interpreter with the same rounded weights, so a number says what the program",
         "computes otherwise, not what rounding costs. A cell is",
         "",
         *(f"- {text}" for text in _LEGEND.values()),

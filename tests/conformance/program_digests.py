@@ -21,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmc.codegen.weight_table import WeightTable
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.lower import own_tensors, trace_model
 from llmc.compiler.frontend.probe import StateReader
 from llmc.compiler.targets import limits_of, resolve_targets
-from llmc.compiler.weights import WeightStream
-from llmc.ir.recipe_values import RecipeValues
-from llmc.models.zoo import find
-from llmc.runtime.errors import LlmcError
+from llmc.weights.stream import WeightStream
+from llmc.weights.table import WeightTable
+from llmc.weights.values import RecipeValues
+from zoo import find
 
 FILE = Path(__file__).with_suffix(".json")
 MODELS = (
@@ -100,7 +100,7 @@ def trt_program(lowered: Any, values: RecipeValues) -> str:
     from llmc.codegen.tensorrt.constants import Constants
     from llmc.codegen.tensorrt.engine import make_builder
     from llmc.codegen.tensorrt.network import make_network
-    from llmc.runtime.programs.tensorrt_library import library
+    from llmc.runtime.executors.tensorrt_library import library
 
     trt: Any = library()
     builder = make_builder(trt)
@@ -128,7 +128,7 @@ PROGRAMS = {
 
 def main() -> int:
     """Compare or record; 1 if something moved."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Digests of programs.")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("models", nargs="*", default=MODELS)
     options = parser.parse_args()

@@ -126,9 +126,9 @@ def rounding(model: Any) -> float:
 
 def attempt(path: Path, scheme: str = "f32") -> Result:
     """Narrow, save, compile and compare the config in `path`."""
+    from llmc.base.errors import LlmcError
     from llmc.compiler.driver import compile
-    from llmc.runtime.errors import LlmcError
-    from llmc.runtime.generate import load
+    from llmc.runtime.api.model import load
 
     raw = json.loads(path.read_text())
     quantized = bool(raw.pop("quantization_config", None))

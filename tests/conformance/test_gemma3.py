@@ -18,8 +18,8 @@ from gguf import quants
 from llmc.compiler.driver import compile
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.quality import compare
-from llmc.runtime.conformance import verify
-from llmc.runtime.generate import Model, load
+from llmc.runtime.api.conformance import verify
+from llmc.runtime.api.model import Model, load
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 pytestmark = pytest.mark.model

@@ -13,9 +13,9 @@ from llmc.compiler.frontend.names import bind
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.frontend.trace import build_on_meta
 from llmc.compiler.quality import compare
-from llmc.ir.recipe_values import RecipeValues
-from llmc.runtime.conformance import verify
-from llmc.runtime.generate import load
+from llmc.runtime.api.conformance import verify
+from llmc.runtime.api.model import load
+from llmc.weights.values import RecipeValues
 from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.model

@@ -10,9 +10,9 @@ import pytest
 from llmc.compiler import driver
 from llmc.models.conformance import run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.tiny import ZooModel
-from llmc.models.zoo import ZOO, find
-from llmc.runtime.generate import load
+from llmc.runtime.api.model import load
+from tiny_model import ZooModel
+from zoo import ZOO, find
 
 
 @pytest.fixture(autouse=True)

@@ -5,18 +5,18 @@ error about the model (E04xx), never a wrong result and never a crash.
 """
 
 import pytest
+from llmc.artifact.manifest import Limits
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.ops import CACHE_BLOCK
-from llmc.ir.recipe_values import RecipeValues
 from llmc.models.conformance import Report, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.tiny import ZooModel
-from llmc.models.zoo import EXTENDED
 from llmc.passes.quantize import find_scheme
-from llmc.runtime.artifact import Limits
-from llmc.runtime.errors import LlmcError
+from llmc.weights.values import RecipeValues
+from tiny_model import ZooModel
+from zoo import EXTENDED
 
 
 def conformance_of(model: ZooModel) -> Report:

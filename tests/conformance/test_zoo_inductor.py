@@ -10,9 +10,9 @@ import pytest
 from llmc.compiler import driver
 from llmc.models.conformance import run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.zoo import find
-from llmc.runtime.conformance import verify
-from llmc.runtime.generate import load
+from llmc.runtime.api.conformance import verify
+from llmc.runtime.api.model import load
+from zoo import find
 
 
 def test_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,20 +15,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from llmc.artifact.program import Program, StepInputs, StepOutputs
 from llmc.codegen.backend import Build
 from llmc.compiler import targets
 from llmc.compiler.assemble import variant_of
 from llmc.compiler.frontend.lower import own_tensors, trace_model
 from llmc.compiler.frontend.probe import StateReader, tensor_of
-from llmc.compiler.weights import WeightStream
 from llmc.ir.interpreted_slots import InterpretedSlots
-from llmc.ir.recipe_values import RecipeValues
 from llmc.models.conformance import Text, blocks_needed, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.tiny import ZooModel
-from llmc.models.zoo import ZOO, find
-from llmc.runtime.program import Program, StepInputs, StepOutputs
-from llmc.runtime.programs.onnx import open_program
+from llmc.runtime.executors.onnx import open_program
+from llmc.weights.stream import WeightStream
+from llmc.weights.values import RecipeValues
+from tiny_model import ZooModel
+from zoo import ZOO, find
 
 SLOTS = 7
 

@@ -1,17 +1,17 @@
 """Zoo families as programs of slots, interpreted, against eager: what `lower_slots` and
-`runtime/programs/slots.py` promise to backends that don't page."""
+`runtime/executors/slots.py` promise to backends that don't page."""
 
 import pytest
+from llmc.artifact.manifest import Limits
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_slots import InterpretedSlots
-from llmc.ir.recipe_values import RecipeValues
 from llmc.models.conformance import blocks_needed, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.zoo import DISTINCT, find
 from llmc.passes.pipeline import ProgramForm
 from llmc.passes.quantize import SCHEMES
-from llmc.runtime.artifact import Limits
+from llmc.weights.values import RecipeValues
+from zoo import DISTINCT, find
 
 MAX_TOKENS = 48
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
-from llmc.cli import compiling, targets
+from llmc.artifact import manifest as artifact
+from llmc.base.error_table import ERRORS
+from llmc.base.sizes import parse_size
+from llmc.cli import compile as compiling
+from llmc.cli import targets
 from llmc.cli.app import VERBS as NAMES_OF_VERBS
 from llmc.cli.app import invoke, verb
-from llmc.runtime import artifact
-from llmc.runtime.error_table import ERRORS
-from llmc.runtime.sizes import parse_size
 
 PAGES = pages()
 README = page("README.md")
@@ -219,7 +220,7 @@ def test_levels_are_those_of_the_toolchain() -> None:
 
 def test_families_are_those_of_the_zoo() -> None:
     """Every promised family has a row; what is named as refused is refused in the zoo."""
-    from llmc.models.zoo import EXTENDED, ZOO
+    from zoo import EXTENDED, ZOO
 
     def plain(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", text.lower())
@@ -288,7 +289,7 @@ def test_snippets_parse_and_import_what_exists(block: Block) -> None:
     ids=name_of,
 )
 def test_snippets_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that need an artifact run in `tests/runtime/test_examples.py`."""
+    """Those that need an artifact run in `tests/examples/test_examples.py`."""
     monkeypatch.chdir(tmp_path)
     code = compile(block.text, f"<{block.page}>", "exec", dont_inherit=True)
     exec(code, {"__name__": "snippet"})

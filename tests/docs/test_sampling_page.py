@@ -3,8 +3,8 @@
 import re
 
 from doc_pages import page
-from llmc.runtime.engine import grammar_limits
-from llmc.runtime.engine.sampling import MAX_LOGPROBS, SamplingParams
+from llmc.runtime.engine.sampling.parameters import MAX_LOGPROBS, SamplingParams
+from llmc.runtime.text import grammar_limits
 
 TEXT = page("docs/sampling.md").text
 

@@ -19,7 +19,7 @@ from llmc.ir.ops import (
     TopK,
     Unary,
 )
-from llmc.ir.recipe_base import CheckpointTensor
+from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, Sym, T, TensorType
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from llmc.artifact.manifest import Limits
+from llmc.artifact.program import StepInputs, check_inputs
 from llmc.ir.interpreted_program import InterpretedProgram, manifest_groups
 from llmc.ir.parser import parse
-from llmc.runtime.artifact import Limits
-from llmc.runtime.program import StepInputs, check_inputs
 
 TEXT = """
 graph main: SERVING

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from llmc.ir.ops import (
+from llmc.ir.ops import (  # fmt: skip
     TORCH_DTYPE,
     Attention,
     CacheWrite,
@@ -20,7 +20,7 @@ from llmc.ir.ops import (
     SlotAttention,
     SlotWrite,
     TopK,
-)  # fmt: skip
+)
 from llmc.ir.ops.cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
 from llmc.ir.types import DType
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llmc.ir.ops import (
+from llmc.ir.ops import (  # fmt: skip
     BINARY,
     OPS,
     TORCH_DTYPE,
@@ -41,7 +41,7 @@ from llmc.ir.ops import (
     TopK,
     Unary,
     Where,
-)  # fmt: skip
+)
 from llmc.ir.types import DType, R, S, Sym, T, TensorType, bind_dim
 
 ENV = {"T": 5, "S": 2, "R": 3, "B": 2, "P": 6, "S1": 3, "L": 9}

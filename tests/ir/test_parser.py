@@ -7,13 +7,13 @@ from llmc.ir.graph import Graph
 from llmc.ir.ops import Attention, Call, Cast, Linear, Reshape
 from llmc.ir.parser import Opaque, make_op, parse
 from llmc.ir.phase import Phase
-from llmc.ir.recipe_base import CheckpointTensor
+from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar_of
 from llmc.ir.types import DType, Sym, T, TensorType
 from llmc.ir.verifier import verify
-from llmc.models.zoo import find
 from llmc.passes.quantize import SCHEMES
 from random_graphs import graphs
+from zoo import find
 
 
 @given(graphs())

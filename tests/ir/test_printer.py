@@ -5,7 +5,7 @@ from llmc.ir.graph import CacheGroup, Graph
 from llmc.ir.ops import Attention, Binary, Call, Cast, Iota, Norm, Reshape, Unary
 from llmc.ir.phase import Phase
 from llmc.ir.printer import format_attribute, format_name
-from llmc.ir.recipe_base import CheckpointTensor
+from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, Sym, T, TensorType
 

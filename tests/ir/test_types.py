@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llmc.ir.types import (
+from llmc.ir.types import (  # fmt: skip
     DType,
     R,
     S,
@@ -14,7 +14,7 @@ from llmc.ir.types import (
     broadcast_shapes,
     divide,
     numel,
-)  # fmt: skip
+)
 
 SIZES = st.integers(1, 64)
 DIMS = st.one_of(SIZES, st.builds(Sym, st.sampled_from(["T", "S"]), SIZES))

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.ir.graph import Graph, Value
 from llmc.ir.ops import Unary
 from llmc.ir.parser import parse
 from llmc.ir.phase import Phase
 from llmc.ir.types import DType, T, TensorType
 from llmc.ir.verifier import verify
-from llmc.runtime.errors import LlmcError
 
 TEXT = """
 graph body: SERVING

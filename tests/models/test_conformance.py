@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from llmc.artifact.program import CacheGroup, Limits, StepInputs, StepOutputs, check_inputs
 from llmc.models.conformance import (
     Driver,
     Report,
@@ -19,9 +20,8 @@ from llmc.models.conformance import (
     text_lengths,
 )
 from llmc.models.eager import eager_logits
-from llmc.models.zoo import find
-from llmc.runtime.program import CacheGroup, Limits, StepInputs, StepOutputs, check_inputs
 from transformers import PreTrainedModel
+from zoo import find
 
 BLOCK = 8
 CONTEXT = 64

@@ -16,10 +16,10 @@ from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.parser import parse
-from llmc.ir.recipe_base import CheckpointTensor
-from llmc.ir.recipe_values import RecipeValues
+from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.types import Env, bind_dim
 from llmc.ir.verifier import verify
+from llmc.weights.values import RecipeValues
 
 Pass = Callable[[Graph], bool]
 ENV: Env = {"T": 5, "S": 2, "S1": 3, "R": 2}

@@ -1,8 +1,8 @@
 """Constant subgraphs become recipes; no bytes are read."""
 # ruff: noqa: E501 (lines of graph text)
 
-from llmc.ir.recipes import Apply
 from llmc.passes.fold_constants import fold_constants
+from llmc.weights.recipes import Apply
 from pass_cases import check, check_declined
 
 

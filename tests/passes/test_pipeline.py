@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.importer import import_graph
 from llmc.compiler.frontend.lower import LoweredModel, lower_model, own_tensors
 from llmc.compiler.frontend.trace import trace
@@ -17,11 +18,10 @@ from llmc.ir.graph import Graph
 from llmc.ir.parser import parse
 from llmc.ir.phase import Phase
 from llmc.ir.verifier import verify
-from llmc.models.zoo import find
 from llmc.passes import pipeline
 from llmc.passes.pipeline import PIPELINE, Context, ProgramForm, Step, run_pipeline
 from llmc.passes.quantize import SCHEMES
-from llmc.runtime.errors import LlmcError
+from zoo import find
 
 GOLDEN = Path(__file__).parent / "golden"
 PAGED = [step for step in PIPELINE if step.form is not ProgramForm.SLOTS]

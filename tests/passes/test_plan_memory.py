@@ -7,11 +7,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.base.errors import LlmcError
 from llmc.ir.plan import ALIGNMENT, Access, Buffer, MemoryPlan, Placement, Schedule, Step
 from llmc.passes.place_barriers import place_barriers
 from llmc.passes.plan_memory import plan_memory
 from llmc.passes.verify_plan import verify_plan
-from llmc.runtime.errors import LlmcError
 
 
 def schedule_of(*steps: tuple[str, str], sizes: dict[str, int] | None = None) -> Schedule:

@@ -2,9 +2,9 @@
 # ruff: noqa: E501 (lines of graph text)
 
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.ir.parser import parse
 from llmc.passes.prove_packing import prove_packing
-from llmc.runtime.errors import LlmcError
 from pass_cases import check_unchanged
 
 HEAD = """

@@ -3,12 +3,12 @@
 
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.ir.graph import Graph
 from llmc.ir.parser import parse
-from llmc.ir.recipe_base import CheckpointTensor
+from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.types import DType
 from llmc.passes.quantize import SCHEMES, find_scheme, quantize
-from llmc.runtime.errors import LlmcError
 from pass_cases import check, check_declined, check_unchanged, compute
 
 TEXT = """

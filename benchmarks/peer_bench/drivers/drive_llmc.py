@@ -4,7 +4,7 @@ import time
 
 import llmc
 from driving import Task, Timing, main
-from llmc.runtime.bench import Load, decode_step_bytes
+from llmc.runtime.api.benchmark import Load, decode_step_bytes
 from llmc.runtime.engine.engine import Request
 
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from statistics import median
 
+from llmc.base.machine import machine, native_features
 from llmc.benchmarks.kernels import Kernels
 from llmc.codegen.cpu.toolchain import best_level
-from llmc.runtime.machine import machine, native_features
 
 _READINGS = 3
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from ...errors import LlmcError
+from ....base.errors import LlmcError
 
 Tool = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...engine.grammar_limits import WHITE_SPACE
+from ..grammar_limits import WHITE_SPACE
 
 NO_PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from emulator import CPUS, Host
-from llmc.runtime.artifact import ABI_VERSION, Variant
-from llmc.runtime.program import StepInputs, StepOutputs, check_inputs
-from llmc.runtime.programs.cpu import _Config, _StepInputs
+from llmc.artifact.manifest import ABI_VERSION, Variant
+from llmc.artifact.program import StepInputs, StepOutputs, check_inputs
+from llmc.runtime.executors.cpu import _Config, _StepInputs
 
 
 class EmulatedProgram:

@@ -28,11 +28,11 @@ import numpy as np
 import pytest
 from emulated_instructions import INSTRUCTIONS
 from emulator import CPUS, MISSING, EmulatedLibrary, emulated_machine, remember
-from llmc import runtime
+from llmc import artifact
+from llmc.base.machine import machine, native_features
 from llmc.codegen.cpu.toolchain import LEVELS, compile_library
-from llmc.runtime.machine import machine, native_features
 
-INTERFACE = (Path(runtime.__file__).parent,)
+INTERFACE = (Path(artifact.__file__).parent,)
 """Where llmc.h is."""
 
 PRELUDE = """

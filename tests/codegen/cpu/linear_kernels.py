@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from kernel_harness import aligned, aligned_copy, build, pointer
 from llmc.codegen.cpu.packing import pack
-from llmc.ir.quantization import (
+from llmc.weights.quantization import (
     Quantized,
     WeightFormat,
     dequantize,

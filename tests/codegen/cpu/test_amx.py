@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from kernel_harness import build, emulated_levels, runnable_levels
 from linear_kernels import Call, Weights, run_linear
-from llmc.ir.quantization import WeightFormat
-from llmc.runtime.machine import native_features
+from llmc.base.machine import native_features
+from llmc.weights.quantization import WeightFormat
 
 AMX, BELOW = "x86-64-v4-amx", "x86-64-v4-bf16"
 FORMATS = [format for format in WeightFormat if format.is_quantized]

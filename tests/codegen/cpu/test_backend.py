@@ -1,6 +1,6 @@
 """The whole backend on a toy transformer: rolled bodies, paged cache, several sequences a step.
 
-The graph is built by hand, compiled, and run through `runtime/programs/cpu.py`; the
+The graph is built by hand, compiled, and run through `runtime/executors/cpu.py`; the
 interpreter of the IR is the oracle. Tolerance: f32 sums in another order, 1e-5 of the range.
 """
 
@@ -11,10 +11,12 @@ import pytest
 import torch
 from graph_harness import constant, constant_tensor, pack_weights
 from kernel_harness import runnable_levels
+from llmc.artifact.manifest import Limits, Variant
+from llmc.artifact.program import StepInputs
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import Build, find_backend
 from llmc.codegen.cpu.backend import CpuBackend, CpuProgram
 from llmc.codegen.cpu.packing import PANEL16
-from llmc.codegen.weight_table import WeightTable
 from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import (
@@ -35,12 +37,10 @@ from llmc.ir.ops import (
     Unary,
 )
 from llmc.ir.phase import Phase
-from llmc.ir.recipe_values import RecipeValues
 from llmc.ir.types import DType, R, S, Sym, T, TensorType
-from llmc.runtime.artifact import Limits, Variant
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.program import StepInputs
-from llmc.runtime.programs import cpu
+from llmc.runtime.executors import cpu
+from llmc.weights.table import WeightTable
+from llmc.weights.values import RecipeValues
 
 LIMITS = Limits(
     max_tokens=48, max_sequences=4, max_context=160, max_logits_rows=4, block_size=CACHE_BLOCK

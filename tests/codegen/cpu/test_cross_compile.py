@@ -13,13 +13,13 @@ import pytest
 from emulated_program import EmulatedProgram
 from emulator import CPUS, MISSING, EmulatedLibrary, emulated_machine
 from kernel_harness import build, foreign_levels
+from llmc.artifact.reader import ArtifactReader
 from llmc.compiler import driver
 from llmc.models.conformance import Text, run_schedule, text_lengths
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.tiny import VOCAB
-from llmc.models.zoo import find
-from llmc.runtime.generate import load
-from llmc.runtime.reader import ArtifactReader
+from llmc.runtime.api.model import load
+from tiny_model import VOCAB
+from zoo import find
 
 MODEL = find("llama")
 CONTEXT = MODEL.max_context

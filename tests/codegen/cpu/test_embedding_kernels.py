@@ -1,10 +1,10 @@
-"""Embedding lookups and activation quantization: exactly what ir/quantization.py defines."""
+"""Embedding lookups and activation quantization: exactly what weights/quantization.py defines."""
 
 import numpy as np
 import pytest
 from kernel_harness import emulated_levels, runnable_levels
 from linear_kernels import Weights, run_embedding, run_quantize
-from llmc.ir.quantization import WeightFormat, quantize_rows
+from llmc.weights.quantization import WeightFormat, quantize_rows
 
 LEVELS = [*runnable_levels(), *emulated_levels()]
 

@@ -12,7 +12,7 @@ from linear_kernels import (
     run_linear,
 )
 from llmc.codegen.cpu.packing import PANEL
-from llmc.ir.quantization import WeightFormat
+from llmc.weights.quantization import WeightFormat
 
 LEVELS = [*runnable_levels(), *emulated_levels()]
 FORMATS = list(WeightFormat)

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.base.errors import LlmcError
 from llmc.codegen.cpu.packing import PANEL, pack, packed_bytes, panel_bytes, unpack
-from llmc.ir.quantization import Quantized, WeightFormat, from_bf16, padded_k, quantize, to_bf16
-from llmc.runtime.errors import LlmcError
+from llmc.weights.quantization import (
+    Quantized,
+    WeightFormat,
+    from_bf16,
+    padded_k,
+    quantize,
+    to_bf16,
+)
 
 QUANTIZED = [f for f in WeightFormat if f.is_quantized]
 FLOATS = [WeightFormat.F32, WeightFormat.BF16]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_harness import aligned, aligned_copy, build, foreign_levels, pointer, runnable_levels
-from llmc.runtime.choice import NOTHING, Choice, Edits
-from llmc.runtime.engine import drawing
-from llmc.runtime.engine.sampling_state import mix, uniform
-from llmc.runtime.programs.cpu_draw import CHOICE, NativeDraw
+from llmc.artifact.choice import NOTHING, Choice, Edits
+from llmc.runtime.engine.sampling import numpy_sampling as drawing
+from llmc.runtime.engine.sampling.request_state import mix, uniform
+from llmc.runtime.executors.cpu_sampling import CHOICE, NativeDraw
 from msgspec.structs import replace
 
 LEVELS = [*runnable_levels(), *foreign_levels()[:1]]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from kernel_harness import PRELUDE
+from llmc.base.errors import LlmcError
 from llmc.codegen.cpu import toolchain
 from llmc.codegen.cpu.toolchain import (
     LEVELS,
@@ -21,7 +22,6 @@ from llmc.codegen.cpu.toolchain import (
     compile_library,
     resolve_levels,
 )
-from llmc.runtime.errors import LlmcError
 
 SMALL = """
 #include "simd.h"

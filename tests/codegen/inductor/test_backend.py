@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from llmc.artifact.manifest import Limits
+from llmc.base.errors import LlmcError
+from llmc.base.machine import machine
 from llmc.codegen.backend import find_backend
 from llmc.codegen.inductor.backend import InductorBackend
 from llmc.codegen.inductor.build import build_library
 from llmc.codegen.inductor.worker import Job
-from llmc.codegen.row_layout import RowLayout
-from llmc.codegen.weight_table import WeightTable
 from llmc.ir.ops import Call
 from llmc.ir.parser import parse
 from llmc.ir.types import DType
-from llmc.runtime.artifact import Limits
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.machine import machine
+from llmc.weights.row_layout import RowLayout
+from llmc.weights.table import WeightTable
 
 LIMITS = Limits(
     max_tokens=16, max_sequences=2, max_context=20, max_logits_rows=4, block_size=35,
@@ -60,8 +60,8 @@ def test_native_is_the_best_that_runs_here(
 ) -> None:
     backend = InductorBackend()
     found = backend.requirements(features).features if features else frozenset({"sse2"})
-    monkeypatch.setattr("llmc.runtime.machine.machine", lambda: family)
-    monkeypatch.setattr("llmc.runtime.machine.native_features", lambda: found)
+    monkeypatch.setattr("llmc.base.machine.machine", lambda: family)
+    monkeypatch.setattr("llmc.base.machine.native_features", lambda: found)
     if level is None:
         with pytest.raises(LlmcError, match=r"E0416"):
             backend.resolve_levels([])

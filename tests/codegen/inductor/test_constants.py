@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from llmc.codegen.inductor.constants import parts_of, value_of
-from llmc.codegen.row_layout import RowLayout
-from llmc.codegen.weight_table import WeightTable
 from llmc.ir.graph import Graph, Value
 from llmc.ir.ops import TORCH_DTYPE
-from llmc.ir.quantization import WeightFormat, dequantize, quantize
-from llmc.ir.recipes import CheckpointTensor
 from llmc.ir.types import DType, TensorType
+from llmc.weights.quantization import WeightFormat, dequantize, quantize
+from llmc.weights.recipes import CheckpointTensor
+from llmc.weights.row_layout import RowLayout
+from llmc.weights.table import WeightTable
 
 FORMATS = [f for f in WeightFormat if f.is_quantized]
 

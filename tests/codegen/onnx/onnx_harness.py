@@ -21,14 +21,14 @@ from llmc.codegen.onnx.constants import Constants, location_of
 from llmc.codegen.onnx.emitters import emit_node
 from llmc.codegen.onnx.model import ONNX_TYPE, Model, dim_name
 from llmc.codegen.onnx.program import IR_VERSION, drop_unread, serialized
-from llmc.codegen.row_layout import RowLayout
-from llmc.codegen.weight_table import WeightTable
 from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE
-from llmc.ir.quantization import dequantize, quantize
-from llmc.ir.recipes import Computed, Pack
 from llmc.ir.types import DType, Sym, bind_dim
+from llmc.weights.quantization import dequantize, quantize
+from llmc.weights.recipes import Computed, Pack
+from llmc.weights.row_layout import RowLayout
+from llmc.weights.table import WeightTable
 
 
 def model_of(graph: Graph, table: WeightTable, dialect: str = "standard") -> ir.Model:

@@ -7,17 +7,17 @@ from threading import Event
 
 import onnx
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import Build, find_backend
 from llmc.codegen.onnx.backend import OnnxBackend, OnnxProgram
-from llmc.codegen.weight_table import WeightTable
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
 from llmc.compiler.targets import limits_of
-from llmc.ir.recipe_values import RecipeValues
 from llmc.ir.types import DType
-from llmc.models.zoo import find
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.errors import LlmcError
+from llmc.weights.table import WeightTable
+from llmc.weights.values import RecipeValues
+from zoo import find
 
 
 def lowered(dialect: str, scheme: str = "f32", name: str = "llama") -> OnnxProgram:

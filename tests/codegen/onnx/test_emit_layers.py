@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.ops import (
     CombineExperts,
@@ -21,7 +22,6 @@ from llmc.ir.ops import (
     RouteTokens,
 )
 from llmc.ir.types import DType, Sym, T, TensorType
-from llmc.runtime.errors import LlmcError
 from onnx_harness import constant, expected, run
 
 TOKENS = 13

@@ -9,8 +9,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from llmc.codegen.row_layout import RowLayout
-from llmc.codegen.weight_table import WeightTable
 from llmc.ir.graph import Graph, Node
 from llmc.ir.ops import (
     PANEL,
@@ -22,8 +20,10 @@ from llmc.ir.ops import (
     SlotAttention,
     SlotWrite,
 )
-from llmc.ir.quantization import BLOCK, dequantize, padded_k, quantize
 from llmc.ir.types import DType, T
+from llmc.weights.quantization import BLOCK, dequantize, padded_k, quantize
+from llmc.weights.row_layout import RowLayout
+from llmc.weights.table import WeightTable
 from onnx_harness import expected, model_of, run
 from test_emit_attention import VARIANTS, graph_of, inputs_of
 from test_emit_layers import TOKENS, append, given, random, weight

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from llmc.artifact.manifest import Limits, Variant
 from llmc.codegen.tensorrt.backend import TrtProgram as Lowered
 from llmc.codegen.tensorrt.constants import Constants
 from llmc.codegen.tensorrt.engine import make_builder
 from llmc.codegen.tensorrt.network import CACHE_OUT, Network, make_network
-from llmc.ir.recipe_values import RecipeValues
-from llmc.runtime.artifact import Limits, Variant
-from llmc.runtime.programs.tensorrt import DECODE, TrtProgram
-from llmc.runtime.programs.tensorrt_library import library
+from llmc.runtime.executors.tensorrt import DECODE, TrtProgram
+from llmc.runtime.executors.tensorrt_library import library
+from llmc.weights.values import RecipeValues
 from network_interpreter import NetworkInterpreter
 
 

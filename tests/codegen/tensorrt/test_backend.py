@@ -4,25 +4,25 @@ from pathlib import Path
 from threading import Event, Timer
 
 import pytest
+from llmc.artifact.manifest import Limits
+from llmc.base.errors import LlmcError
 from llmc.codegen.backend import Build, find_backend
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
 from llmc.ir.graph import Graph
 from llmc.ir.ops import Binary
-from llmc.ir.recipe_values import RecipeValues
 from llmc.ir.types import DType, TensorType
-from llmc.models.zoo import find
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.artifact import Limits
-from llmc.runtime.errors import LlmcError
+from llmc.weights.values import RecipeValues
+from zoo import find
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
 from interpreted_gpu import variant_of
 from llmc.codegen.tensorrt.backend import TrtBackend, TrtProgram
-from llmc.runtime.programs.tensorrt import engine_sms, open_program, problem
-from llmc.runtime.programs.tensorrt_engine import check_engine, read_header
-from llmc.runtime.programs.tensorrt_library import distribution
+from llmc.runtime.executors.tensorrt import engine_sms, open_program, problem
+from llmc.runtime.executors.tensorrt_engine import check_engine, read_header
+from llmc.runtime.executors.tensorrt_library import distribution
 
 IDS = tuple(range(40))
 

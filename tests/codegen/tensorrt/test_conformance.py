@@ -11,19 +11,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from llmc.artifact.manifest import Limits
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.interpreter import scalar_tensor
 from llmc.ir.ops import Linear, LogitsRows
-from llmc.ir.recipe_values import RecipeValues
 from llmc.ir.types import DType
 from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.tiny import ZooModel
-from llmc.models.zoo import DISTINCT, find
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.artifact import Limits
+from llmc.weights.values import RecipeValues
+from tiny_model import ZooModel
+from zoo import DISTINCT, find
 
 pytest.importorskip("tensorrt_rtx_bindings")
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from llmc.artifact.manifest import Limits
 from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import (
@@ -31,11 +32,10 @@ from llmc.ir.ops import (
     Unary,
     Where,
 )
-from llmc.ir.recipe_values import RecipeValues
-from llmc.ir.recipes import Computed
 from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, R, S, T, TensorType
-from llmc.runtime.artifact import Limits
+from llmc.weights.recipes import Computed
+from llmc.weights.values import RecipeValues
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
@@ -45,7 +45,7 @@ from llmc.codegen.tensorrt.emitters import check
 from llmc.codegen.tensorrt.engine import make_builder
 from llmc.codegen.tensorrt.network import make_network
 from llmc.codegen.tensorrt.precision import PRECISIONS
-from llmc.runtime.programs.tensorrt_library import library
+from llmc.runtime.executors.tensorrt_library import library
 from network_interpreter import NetworkInterpreter
 
 LIMITS = Limits(max_tokens=8, max_sequences=2, max_context=16, max_logits_rows=2, block_size=23)

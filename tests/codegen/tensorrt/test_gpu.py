@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
-from llmc.ir.recipe_values import RecipeValues
 from llmc.models.conformance import Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.models.zoo import find
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.errors import LlmcError
+from llmc.weights.values import RecipeValues
+from zoo import find
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
@@ -20,8 +20,8 @@ from llmc.codegen.tensorrt.backend import TrtProgram
 from llmc.codegen.tensorrt.calibration import input_ranges
 from llmc.codegen.tensorrt.engine import Options
 from llmc.codegen.tensorrt.precision import BUILDABLE, PRECISIONS
-from llmc.runtime.programs.tensorrt import open_program
-from llmc.runtime.programs.tensorrt_gpu import device_sm
+from llmc.runtime.executors.tensorrt import open_program
+from llmc.runtime.executors.tensorrt_gpu import device_sm
 from test_conformance import graph_logits, limits_of
 
 # As for networks, and what int8 and fp8 make of f16's rounding, which they don't average out here.

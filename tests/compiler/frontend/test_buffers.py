@@ -4,9 +4,9 @@ import pytest
 import torch
 from llmc.compiler.frontend.buffers import compute_buffers
 from llmc.compiler.frontend.trace import build_on_meta
-from llmc.models.zoo import find
 from transformers import LlamaConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from zoo import find
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "llama-yarn"])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.sources import open_source
-from llmc.runtime.errors import LlmcError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel

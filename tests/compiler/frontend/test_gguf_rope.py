@@ -14,11 +14,11 @@ import llmc
 import numpy as np
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.buffers import compute_buffers
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.frontend.trace import build_on_meta
 from llmc.models.eager import eager_logits, fix_rope
-from llmc.runtime.errors import LlmcError
 from transformers import PreTrainedModel
 
 LLAMA3 = {

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.gguf_file import GgufFile
 from llmc.compiler.frontend.model_source import ModelSource
 from llmc.compiler.frontend.names import bind
 from llmc.compiler.frontend.sources import open_source
-from llmc.ir.quantization import WeightFormat, dequantize
-from llmc.ir.recipe_values import RecipeValues, held_formats, requantized_tensors
-from llmc.ir.recipes import Recipe
-from llmc.runtime.errors import LlmcError
+from llmc.weights.quantization import WeightFormat, dequantize
+from llmc.weights.recipes import Recipe
+from llmc.weights.values import RecipeValues, held_formats, requantized_tensors
 from transformers import AutoModelForCausalLM
 
 Kind = gguf.GGMLQuantizationType

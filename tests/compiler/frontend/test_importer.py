@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import interfaces
 from llmc.compiler.frontend.importer import import_graph
 from llmc.compiler.frontend.lower import own_tensors
@@ -10,8 +11,7 @@ from llmc.ir.graph import Graph
 from llmc.ir.ops import Attention
 from llmc.ir.phase import Phase
 from llmc.ir.verifier import verify
-from llmc.models.zoo import find
-from llmc.runtime.errors import LlmcError
+from zoo import find
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import inplace
 from llmc.compiler.frontend.importer import import_graph
 from llmc.compiler.frontend.lower import own_tensors
 from llmc.compiler.frontend.trace import Traced
 from llmc.ir.graph import Value
 from llmc.ir.interpreter import interpret
-from llmc.ir.recipe_base import Computed
+from llmc.ir.recipe import Computed
 from llmc.ir.verifier import verify
-from llmc.runtime.errors import LlmcError
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 TOKENS, WIDTH = 7, 6

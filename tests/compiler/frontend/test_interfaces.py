@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import interfaces
 from llmc.compiler.frontend.masks import window_of
-from llmc.runtime.errors import LlmcError
 from transformers import masking_utils
 
 

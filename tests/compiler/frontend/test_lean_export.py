@@ -10,7 +10,7 @@ from llmc.compiler.frontend.importer import import_graph
 from llmc.compiler.frontend.lean_export import LinearCalls, lean_export
 from llmc.compiler.frontend.lower import own_tensors
 from llmc.ir.graph import Graph
-from llmc.models.zoo import find
+from zoo import find
 
 
 def imported(name: str) -> Graph:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.model_source import ModelSource
 from llmc.compiler.frontend.names import bind
 from llmc.compiler.frontend.sources import open_source
-from llmc.ir.recipe_values import RecipeValues
-from llmc.ir.recipes import CheckpointTensor, leaves
-from llmc.runtime.errors import LlmcError
+from llmc.weights.recipes import CheckpointTensor, leaves
+from llmc.weights.values import RecipeValues
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

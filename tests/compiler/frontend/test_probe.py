@@ -1,12 +1,12 @@
 """The probe: every form that is emitted goes through it, and a difference stops the compile."""
 
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import probe as probe_module
 from llmc.compiler.frontend.probe import compare, probe
 from llmc.models.conformance import Report
-from llmc.models.zoo import find
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.errors import LlmcError
+from zoo import find
 
 BOTH = (ProgramForm.PAGED, ProgramForm.SLOTS)
 

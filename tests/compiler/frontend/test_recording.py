@@ -5,11 +5,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.recording import RecordedArray, RecordedTensor
-from llmc.ir.recipe_values import RecipeValues
-from llmc.ir.recipes import CheckpointTensor
 from llmc.ir.types import DType
-from llmc.runtime.errors import LlmcError
+from llmc.weights.recipes import CheckpointTensor
+from llmc.weights.values import RecipeValues
 
 VALUES = np.random.default_rng(7).standard_normal((4, 6, 8)).astype(np.float32)
 

@@ -11,6 +11,8 @@ import llmc
 import numpy as np
 import pytest
 import torch
+from llmc.artifact.reader import ArtifactReader
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import probe as probing
 from llmc.compiler.frontend.checkpoint import load_config, open_checkpoint
 from llmc.compiler.frontend.remote_code import code_digest
@@ -19,8 +21,6 @@ from llmc.compiler.rebuild import rebuild
 from llmc.models.eager import eager_greedy, eager_logits
 from llmc.models.twin import twin
 from llmc.passes.pipeline import ProgramForm
-from llmc.runtime.errors import LlmcError
-from llmc.runtime.reader import ArtifactReader
 from own_models import save_own_model
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 

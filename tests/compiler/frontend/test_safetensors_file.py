@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.row_file import Extent, RowFile
 from llmc.compiler.frontend.safetensors_file import SafetensorsFile, SafetensorsReader
-from llmc.runtime.errors import LlmcError
 from safetensors.torch import save_file
 
 

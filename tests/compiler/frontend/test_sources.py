@@ -9,10 +9,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import downloads, sources
 from llmc.compiler.frontend.sources import open_source
 from llmc.models.catalog import CatalogEntry, SplitFile, WheelFile, WheelPart, catalog
-from llmc.runtime.errors import LlmcError
 
 MEMBER = "tiny_model/tiny.gguf"
 
@@ -282,7 +282,7 @@ def test_the_real_catalog_model_equals_what_transformers_reads() -> None:
     """Every weight of SmolLM2, dequantized by transformers' own loader, bit for bit."""
     torch = pytest.importorskip("torch")
     from llmc.compiler.frontend.names import bind
-    from llmc.ir.recipe_values import RecipeValues, held_formats
+    from llmc.weights.values import RecipeValues, held_formats
     from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 

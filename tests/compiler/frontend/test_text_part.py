@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.names import bind
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.frontend.text_part import describe
 from llmc.compiler.frontend.trace import build_on_meta
-from llmc.ir.recipe_values import RecipeValues
 from llmc.models.auto import whole_class
 from llmc.models.eager import eager_logits
 from llmc.models.random_weights import randomize
-from llmc.models.tiny import decoder
 from llmc.models.twin import twin
-from llmc.runtime.errors import LlmcError
+from llmc.weights.values import RecipeValues
+from tiny_model import decoder
 from transformers import AutoConfig
 
 KINDS = ("mistral3", "llava", "gemma3", "llama4", "kimi_k25")

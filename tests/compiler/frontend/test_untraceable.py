@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import lower
 from llmc.compiler.frontend.lower import own_tensors, trace_model
 from llmc.compiler.frontend.trace import Traced, require_any_length
-from llmc.runtime.errors import LlmcError
 from transformers import AutoConfig
 
 

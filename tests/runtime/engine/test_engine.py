@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.base.errors import LlmcError
 from llmc.runtime.engine import scoring
 from llmc.runtime.engine.engine import Engine, EngineOptions, Request
-from llmc.runtime.engine.sampling import SamplingParams
-from llmc.runtime.errors import LlmcError
+from llmc.runtime.engine.sampling.parameters import SamplingParams
 
 
 def run(engine: Engine, requests: list[Request]) -> None:

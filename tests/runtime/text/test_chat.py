@@ -6,7 +6,7 @@ from threading import Thread
 from time import perf_counter
 
 import pytest
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 from llmc.runtime.text import template_sandbox
 from llmc.runtime.text.chat import ChatTemplate
 

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 from llmc.runtime.text.detokenizer import WindowDetokenizer, detokenizer
 from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 from llmc.runtime.text.stop_strings import StopStrings
 
 

@@ -1,7 +1,7 @@
 """Text to ids and back, parsed when it is needed, with every failure as an error of ours."""
 
 import pytest
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 from llmc.runtime.text.tokenizer import Tokenizer
 from tokenizers import decoders
 from vocabularies import TABLED, tokenizer_of, word_piece

@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
 from llmc.runtime.text.tools.definitions import MOST_TOOLS, checked_choice, checked_tools
 from written_calls import TOOLS
 

@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from llmc.runtime.engine.structured import Grammar
-from llmc.runtime.errors import LlmcError
+from llmc.base.errors import LlmcError
+from llmc.runtime.engine.sampling.grammar import Grammar
 from llmc.runtime.text.tokenizer import Tokenizer
 from llmc.runtime.text.tools.calls import parse
 from llmc.runtime.text.tools.forced import forced_grammar, keeps_special

@@ -1,0 +1,1 @@
+"""What an artifact is: manifest, program contract, reader, writer. Imports `base/` only."""

@@ -1,0 +1,118 @@
+"""What is inside an artifact, for people and for scripts. Nothing of the artifact is run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
+from .reader import ArtifactReader
+
+GRAPH = "graph.txt"
+
+
+class Inspection:
+    """An artifact, opened to be looked at. Errors: those of opening it (E0501 to E0505, E0508)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._reader = ArtifactReader(path)
+        self.manifest: Manifest = self._reader.manifest
+
+    @property
+    def graph(self) -> str:
+        """The text of the compiled graph; E0503 if the artifact was written without."""
+        return str(self._reader.read(GRAPH), "utf-8")
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """What was measured when it was compiled; empty if nothing was."""
+        if CERTIFICATE not in self._reader.names:
+            return {}
+        return json.loads(bytes(self._reader.read(CERTIFICATE)))
+
+    def as_json(self, *, graph: bool, memory: bool) -> dict[str, Any]:
+        """The manifest and the certificate; on request the graph's text and the memory plans."""
+        content = msgspec.to_builtins(self.manifest)
+        content["certificate"] = self.certificate
+        if graph:
+            content["graph"] = self.graph
+        if memory:
+            content["memory"] = {
+                f"{variant.target}/{variant.level}": msgspec.to_builtins(variant.memory_plan)
+                for variant in self.manifest.variants
+            }
+        return content
+
+    def summary(self) -> str:
+        """A page of text: source, options, variants with the bytes that each adds, entries."""
+        manifest = self.manifest
+        lines = [
+            f"{self._reader.path}  {_size(self._reader.nbytes)}",
+            f"source: {_source(manifest)}",
+        ]
+        lines += [f"{name}: {_short(value)}" for name, value in sorted(manifest.options.items())]
+        lines += ["", "variants (bytes each adds)"]
+        seen: set[str] = set()
+        for variant in manifest.variants:
+            own = {variant.program, variant.weights} - seen
+            added = sum(manifest.entries[name].size for name in own if name)
+            seen |= own
+            lines.append(f"  {_variant(variant)}  +{_size(added)}")
+        limits = manifest.variants[0].limits
+        lines += ["", f"context {limits.max_context}, {limits.max_tokens} tokens and "]
+        lines[-1] += f"{limits.max_sequences} sequences a step, blocks of {limits.block_size}"
+        lines += ["", "entries"]
+        lines += [
+            f"  {_size(entry.size):>10}  {name}  sha256 {entry.sha256[:16]}"
+            for name, entry in sorted(manifest.entries.items())
+        ]
+        return "\n".join(lines)
+
+    def memory(self) -> str:
+        """The memory plan of each variant: the arena, its buffers, the cache's cost."""
+        return "\n\n".join(_memory(variant, self.manifest) for variant in self.manifest.variants)
+
+
+def _source(manifest: Manifest) -> str:
+    revision = f" at {manifest.source.revision}" if manifest.source.revision else ""
+    return f"{manifest.source.id}{revision}"
+
+
+def _variant(variant: Variant) -> str:
+    packages = [name.split("|")[0] + wanted for name, wanted in variant.packages.items()]
+    needs = ", ".join([*variant.required_features, *packages]) or "nothing special"
+    where = f"{variant.target} {variant.level} ({variant.system}/{variant.machine})"
+    return f"{where}, needs {needs}"
+
+
+def _memory(variant: Variant, manifest: Manifest) -> str:
+    plan, weights = variant.memory_plan, weight_bytes(manifest, variant)
+    lines = [
+        f"{variant.target} {variant.level}: weights {_size(weights)}, "
+        f"arena {_size(plan.arena_bytes)}"
+    ]
+    for group in variant.cache_groups:
+        per_token = group.bytes_per_block // group.block_size
+        kept = f"the last {group.window}" if group.window else "all"
+        lines.append(
+            f"  cache {group.name}: {group.layers} layers, {group.dtype}, {_size(per_token)} a "
+            f"token, keeps {kept} tokens"
+        )
+    lines += [
+        f"  {one.offset:>12} +{one.nbytes:<12} {one.first:>5}-{one.last:<5} {one.name}"
+        for one in plan.buffers
+    ]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

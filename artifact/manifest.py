@@ -1,0 +1,335 @@
+"""The schema of `manifest.json`: what an artifact says about itself.
+
+In: the bytes of a manifest, and the sizes of the entries beside it. Out: a `Manifest` in which
+every number is within bounds and every name leads somewhere, or an `LlmcError` (E0505, E0508).
+The compiler builds the same structs and encodes them; both sides share only this file.
+
+Three entries are not in `Manifest.entries`: the manifest itself, `certificate.json` (measurements,
+outside what two compiles must have in common) and `SHA256SUMS`, which holds the digests of both.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..base.errors import LlmcError
+
+FORMAT_VERSION = 1
+"""Version of the container and of this schema."""
+SIGNATURE_VERSION = 1
+"""Version of `step(StepInputs) -> StepOutputs`."""
+ABI_VERSION = 1
+"""Version of the C interface in `llmc.h`."""
+WEIGHTS_ALIGNMENT = 64
+"""What programs may assume of the address of a weights entry's data section."""
+
+MANIFEST = "manifest.json"
+CERTIFICATE = "certificate.json"
+SUMS = "SHA256SUMS"
+TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+GENERATION = "generation.json"
+
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1}
+SCALE_BYTES = {"f32": 0, "bf16": 0, "f16": 0, "i8": 4}
+"""Beside the elements of one key or value."""
+HEAD_MULTIPLE = 16
+"""Head sizes are rounded up to a multiple of this in the cache."""
+
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+PackageVersions = Annotated[str, Meta(pattern=r"^(>=|==)[0-9]+(\.[0-9]+)*$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Schema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable, by keyword, and strict: an unknown field means that we misread the file."""
+
+
+class Source(_Schema, frozen=True, kw_only=True):
+    """Where the model came from. `digests`: sha256 of each source file by its name."""
+
+    id: str
+    revision: str | None = None
+    digests: dict[str, Sha256] = {}
+
+
+class Entry(_Schema, frozen=True, kw_only=True):
+    """Digest and size in bytes of one entry of the artifact."""
+
+    sha256: Sha256
+    size: Count
+
+
+class Limits(_Schema, frozen=True, kw_only=True):
+    """The most that one step takes: T, S, tokens of one sequence, R, and tokens per block.
+
+    `uniform_query`: all sequences of a step bring equally many query tokens, so T counts
+    sequences times the most that one brings; such a program can't share blocks either.
+    """
+
+    max_tokens: Positive
+    max_sequences: Positive
+    max_context: Positive
+    max_logits_rows: Positive
+    block_size: Positive
+    uniform_query: bool = False
+
+
+class CacheGroup(_Schema, frozen=True, kw_only=True):
+    """Layers whose keys and values live and die together.
+
+    The group's memory is one block after another. A block holds, layer by layer and kv head by kv
+    head, the keys and values of `block_size` tokens, head sizes rounded up to multiples of 16, and
+    with `i8` a float32 scale for each key and each value. How they are arranged inside is the
+    program's own affair. `window` is the number of positions a query sees, itself included (0:
+    all of them). `bytes_per_block` counts all layers.
+    """
+
+    name: str
+    kind: Literal["full", "sliding"]
+    window: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    layers: Positive
+    kv_heads: Positive
+    key_dim: Positive
+    value_dim: Positive
+    dtype: Literal["f32", "bf16", "f16", "i8"]
+    block_size: Positive
+    bytes_per_block: Count
+
+    def expected_bytes_per_block(self) -> int:
+        """What `bytes_per_block` must be, from the group's own geometry."""
+        sizes = sum(-(-d // HEAD_MULTIPLE) for d in (self.key_dim, self.value_dim)) * HEAD_MULTIPLE
+        per_head = sizes * ELEMENT_BYTES[self.dtype] + 2 * SCALE_BYTES[self.dtype]
+        return self.layers * self.kv_heads * per_head * self.block_size
+
+
+def make_cache_group(*, window: int, **geometry: Any) -> CacheGroup:
+    """A `CacheGroup` with what follows from its geometry: kind and bytes per block."""
+    kind = "sliding" if window else "full"
+    group = CacheGroup(kind=kind, window=window, bytes_per_block=0, **geometry)
+    return msgspec.structs.replace(group, bytes_per_block=group.expected_bytes_per_block())
+
+
+class Buffer(_Schema, frozen=True, kw_only=True):
+    """One buffer of the arena: bytes [offset, offset + nbytes), alive in steps first to last."""
+
+    name: str
+    offset: Count
+    nbytes: Count
+    first: Count
+    last: Count
+
+
+class MemoryPlan(_Schema, frozen=True, kw_only=True):
+    """The arena of a program, at its limits."""
+
+    arena_bytes: Count
+    buffers: list[Buffer] = []
+
+
+class Tensor(_Schema, frozen=True, kw_only=True):
+    """A weight: bytes [offset, offset + nbytes) of the data section, in `format`; logical shape."""
+
+    offset: Count
+    nbytes: Count
+    format: str
+    shape: list[Count]
+
+
+class Weights(_Schema, frozen=True, kw_only=True):
+    """One safetensors entry. `data_offset`: where its data section starts; `nbytes`: its length."""
+
+    data_offset: Count
+    nbytes: Count
+    tensors: dict[str, Tensor]
+
+
+class Variant(_Schema, frozen=True, kw_only=True):
+    """One program and the machine it runs on.
+
+    `program` and `weights` name entries; without weights the program holds them. `system` and
+    `machine` are what the runtime compares with `platform` ("linux", "x86_64"); "any" for targets
+    whose own loader decides. `packages`: what the target's executor imports, each with the versions
+    that will do (">=1.24" or "==2.13.0"). `options`: what else it must know.
+    `decode_weight_bytes`: what a decode step of one sequence reads (0: not counted).
+    """
+
+    target: str
+    level: str
+    system: str = "linux"
+    machine: str = "x86_64"
+    required_features: list[str] = []
+    packages: dict[str, PackageVersions] = {}
+    options: dict[str, str | int | float | bool] = {}
+    program: str
+    weights: str | None
+    signature_version: int = SIGNATURE_VERSION
+    abi_version: int = ABI_VERSION
+    limits: Limits
+    cache_groups: list[CacheGroup]
+    memory_plan: MemoryPlan
+    vocab_size: Positive
+    decode_weight_bytes: Count = 0
+    outputs: tuple[str, ...] = ("logits", "argmax")
+
+
+class ConformanceVector(_Schema, frozen=True, kw_only=True):
+    """What the compiled model answered on the machine that compiled it.
+
+    `top_ids` and `top_logits` hold, for each of the last positions of the prompt, the best tokens
+    and their logits. `greedy_ids` is the continuation. `tolerance` is absolute, in logits.
+    `target`: whose answers they are.
+    """
+
+    target: str = "cpu"
+
+    prompt_ids: list[Count]
+    top_ids: list[list[Count]]
+    top_logits: list[list[float]]
+    greedy_ids: list[Count]
+    tolerance: Annotated[float, Meta(ge=0)]
+
+
+class Manifest(_Schema, frozen=True, kw_only=True):
+    """Everything an artifact promises. `weights` is keyed by entry, so that variants share it."""
+
+    format_version: int = FORMAT_VERSION
+    source: Source
+    options: dict[str, Any] = {}
+    variants: Annotated[list[Variant], Meta(min_length=1)]
+    weights: dict[str, Weights]
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    generation: str | None = None
+    entries: dict[str, Entry] = {}
+    tool_versions: dict[str, str] = {}
+    conformance: list[ConformanceVector] = []
+
+
+class Generation(_Schema, frozen=True, kw_only=True):
+    """`generation.json`: when to stop, what the chat template may name, the model's own defaults.
+
+    `special_tokens` maps names like `bos_token` to text. The sampling defaults are the model
+    author's; `generate` is greedy unless it is told otherwise and doesn't apply them by itself.
+    """
+
+    eos_token_ids: list[Count] = []
+    special_tokens: dict[str, str] = {}
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+T = TypeVar("T")
+
+
+class _Version(Struct):
+    """The one field of a manifest that every version of the format has."""
+
+    format_version: int
+
+
+def encode(value: Struct) -> bytes:
+    """Readable JSON with sorted keys: equal structs give equal bytes."""
+    raw = msgspec.json.encode(value, order="deterministic")
+    return msgspec.json.format(raw, indent=1) + b"\n"
+
+
+def check_version(data: bytes | memoryview) -> None:
+    """Raises E0505 if `data` is a manifest of a later format than this one reads."""
+    try:
+        version = msgspec.json.decode(data, type=_Version).format_version
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return  # not readable as a manifest at all: the digests and the schema say more
+    if version > FORMAT_VERSION:
+        raise LlmcError(
+            "LLMC-E0505", f"the artifact has format {version}, this llmc reads {FORMAT_VERSION}"
+        )
+
+
+def decode(data: bytes | memoryview) -> Manifest:
+    """The manifest in `data`; E0505 if it is newer than this code, E0508 if it is not one."""
+    check_version(data)
+    manifest = _decode(data, Manifest, MANIFEST)
+    if manifest.format_version != FORMAT_VERSION:
+        raise invalid(f"unknown format_version {manifest.format_version}")
+    return manifest
+
+
+def decode_generation(data: bytes | memoryview) -> Generation:
+    """The generation defaults in `data`; E0508 if it is something else."""
+    return _decode(data, Generation, GENERATION)
+
+
+def _decode(data: bytes | memoryview, type: type[T], name: str) -> T:
+    try:
+        return msgspec.json.decode(data, type=type)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"{name}: {error}") from error
+
+
+def check(manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    """Raises E0508 unless every name in the manifest leads somewhere and every range is inside.
+
+    `sizes`: bytes of each entry that the container really holds.
+    """
+    listed = {name: entry.size for name, entry in manifest.entries.items()}
+    present = {n: s for n, s in sizes.items() if n not in (MANIFEST, CERTIFICATE, SUMS)}
+    if listed != present:
+        wrong = sorted(listed.items() ^ present.items())
+        raise invalid(f"entries and manifest disagree about {wrong[0][0]}")
+    for name in (manifest.tokenizer, manifest.chat_template, manifest.generation):
+        if name is not None and name not in sizes:
+            raise invalid(f"there is no entry {name}")
+    for name, weights in manifest.weights.items():
+        _check_weights(name, weights, sizes)
+    for variant in manifest.variants:
+        _check_variant(variant, manifest, sizes)
+
+
+def weight_bytes(manifest: Manifest, variant: Variant) -> int:
+    """Bytes of a variant's weights: its weights entry, or the program that holds them."""
+    if variant.weights is None:
+        return manifest.entries[variant.program].size
+    return manifest.weights[variant.weights].nbytes
+
+
+def _check_weights(name: str, weights: Weights, sizes: Mapping[str, int]) -> None:
+    if name not in sizes:
+        raise invalid(f"there is no entry {name}")
+    if weights.data_offset < 8 or weights.data_offset + weights.nbytes != sizes[name]:
+        raise invalid(f"{name}: the data section isn't the rest of the entry")
+    if weights.data_offset % WEIGHTS_ALIGNMENT:
+        raise invalid(f"{name}: the data section isn't aligned to {WEIGHTS_ALIGNMENT} bytes")
+    for tensor_name, tensor in weights.tensors.items():
+        if tensor.offset + tensor.nbytes > weights.nbytes:
+            raise invalid(f"{name}: {tensor_name} lies outside the data section")
+
+
+def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    label = f"variant {variant.target}/{variant.level}"
+    if variant.program not in sizes:
+        raise invalid(f"{label}: there is no entry {variant.program}")
+    if variant.weights is not None and variant.weights not in manifest.weights:
+        raise invalid(f"{label}: {variant.weights} is not listed as weights")
+    plan = variant.memory_plan
+    for buffer in plan.buffers:
+        if buffer.offset + buffer.nbytes > plan.arena_bytes:
+            raise invalid(f"{label}: buffer {buffer.name} lies outside the arena")
+    for group in variant.cache_groups:
+        if group.block_size != variant.limits.block_size:
+            raise invalid(f"{label}: cache group {group.name} has another block size")
+        if group.bytes_per_block != group.expected_bytes_per_block():
+            raise invalid(f"{label}: cache group {group.name} has a wrong bytes_per_block")
+        if (group.kind == "sliding") != (group.window > 0):
+            raise invalid(f"{label}: cache group {group.name} has a wrong window")
+
+
+def invalid(cause: str) -> LlmcError:
+    """The error for a manifest that contradicts itself or its schema."""
+    return LlmcError("LLMC-E0508", f"invalid manifest: {cause}")

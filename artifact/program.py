@@ -1,0 +1,144 @@
+"""One step of a compiled model, whatever runs it: inputs, outputs, and what a program promises.
+
+A step takes T query tokens of S sequences, packed behind one another, writes their keys and
+values into the paged cache, and gives logits for R chosen tokens. Prefill, chunked prefill, decode
+and mixtures of them differ only in these arrays.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+
+from ..base.errors import LlmcError
+from .choice import Choice
+from .manifest import CacheGroup, Limits
+
+__all__ = ["CacheGroup", "Limits", "Program", "StepInputs", "StepOutputs", "check_inputs"]
+
+if TYPE_CHECKING:
+    from ..base.arrays import Float32Array
+
+Draw = Callable[[Sequence[Choice]], None]
+"""Fills the results of these choices."""
+
+BlockRow = Sequence[int]
+"""Blocks of one sequence in one cache group, by position; -1 where a block was freed."""
+
+
+class StepInputs(Struct, frozen=True):
+    """What a step reads: plain integers, of which a decode step has few.
+
+    token_ids, positions: [T]. query_start: [S + 1], the tokens of sequence s are
+    query_start[s] .. query_start[s + 1]. context_len: [S], tokens in the cache after this step.
+    logits_rows: [R], indices into 0 .. T-1. block_tables: per cache group a row for each sequence,
+    the blocks that hold positions b * block_size and on.
+    """
+
+    token_ids: list[int]
+    positions: list[int]
+    query_start: list[int]
+    context_len: list[int]
+    logits_rows: list[int]
+    block_tables: Sequence[Sequence[BlockRow]]
+
+
+class StepOutputs:
+    """What a step gives. `argmax`: [R], the token with the largest logit of each row.
+
+    `memory`: a buffer of f32 that begins with the logits. The next step overwrites it. `draw`
+    chooses tokens from these rows and may change them; None where the program has no code for it.
+    """
+
+    __slots__ = ("_memory", "_vocab_size", "argmax", "draw")
+
+    def __init__(
+        self, memory: Any, argmax: list[int], vocab_size: int, draw: "Draw | None" = None
+    ) -> None:
+        self._memory, self.argmax, self._vocab_size = memory, argmax, vocab_size
+        self.draw = draw
+
+    @property
+    def logits(self) -> "Float32Array":
+        """f32 [R, vocab], a view. Greedy decoding asks for none, and so needs no numpy."""
+        import numpy as np
+
+        shape = len(self.argmax), self._vocab_size
+        return np.frombuffer(self._memory, np.float32, shape[0] * shape[1]).reshape(shape)
+
+
+class Program(Protocol):
+    """A loaded program with its cache. One step at a time; `close` may be called twice."""
+
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def cache_groups(self) -> tuple[CacheGroup, ...]: ...
+    @property
+    def cache_blocks(self) -> tuple[int, ...]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def step(self, inputs: StepInputs) -> StepOutputs: ...
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copies what a block of a cache group holds to another one. Between steps only."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def check_inputs(inputs: StepInputs, program: Program) -> None:
+    """Raises E0100 for inputs that native code must not see: they would read or write outside.
+
+    The scheduler never makes such inputs; this is the border where that is certain.
+    """
+    limits = program.limits
+    tokens, rows = inputs.token_ids, inputs.logits_rows
+    starts, lengths = inputs.query_start, inputs.context_len
+    if not 0 < len(tokens) <= limits.max_tokens or not 0 < len(lengths) <= limits.max_sequences:
+        raise _wrong(f"{len(tokens)} tokens of {len(lengths)} sequences are over the limits")
+    if len(rows) > limits.max_logits_rows:
+        raise _wrong(f"{len(rows)} logits rows are over the limit")
+    if len(starts) != len(lengths) + 1 or starts[0] != 0 or starts[-1] != len(tokens):
+        raise _wrong("query_start does not divide the tokens")
+    firsts, positions = [], []
+    for start, end, length in zip(starts, starts[1:], lengths, strict=False):
+        first = length - (end - start)
+        if not 0 <= first < length <= limits.max_context:
+            raise _wrong("a context length is out of range")
+        firsts.append(first)
+        positions += range(first, length)
+    if inputs.positions != positions:
+        raise _wrong("positions do not follow from the context lengths")
+    _check_range("token id", tokens, program.vocab_size)
+    _check_range("logits row", rows, len(tokens))
+    _check_tables(inputs, program, firsts, lengths)
+
+
+def _check_tables(
+    inputs: StepInputs, program: Program, firsts: list[int], lengths: list[int]
+) -> None:
+    """Every position that attention reads or the step writes lies in a block of the pool."""
+    if len(inputs.block_tables) != len(program.cache_groups):
+        raise _wrong("there must be one block table per cache group")
+    size = program.limits.block_size
+    for group, blocks, table in zip(
+        program.cache_groups, program.cache_blocks, inputs.block_tables, strict=True
+    ):
+        if len(table) != len(lengths):
+            raise _wrong(f"the block table of {group.name} has {len(table)} rows")
+        for row, first, length in zip(table, firsts, lengths, strict=True):
+            oldest = max(first - (group.window - 1), 0) if group.window else 0
+            used = row[oldest // size : (length - 1) // size + 1]
+            if not length <= len(row) * size < program.limits.max_context + size:
+                raise _wrong(f"the block table of {group.name} has a wrong length")
+            if min(used) < 0 or max(row) >= blocks:
+                raise _wrong(f"the block table of {group.name} names no block of its pool")
+
+
+def _check_range(what: str, values: list[int], end: int) -> None:
+    if values and (min(values) < 0 or max(values) >= end):
+        raise _wrong(f"a {what} is out of range")
+
+
+def _wrong(cause: str) -> LlmcError:
+    return LlmcError("LLMC-E0100", f"step inputs: {cause}")

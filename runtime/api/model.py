@@ -1,0 +1,313 @@
+"""The runtime's public face: `load` an artifact, `generate` text with it.
+
+    model = llmc.load("model.llmc")
+    for chunk in model.generate("Why is the sky blue?", max_tokens=64):
+        print(chunk.text, end="")
+
+Several streams of one model may be read side by side, by one thread or by many: a thread of the
+engine computes them together, ahead of their readers.
+"""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+from ...artifact.manifest import Generation, Manifest, Variant, decode_generation
+from ...artifact.program import Program
+from ...artifact.reader import ArtifactReader
+from ...base.errors import LlmcError
+from ..engine.engine import Engine, EngineOptions
+from ..engine.loop.thread import EngineThread
+from ..engine.request import Request
+from ..engine.sampling.parameters import SamplingParams
+from ..text.output import OutputText
+from ..text.tokenizer import Tokenizer
+from .generation_options import GenerateOptions, check_options, requests_of, seeded
+from .loading import Capacity, capacity_of, open_artifact_program
+from .stream import Choice, Chunk, Stats, Stream
+
+if TYPE_CHECKING:
+    from ...base.arrays import Float32Array
+    from ..engine.sampling.grammar import CompiledGrammar, Grammar, GrammarCompiler
+    from ..text.chat import ChatTemplate
+
+__all__ = ["Choice", "Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+class Model:
+    """A running model: program, engine and tokenizer. Safe to use from several threads.
+
+    Built by `load`; the compiler builds one from its parts before the artifact is complete.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        manifest: Manifest | None = None,
+        variant: Variant | None = None,
+        tokenizer: bytes | memoryview | None = None,
+        chat_template: str | None = None,
+        generation: Generation | None = None,
+        max_context: int | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
+        self.program = program
+        self.manifest = manifest
+        self.variant = variant
+        self.generation = generation or Generation()
+        self.engine = Engine(program, max_context=max_context, options=options)
+        self.thread = EngineThread(self.engine)
+        """Steps the engine; whoever uses `engine` itself does so while this is `paused`, or before
+        the first request."""
+        self.stats: Stats | None = None
+        """Of the generation that was last read to its end."""
+        self._eos_ids = frozenset(self.generation.eos_token_ids)
+        self._tokenizer = Tokenizer(tokenizer) if tokenizer is not None else None
+        self._chat_source = chat_template
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the model can read and write text, not only token ids."""
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; E0210 if there is none."""
+        if self._tokenizer is None:
+            raise LlmcError("LLMC-E0210", "the artifact has no tokenizer")
+        return self._tokenizer
+
+    @cached_property
+    def chat_template(self) -> "ChatTemplate | None":
+        """The model's chat template, if it has one."""
+        if self._chat_source is None:
+            return None
+        from ..text.chat import ChatTemplate
+
+        return ChatTemplate(self._chat_source, self.generation.special_tokens)
+
+    def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+        """Token ids of a prompt: text goes through the chat template as one user message unless
+        `raw` or there is none; messages always do; ids are taken as they are."""
+        if isinstance(prompt, str):
+            if raw or self._chat_source is None:
+                return self.tokenizer.encode(prompt, add_special_tokens=True)
+            prompt = [{"role": "user", "content": prompt}]
+        if all(isinstance(item, Mapping) for item in prompt) and len(prompt):
+            if self._chat_source is None:
+                raise LlmcError("LLMC-E0209", "the artifact has no chat template")
+            self.tokenizer.start()  # parsed while the template is compiled
+            assert self.chat_template is not None
+            text = self.chat_template.render(cast(Sequence[Mapping[str, Any]], prompt))
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        return [int(token) for token in cast(Sequence[int], prompt)]
+
+    def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
+        """Continues a prompt: a `Stream`, whose chunks are computed ahead of its reader.
+
+        The options are those of `GenerateOptions`: max_tokens, temperature, top_k, top_p, min_p,
+        typical_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, bad_words,
+        min_tokens, seed, logprobs, prompt_logprobs, n, stop, stop_token_ids, ignore_eos,
+        keep_special, grammar, json_schema, regex, choice, priority, client, namespace, timeout,
+        raw. Without any: at most 256 tokens, greedily, of the chat template's answer.
+
+        Wrong options and prompts are refused here, not when the first chunk is read: E0204
+        prompt longer than the context, E0205, E0206, E0208, E0209, E0210, E0211, E0603, and E0104
+        if the model was closed.
+        """
+        began = monotonic()
+        check_options(options)
+        return Stream(self, self.thread, requests_of(self, prompt, options), began)
+
+    def make_request(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        max_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        grammar: "Grammar | CompiledGrammar | None" = None,
+        priority: int = 0,
+        client: str = "",
+        namespace: str = "",
+        deadline: float | None = None,
+        keep_special: bool = False,
+    ) -> Request:
+        """A request for the engine's thread, with this model's end-of-text ids and tokenizer.
+
+        `deadline`: of `time.monotonic`. Errors: E0205, E0210 for stop strings without a tokenizer,
+        E0211. The engine checks the rest when the request is submitted.
+        """
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        text = None
+        if stop or self.has_tokenizer:
+            text = OutputText(self.tokenizer, stop, keep_special=keep_special)
+        eos_ids = frozenset(stop_token_ids)
+        if not ignore_eos:
+            eos_ids |= self._eos_ids
+        return Request(
+            tuple(prompt_ids),
+            max_tokens,
+            params or SamplingParams(),
+            eos_ids,
+            text=text,
+            grammar=self.compile_grammar(grammar) if grammar is not None else None,
+            priority=priority,
+            client=client,
+            namespace=namespace,
+            deadline=deadline,
+        )
+
+    def make_requests(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        **options: Any,
+    ) -> list[Request]:
+        """`n` requests for continuations of one prompt, which is computed once. Options as for
+        `make_request`; request i has the seed + i, if there is one."""
+        if n < 1:
+            raise LlmcError("LLMC-E0205", f"n cannot be {n}")
+        params, prompt_ids = params or SamplingParams(), tuple(prompt_ids)
+        requests = [
+            self.make_request(prompt_ids, seeded(params, index), **options) for index in range(n)
+        ]
+        for request in requests[1:]:
+            request.follows = requests[0]
+        return requests
+
+    def compile_grammar(self, grammar: "Grammar | CompiledGrammar") -> "CompiledGrammar":
+        """A grammar made ready for this model, which may take a while; the latest are remembered.
+
+        Errors: E0210 without a tokenizer, E0211 if it doesn't go with it, E0703.
+        """
+        from ..engine.sampling.grammar import CompiledGrammar
+
+        if isinstance(grammar, CompiledGrammar):
+            return grammar
+        return self._grammars.compile(grammar)
+
+    @cached_property
+    def _grammars(self) -> "GrammarCompiler":
+        from ..engine.sampling.grammar import GrammarCompiler
+
+        return GrammarCompiler(self.tokenizer.data, self.program.vocab_size, self._eos_ids)
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many sequences of how many tokens the cache has room for at once."""
+        return capacity_of(self.program, self.engine.max_context)
+
+    def logits(self, token_ids: Sequence[int]) -> "Float32Array":
+        """Logits f32 [T, vocab] of every position of a text given as ids."""
+        from ..engine import scoring
+
+        with self.thread.paused() as engine:
+            return scoring.logits(engine, token_ids)
+
+    def iter_logits(self, token_ids: Sequence[int]) -> "Iterator[tuple[int, Float32Array]]":
+        """The same in pieces: (first position, rows). Between two of them others may compute."""
+        from ..engine import scoring
+
+        pieces = cast("Generator[Any]", scoring.iter_logits(self.engine, token_ids))
+        try:
+            while True:
+                with self.thread.paused():
+                    piece = next(pieces, None)
+                    if piece is None:
+                        return
+                    first, rows = piece[0], piece[1].copy()  # the next step overwrites them
+                yield first, rows
+        finally:
+            self.thread.later(pieces.close)  # its blocks; also from a destructor
+
+    def close(self, *, drain: bool = False, timeout: float | None = None) -> bool:
+        """Ends the engine and frees the program's memory; idempotent. What runs is cancelled, or
+        with `drain` finished first, for at most `timeout` seconds. Returns whether all has ended.
+        """
+        return self.thread.close(drain, timeout)
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: str | Path,
+    *,
+    target: str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+    max_context: int | None = None,
+    verify_weights: bool = False,
+    options: EngineOptions | None = None,
+) -> Model:
+    """Opens an artifact and starts the variant that suits this machine best.
+
+    `target`: which one, of an artifact for several; else the first that runs here. `threads`: of
+    the program, default all usable cores. `memory`: bytes that weights, workspace and cache may
+    take. `max_context`: smaller than the compiled one, to save cache. `verify_weights`: hash the
+    weights too. `options`: of the engine. Errors: E05xx artifact or machine, E0601 memory.
+    """
+    reader = ArtifactReader(path, verify_weights=verify_weights)
+    return model_of(
+        reader,
+        target=target,
+        threads=threads,
+        memory=memory,
+        max_context=max_context,
+        options=options,
+    )
+
+
+def model_of(
+    reader: ArtifactReader,
+    *,
+    target: str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+    max_context: int | None = None,
+    options: EngineOptions | None = None,
+) -> Model:
+    """The model in an artifact that is already open."""
+    if max_context is not None and max_context < 1:
+        raise LlmcError("LLMC-E0205", f"max_context cannot be {max_context}")
+    manifest = reader.manifest
+    variant, program = open_artifact_program(
+        reader, target=target, threads=threads, max_context=max_context, memory=memory
+    )
+    template, generation = manifest.chat_template, manifest.generation
+    return Model(
+        program,
+        manifest=manifest,
+        variant=variant,
+        tokenizer=reader.read(manifest.tokenizer) if manifest.tokenizer else None,
+        chat_template=_text(reader.read(template)) if template else None,
+        generation=decode_generation(reader.read(generation)) if generation else None,
+        max_context=max_context,
+        options=options,
+    )
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise LlmcError("LLMC-E0512", "the chat template is not UTF-8") from error

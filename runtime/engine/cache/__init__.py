@@ -1,0 +1,1 @@
+"""The paged cache: what sequences hold, which blocks are free, which prefixes are known."""

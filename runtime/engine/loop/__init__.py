@@ -1,0 +1,1 @@
+"""The thread that steps an engine, and what it exchanges with others."""

@@ -1,0 +1,297 @@
+"""Runs a variant of target `cpu`: its shared library through ctypes, its weights where they lie.
+
+In: the variant's description, the library's bytes, the mapped data section of the weights. The
+library comes from a memory file, so nothing is unpacked to disk; weights are used in place; arena
+and cache are anonymous mappings, whose pages cost memory only once they are used.
+"""
+
+import ctypes
+import hashlib
+import os
+import stat
+from array import array
+from pathlib import Path
+
+from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
+from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...base import machine
+from ...base.errors import LlmcError
+from .cpu_sampling import native_draw
+from .native_memory import address_of, allocate
+from .pages import PagesAhead
+
+_I32 = ctypes.c_int32
+_PTR = ctypes.c_void_p
+_DEFAULT_SPIN = -1
+_NO_RESOURCES, _NO_PERMISSION = -3, -4
+
+
+class _Config(ctypes.Structure):
+    """`llmc_config` of llmc.h."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("abi_version", ctypes.c_uint32),
+        ("threads", _I32),
+        ("weights", _PTR),
+        ("weights_bytes", ctypes.c_uint64),
+        ("arena", _PTR),
+        ("arena_bytes", ctypes.c_uint64),
+        ("groups", _I32),
+        ("cache", _PTR),
+        ("cache_blocks", _PTR),
+        ("spin", _I32),
+    )
+
+
+class _StepInputs(ctypes.Structure):
+    """`llmc_step_inputs` of llmc.h."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("tokens", _I32),
+        ("sequences", _I32),
+        ("logits_rows_count", _I32),
+        ("token_ids", _PTR),
+        ("positions", _PTR),
+        ("query_start", _PTR),
+        ("context_len", _PTR),
+        ("logits_rows", _PTR),
+        ("block_table", _PTR),
+        ("blocks_per_seq", _PTR),
+        ("logits", _PTR),
+        ("argmax", _PTR),
+    )
+
+
+def problem(variant: Variant) -> LlmcError | None:
+    """Nothing beyond the features that the manifest names."""
+    return None
+
+
+def available_memory() -> int:
+    """What the machine has left."""
+    return machine.available_memory()
+
+
+def open_program(
+    variant: Variant,
+    program: bytes | memoryview,
+    weights: memoryview | None,
+    *,
+    threads: int,
+    cache_blocks: tuple[int, ...],
+) -> "CpuProgram":
+    """The executor of target `cpu`. Errors: E0509, E0600, E0601."""
+    weights = memoryview(b"") if weights is None else weights
+    return CpuProgram(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+
+
+class CpuProgram:
+    """One loaded library with its arena and cache.
+
+    `library`: bytes of the shared library; `weights`: the data section, 64-byte aligned and kept
+    mapped by this object; `cache_blocks`: number of blocks per cache group. Errors: E0509 when the
+    library can't be loaded, E0601 when memory can't be had.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        library: bytes | memoryview,
+        weights: memoryview,
+        *,
+        threads: int,
+        cache_blocks: tuple[int, ...],
+    ) -> None:
+        if (variant.signature_version, variant.abi_version) != (SIGNATURE_VERSION, ABI_VERSION):
+            raise LlmcError("LLMC-E0509", "the program has another interface version")
+        self.limits: Limits = variant.limits
+        self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
+        self.cache_blocks = cache_blocks
+        self.vocab_size = variant.vocab_size
+        self._handle: int | None = None
+        self._process = os.getpid()
+        self._library = load_library(library)
+        self._weights = weights
+        self._arena = allocate(variant.memory_plan.arena_bytes, huge_pages=True)
+        self._cache = [
+            allocate(group.bytes_per_block * blocks, huge_pages=True)
+            for group, blocks in zip(self.cache_groups, cache_blocks, strict=True)
+        ]
+        self._pages = [PagesAhead(memory) for memory in self._cache]
+        try:
+            self._prepare_buffers()
+        except (MemoryError, ValueError) as error:
+            raise LlmcError("LLMC-E0601", "the program's limits need too much memory") from error
+        self._create(threads)
+
+    def _create(self, threads: int) -> None:
+        pointers = (_PTR * len(self._cache))(*(address_of(c) for c in self._cache))
+        blocks = (_I32 * len(self.cache_blocks))(*self.cache_blocks)
+        config = _Config(
+            struct_size=ctypes.sizeof(_Config),
+            abi_version=ABI_VERSION,
+            threads=threads,
+            weights=address_of(self._weights),
+            weights_bytes=self._weights.nbytes,
+            arena=address_of(self._arena),
+            arena_bytes=self._arena.nbytes,
+            groups=len(self._cache),
+            cache=ctypes.cast(pointers, _PTR),
+            cache_blocks=ctypes.cast(blocks, _PTR),
+            spin=_DEFAULT_SPIN,
+        )
+        handle = _PTR()
+        code = self._library.llmc_create(ctypes.byref(config), ctypes.byref(handle))
+        if code == _NO_RESOURCES:
+            raise LlmcError("LLMC-E0600", f"no memory or threads for {threads} threads")
+        if code == _NO_PERMISSION:
+            raise LlmcError(
+                "LLMC-E0506", "the system doesn't let this process use the CPU's AMX instructions"
+            )
+        if code != 0 or not handle.value:
+            raise LlmcError("LLMC-E0509", f"the program refused to start (code {code})")
+        self._handle = handle.value
+        rows = self.limits.max_logits_rows
+        self._draw = native_draw(self._library, self._handle, self._logits, rows)
+
+    def _prepare_buffers(self) -> None:
+        """Arrays at fixed addresses that every step copies into: pointers are set only once."""
+        limits, groups = self.limits, len(self.cache_groups)
+        self._columns = -(-limits.max_context // limits.block_size)
+        self._arrays = {
+            "token_ids": _int32(limits.max_tokens),
+            "positions": _int32(limits.max_tokens),
+            "query_start": _int32(limits.max_sequences + 1),
+            "context_len": _int32(limits.max_sequences),
+            "logits_rows": _int32(limits.max_logits_rows),
+            "argmax": _int32(limits.max_logits_rows),
+            "blocks_per_seq": _int32(groups),
+        }
+        self._arrays["blocks_per_seq"][:] = array("i", [self._columns] * groups)
+        self._tables = [_int32(limits.max_sequences * self._columns) for _ in range(groups)]
+        self._table_pointers = (_PTR * groups)(*(address_of(t) for t in self._tables))
+        self._logits = allocate(limits.max_logits_rows * self.vocab_size * 4, huge_pages=True)
+        self._inputs = _StepInputs(
+            struct_size=ctypes.sizeof(_StepInputs),
+            block_table=ctypes.cast(self._table_pointers, _PTR),
+            logits=address_of(self._logits),
+            **{name: address_of(array) for name, array in self._arrays.items()},
+        )
+
+    def step(self, inputs: StepInputs) -> StepOutputs:
+        """Runs one step; other Python threads go on meanwhile. E0102 if the library fails."""
+        if self._handle is None:
+            raise LlmcError("LLMC-E0100", "the program is closed")
+        check_inputs(inputs, self)
+        rows = len(inputs.logits_rows)
+        self._fill(inputs)
+        if len(inputs.context_len) > 1:  # a program that serves one short text never needs it
+            self._prepare_pages(inputs)
+        code = self._library.llmc_step(self._handle, ctypes.byref(self._inputs))
+        if code != 0:
+            raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
+        argmax = self._arrays["argmax"][:rows].tolist()
+        return StepOutputs(self._logits, argmax, self.vocab_size, self._draw)
+
+    def _fill(self, inputs: StepInputs) -> None:
+        for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows"):
+            values = getattr(inputs, name)
+            self._arrays[name][: len(values)] = array("i", values)
+        for target, table in zip(self._tables, inputs.block_tables, strict=True):
+            for s, blocks in enumerate(table):
+                start = s * self._columns
+                target[start : start + len(blocks)] = array("i", blocks)
+        self._inputs.tokens = len(inputs.token_ids)
+        self._inputs.sequences = len(inputs.context_len)
+        self._inputs.logits_rows_count = len(inputs.logits_rows)
+
+    def _prepare_pages(self, inputs: StepInputs) -> None:
+        """Has the pages behind the highest block made ready: the next ones that will be used."""
+        for pages, group, table in zip(
+            self._pages, self.cache_groups, inputs.block_tables, strict=True
+        ):
+            pages.reach((max(row[-1] for row in table) + 1) * group.bytes_per_block)
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copies a block of a cache group: keys and values of all its layers lie together."""
+        cache, size = self._cache[group], self.cache_groups[group].bytes_per_block
+        self._pages[group].reach((target + 1) * size)
+        cache[target * size : (target + 1) * size] = cache[source * size : (source + 1) * size]
+
+    def close(self) -> None:
+        """Stops the library's threads and lets go of all memory."""
+        if self._handle is not None:
+            if os.getpid() == self._process:  # a forked child has no threads to stop
+                self._library.llmc_destroy(self._handle)
+            self._handle = self._draw = None
+            for pages in self._pages:
+                pages.close()
+            self._cache, self._pages = [], []
+            self._arena = self._weights = memoryview(b"")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+
+def _int32(count: int) -> memoryview:
+    """Zeros of C type int32_t."""
+    return allocate(4 * count).cast("i")
+
+
+# A memory file must stay open as long as its library is loaded (the loader knows libraries by
+# path, and /proc/self/fd/N would come to mean another one), and libraries are never unloaded. So
+# each distinct library is loaded once in a process.
+_LOADED: dict[str, ctypes.CDLL] = {}
+
+
+def load_library(data: bytes | memoryview) -> ctypes.CDLL:
+    """The library in `data`, with argument types set; E0509 if it isn't one of ours."""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest not in _LOADED:
+        try:
+            library = ctypes.CDLL(library_path(data, digest))
+            _declare(library)
+        except (OSError, AttributeError) as error:
+            raise LlmcError("LLMC-E0509", f"the program can't be loaded: {error}") from error
+        _LOADED[digest] = library
+    return _LOADED[digest]
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    library.llmc_create.argtypes = (_PTR, _PTR)
+    library.llmc_step.argtypes = (_PTR, _PTR)
+    library.llmc_destroy.argtypes = (_PTR,)
+    library.llmc_destroy.restype = None
+    library.llmc_abi.restype = ctypes.c_char_p
+    abi = (library.llmc_abi() or b"").decode("ascii", "replace")
+    if abi.split(";")[0] != str(ABI_VERSION):
+        raise LlmcError("LLMC-E0509", f"the program speaks interface {abi!r}, not {ABI_VERSION}")
+
+
+def library_path(data: bytes | memoryview, digest: str) -> str:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(f"llmc-{digest[:12]}", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        return f"/proc/self/fd/{descriptor}"
+    return str(cached_library(data, digest))
+
+
+def cached_library(data: bytes | memoryview, digest: str) -> Path:
+    """Where there are no memory files: a copy named by its digest in a folder of this user only."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "llmc" / "programs"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise LlmcError("LLMC-E0509", f"{folder} must be a private folder of this user (mode 0700)")
+    path = folder / f"{digest}.so"
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+        return path
+    temporary = folder / f".{os.urandom(6).hex()}.tmp"
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return path

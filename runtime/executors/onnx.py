@@ -1,0 +1,317 @@
+"""Runs a variant of target `onnx` with ONNX Runtime; weights and caches stay where they are.
+
+In: the variant's description, the model's bytes, the mapped data section of the weights. Every
+step becomes runs over ranges of slots (`slots.py`). A cache holds all slots of one site, slot
+outermost, and is allocated once: a run binds its range as input and output both, so the runtime
+writes new keys and values in place and copies nothing.
+
+`Variant.options`: `dialect` ("ort" has attention that takes one prompt at a time) and `provider`
+("cpu" or "cuda").
+"""
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ...artifact.manifest import SIGNATURE_VERSION, CacheGroup, Limits, Variant
+from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...base import machine
+from ...base.errors import LlmcError
+from .native_memory import allocate
+from .onnx_weights import ExternalWeight, external_weights
+from .slots import SlotPlanner, SlotRun
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CACHES = ("key_cache.", "value_cache.")
+_FATAL_ONLY = 4
+_PREPARED = 64
+"""Bindings that are kept for decode steps: one for each range of slots."""
+
+
+def problem(variant: Variant) -> LlmcError | None:
+    """Why the installed onnxruntime can't run a variant: it lacks the variant's provider."""
+    provider = str(variant.options.get("provider", "cpu"))
+    if _PROVIDERS.get(provider) in _onnxruntime().get_available_providers():
+        return None
+    package = "onnxruntime-gpu" if provider == "cuda" else "onnxruntime"
+    return LlmcError(
+        "LLMC-E0703",
+        f"the installed onnxruntime has no {provider} provider",
+        hint=f"install {package}",
+    )
+
+
+def available_memory() -> int:
+    """What the machine has left."""
+    return machine.available_memory()
+
+
+def open_program(
+    variant: Variant,
+    program: bytes | memoryview,
+    weights: memoryview | None,
+    *,
+    threads: int,
+    cache_blocks: tuple[int, ...],
+) -> "OnnxProgram":
+    """Starts a program: see `OnnxProgram`."""
+    return OnnxProgram(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+
+
+class OnnxProgram:
+    """One session with its caches.
+
+    `program`: a serialized model; `weights`: the data section that its initializers lie in, kept
+    mapped by this object; `cache_blocks`: slots, the same number in every group. Errors: E0509 when
+    the model can't be loaded, E0601 when memory can't be had, E0703 without onnxruntime.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        program: bytes | memoryview,
+        weights: memoryview | None,
+        *,
+        threads: int,
+        cache_blocks: tuple[int, ...],
+    ) -> None:
+        if variant.signature_version != SIGNATURE_VERSION:
+            raise LlmcError("LLMC-E0509", "the program has another interface version")
+        self.limits: Limits = variant.limits
+        self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
+        self.cache_blocks = cache_blocks
+        self.vocab_size = variant.vocab_size
+        self._ort = _onnxruntime()
+        self._provider = str(variant.options.get("provider", "cpu"))
+        self._session: Any = self._open(bytes(program), weights, threads)
+        self._slots = min(cache_blocks, default=self.limits.max_sequences)
+        alone = variant.options.get("dialect", "ort") == "ort"
+        self._planner = SlotPlanner(self.limits, self._slots, prompts_alone=alone)
+        self._caches = {
+            one.name: self._cache(one.type, one.shape)
+            for one in self._session.get_inputs()
+            if one.name.startswith(_CACHES)
+        }
+        rows = self.limits.max_logits_rows, self.vocab_size
+        self._logits = _array(allocate(4 * rows[0] * rows[1], huge_pages=True), rows, "float32")
+        self._prepared: dict[tuple[int, ...], _Call] = {}
+
+    def _open(self, program: bytes, weights: memoryview | None, threads: int) -> Any:
+        """The session, which says nothing on its own and reports nothing to anybody."""
+        ort = self._ort
+        ort.disable_telemetry_events()
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Threads take pieces of what is left, rather than halves: one that is late holds up less.
+        options.add_session_config_entry("session.dynamic_block_base", "4")
+        self._weights = _lend(ort, options, external_weights(program), weights)
+        if self._provider not in _PROVIDERS:
+            raise LlmcError("LLMC-E0509", f"there is no provider {self._provider!r}")
+        try:
+            return ort.InferenceSession(program, options, providers=[_PROVIDERS[self._provider]])
+        except MemoryError as error:
+            raise LlmcError("LLMC-E0601", "the model doesn't fit in memory") from error
+        except Exception as error:  # its errors have no common class of their own
+            reason = " ".join(str(error).split())[:300]
+            raise LlmcError("LLMC-E0509", f"onnxruntime refuses the model: {reason}") from error
+
+    def _cache(self, type: str, shape: list[Any]) -> "_Cache":
+        """Zeros for every slot: a masked value times zero must be zero, so none may be NaN."""
+        import numpy as np
+
+        element = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[type]
+        whole = (self._slots, shape[1], self.limits.block_size, shape[3])
+        nbytes = prod(whole) * np.dtype(element).itemsize
+        if self._provider == "cpu":
+            return _Cache("cpu", whole, _array(allocate(nbytes), whole, element), element)
+        value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(whole, element), "cuda", 0)
+        return _Cache("cuda", whole, value, element)
+
+    def step(self, inputs: StepInputs) -> StepOutputs:
+        """Runs one step; other Python threads go on meanwhile. E0102 if the runtime fails."""
+        if self._session is None:
+            raise LlmcError("LLMC-E0100", "the program is closed")
+        check_inputs(inputs, self)
+        for run in self._planner.runs(inputs):
+            try:
+                self._run(run)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise LlmcError("LLMC-E0102", f"the compiled program failed: {reason}") from error
+        logits = self._logits[: len(inputs.logits_rows)]
+        argmax = logits.argmax(axis=1).tolist()
+        return StepOutputs(self._logits, argmax, self.vocab_size, None)
+
+    def _run(self, run: SlotRun) -> None:
+        """One call of the session; its rows of logits go where they belong in the step's."""
+        first_output = run.outputs[0] if run.outputs else 0
+        straight = run.outputs == list(range(first_output, first_output + len(run.outputs)))
+        if not run.outputs or not straight:
+            self._scattered(run)
+            return
+        rows = len(run.outputs)
+        key = (run.first, run.rows, rows, first_output)
+        call = self._prepared.pop(key, None) if run.query == 1 else None
+        if call is None:
+            call = self._bound(run, self._logits[first_output : first_output + rows])
+        if run.query == 1:
+            if len(self._prepared) >= _PREPARED:
+                self._prepared.pop(next(iter(self._prepared)))
+            self._prepared[key] = call
+        call.fill(run)
+        self._session.run_with_iobinding(call.binding)
+
+    def _scattered(self, run: SlotRun) -> None:
+        """A run whose logits rows lie apart in the step's, or that has none (it makes one)."""
+        import numpy as np
+
+        rows = run.logits_rows or [0]
+        logits = np.empty((len(rows), self.vocab_size), np.float32)
+        call = self._bound(run, logits)
+        call.fill(run)
+        self._session.run_with_iobinding(call.binding)
+        if run.outputs:
+            self._logits[run.outputs] = logits
+
+    def _bound(self, run: SlotRun, logits: "np.ndarray") -> "_Call":
+        """A binding of a range of slots, with arrays for the other inputs."""
+        import numpy as np
+
+        binding, value = self._session.io_binding(), self._ort.OrtValue.ortvalue_from_numpy
+        for name, cache in self._caches.items():
+            place = cache.range(run.first, run.rows)
+            binding.bind_input(name, *place)
+            binding.bind_output(f"{name}.out", *place)
+        call = _Call(
+            binding,
+            np.zeros((run.rows, run.query), np.int64),
+            np.zeros(run.rows, np.int64),
+            np.zeros(len(logits), np.int64),
+        )
+        for name, array in zip(("token_ids", "start", "logits_rows"), call.arrays, strict=True):
+            binding.bind_ortvalue_input(name, value(array))
+        binding.bind_ortvalue_output("logits", value(logits))
+        return call
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copies a slot, which all groups have in common: with the first group, all of it."""
+        if group == 0:
+            for cache in self._caches.values():
+                cache.copy(source, target)
+            self._planner.copied(source, target)
+
+    def close(self) -> None:
+        """Ends the session, which stops its threads, and lets go of all memory."""
+        self._session = None
+        self._prepared, self._caches, self._weights = {}, {}, []
+
+
+class _Call:
+    """A binding with the arrays that its inputs are read from: filling them is all a step needs."""
+
+    def __init__(self, binding: Any, *arrays: "np.ndarray") -> None:
+        self.binding, self.arrays = binding, arrays
+
+    def fill(self, run: SlotRun) -> None:
+        token_ids, start, rows = self.arrays
+        token_ids.reshape(-1)[:] = run.token_ids
+        start[:] = run.start
+        rows[:] = run.logits_rows or [0]
+
+
+class _Cache:
+    """Keys or values of all slots: an array, or on a GPU a value of the runtime."""
+
+    def __init__(self, device: str, shape: tuple[int, ...], memory: Any, element: Any) -> None:
+        self._device, self._shape, self._memory, self._element = device, shape, memory, element
+        self._address = memory.ctypes.data if device == "cpu" else memory.data_ptr()
+        self._slot_bytes = prod(shape[1:]) * element().itemsize
+
+    def range(self, first: int, rows: int) -> tuple[str, int, Any, tuple[int, ...], int]:
+        """What a binding wants to know of slots `first` to `first + rows - 1`."""
+        address = self._address + first * self._slot_bytes
+        return self._device, 0, self._element, (rows, *self._shape[1:]), address
+
+    def copy(self, source: int, target: int) -> None:
+        """Copies a slot's content."""
+        if self._device == "cpu":
+            self._memory[target] = self._memory[source]
+        else:
+            whole = self._memory.numpy()
+            whole[target] = whole[source]
+            self._memory.update_inplace(whole)
+
+
+def _onnxruntime() -> Any:
+    """The package. E0703 if it isn't installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise LlmcError(
+            "LLMC-E0703",
+            "onnxruntime is not installed",
+            hint="install it with pip install 'llmc-compiler[onnx]'",
+        ) from error
+    return onnxruntime
+
+
+def _lend(
+    ort: Any, options: Any, wanted: list[ExternalWeight], weights: memoryview | None
+) -> list[Any]:
+    """Give a session the weights; what the result holds must live as long as the session.
+
+    Tensors of types that numpy has stay where they are. Those of 4 bits can be had from a file
+    only, which the runtime copies.
+    """
+    for one in wanted:
+        if weights is None or not 0 <= one.offset <= one.offset + one.nbytes <= len(weights):
+            raise LlmcError("LLMC-E0509", f"the weights lack the model's tensor {one.name}")
+    if not wanted or weights is None:
+        return []
+    views = [one for one in wanted if one.data_type in _STORAGE]
+    tensors = [_tensor(ort, one, weights) for one in views]
+    options.add_external_initializers([one.name for one in views], tensors)
+    if len(views) < len(wanted):
+        locations = sorted({one.location for one in wanted})
+        count = len(locations)
+        options.add_external_initializers_from_files_in_memory(
+            locations, [weights] * count, [len(weights)] * count
+        )
+    return tensors
+
+
+def _tensor(ort: Any, weight: ExternalWeight, weights: memoryview) -> Any:
+    """One tensor of the weights, where it lies."""
+    place = weights[weight.offset : weight.offset + weight.nbytes]
+    storage, onnx_type = _STORAGE[weight.data_type]
+    try:
+        array = _array(place, weight.shape, storage)
+    except ValueError as error:
+        raise LlmcError("LLMC-E0509", f"{weight.name} has another size than its shape") from error
+    if onnx_type:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, onnx_type)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+_BF16 = 16
+_STORAGE: dict[int, tuple[str, int]] = {
+    1: ("float32", 0),
+    2: ("uint8", 0),
+    3: ("int8", 0),
+    6: ("int32", 0),
+    7: ("int64", 0),
+    9: ("bool", 0),
+    10: ("float16", 0),
+    _BF16: ("uint16", _BF16),
+}
+"""Element types of onnx.proto → numpy's, and the type to tell where numpy has none."""
+
+
+def _array(memory: memoryview, shape: tuple[int, ...], dtype: Any) -> "np.ndarray":
+    import numpy as np
+
+    return np.frombuffer(memory, dtype).reshape(shape)

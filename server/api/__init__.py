@@ -1,0 +1,1 @@
+"""The endpoints that clients of OpenAI's interface call."""

@@ -1,0 +1,79 @@
+"""Chat messages as dictionaries, and prompts made of them."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..connection.error_objects import RequestError
+from ..served_models import Served
+from .protocol.chat import Message, Part
+
+_SHORT = 4000
+
+
+def text_of(content: str | Sequence[Part] | None, param: str) -> str | None:
+    """The text of a message's content. Errors: E0215 for parts that are not text."""
+    if content is None or isinstance(content, str):
+        return content
+    texts = []
+    for part in content:
+        if part.type not in ("text", "input_text", "output_text", "refusal"):
+            message = f"content of type {part.type[:40]!r} can't be read: only text can"
+            raise RequestError("LLMC-E0215", message, param=param)
+        texts.append((part.refusal if part.type == "refusal" else part.text) or "")
+    return "".join(texts)
+
+
+def as_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as dictionaries, in OpenAI's form but for content, which is one text."""
+    return [_message(one, f"messages.{i}.content") for i, one in enumerate(messages)]
+
+
+def _message(one: Message, param: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": one.role, "content": text_of(one.content, param)}
+    if one.tool_calls:
+        made["tool_calls"] = [call.model_dump(exclude_none=True) for call in one.tool_calls]
+    elif made["content"] is None:
+        raise RequestError("LLMC-E0213", f"{param}: there is no content", param=param)
+    if one.name is not None:
+        made["name"] = one.name
+    if one.tool_call_id is not None:
+        made["tool_call_id"] = one.tool_call_id
+    return made
+
+
+class ChatPrompt(NamedTuple):
+    """A prompt as ids and as text."""
+
+    ids: list[int]
+    text: str
+
+
+async def chat_prompt(
+    served: Served,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> ChatPrompt:
+    """The prompt of a chat; a long one doesn't keep others waiting. Errors: E0209."""
+    template = served.model.chat_template
+    if template is None:
+        raise RequestError("LLMC-E0209", f"{served.name} has no chat template", param="messages")
+
+    def render() -> ChatPrompt:
+        text = template.render(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            **{k: v for k, v in (variables or {}).items() if k not in _TAKEN},
+        )
+        return ChatPrompt(served.model.tokenizer.encode(text, add_special_tokens=False), text)
+
+    length = sum(len(str(message.get("content"))) for message in messages)
+    return render() if length <= _SHORT else await asyncio.to_thread(render)
+
+
+_TAKEN = {"messages", "tools", "add_generation_prompt", "self"}
+"""Template variables that a request can't set by other means than its own fields."""

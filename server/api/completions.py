@@ -1,0 +1,229 @@
+"""`/v1/completions`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from time import time
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...base.errors import LlmcError
+from ...runtime.engine.request import Request as EngineRequest
+from ..connection.error_objects import RequestError
+from ..connection.server_sent_events import DONE, TextEvent, event, failure
+from ..context import Context, context_of, key_of
+from ..served_models import Served
+from .chat_completions import check_n
+from .generation import Running
+from .logprobs import CompletionLogprobs, NewLogprobs
+from .protocol.completion import CompletionRequest
+from .reply import respond
+from .request_options import (
+    Asked,
+    asked_of,
+    check_prompt,
+    encode,
+    grammar_of,
+    max_tokens_of,
+    unsupported,
+)
+
+DEFAULT_TOKENS = 16
+"""What OpenAI's interface generates when a request doesn't say how much."""
+
+
+async def completions(http: Request) -> Response:
+    """Continues one or several prompts, at once or as a stream of server-sent events."""
+    context = context_of(http)
+    body = await context.body(http, CompletionRequest)
+    served = context.catalog.get(body.model)
+    _check(body, context)
+    prompts = await _prompts(served, body.prompt)
+    check_n(len(prompts) * (body.best_of or body.n or 1), context, "prompt")
+    asked = await _asked(body, served, context, key_of(http))
+    requests = _requests(body, served, context, asked, prompts)
+    running = Running(served, requests, streamed=bool(body.stream))
+    answer = _Answer(body, running, prompts)
+    return await respond(http, context, running, answer, stream=bool(body.stream))
+
+
+def _check(body: CompletionRequest, context: Context) -> None:
+    check_n(body.best_of or body.n, context)
+    if body.suffix:
+        raise unsupported("suffix", "is not supported")
+    if body.best_of is not None:
+        if body.best_of < (body.n or 1):
+            raise unsupported("best_of", "can't be less than n")
+        if body.stream and body.best_of > (body.n or 1):
+            raise unsupported("best_of", "and stream exclude one another")
+    if body.stream_options is not None and not body.stream:
+        raise unsupported("stream_options", "needs stream")
+    if body.max_tokens == 0 and not body.echo:
+        raise RequestError("LLMC-E0205", "max_tokens cannot be 0", param="max_tokens")
+
+
+async def _prompts(served: Served, prompt: Any) -> list[list[int]]:
+    if isinstance(prompt, str):
+        prompt = [prompt]
+    if isinstance(prompt[0], int):
+        return [prompt]
+    if isinstance(prompt[0], str):
+        return list(await asyncio.gather(*(encode(served, one, special=True) for one in prompt)))
+    return prompt
+
+
+async def _asked(body: CompletionRequest, served: Served, context: Context, key: str) -> Asked:
+    logprobs = body.logprobs
+    if logprobs is None and (body.best_of or 1) > (body.n or 1):
+        logprobs = 0  # the best ones are those with the highest
+    asked = asked_of(
+        body,
+        served,
+        context.config,
+        key,
+        logprobs=logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+    )
+    asked.grammar = await grammar_of(served, body, body.response_format)
+    return asked
+
+
+def _requests(
+    body: CompletionRequest,
+    served: Served,
+    context: Context,
+    asked: Asked,
+    prompts: Sequence[Sequence[int]],
+) -> list[EngineRequest]:
+    wanted = DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+    requests: list[EngineRequest] = []
+    for prompt in prompts:
+        check_prompt(prompt, served, context.config)
+        tokens = max_tokens_of(wanted, prompt, served, context.config)
+        first = asked.request(served, prompt, tokens)
+        requests.append(first)
+        for place in range(1, body.best_of or body.n or 1):
+            requests.append(asked.request(served, prompt, tokens, place))
+            requests[-1].follows = first
+    return requests
+
+
+class _Answer:
+    """One answer of this endpoint."""
+
+    def __init__(
+        self, body: CompletionRequest, running: Running, prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._body, self._running, self._prompts = body, running, prompts
+        self._tokenizer = running.served.model.tokenizer
+        self._each = body.best_of or body.n or 1
+        self._echo = bool(body.echo)
+        self._nothing_new = body.max_tokens == 0
+        options = body.stream_options
+        self._usage = options is not None and bool(options.include_usage)
+        self._prompt_tokens = sum(len(prompt) for prompt in prompts)
+        self._head = {
+            "id": f"cmpl-{uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time()),
+            "model": running.served.name,
+        }
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer at once."""
+        texts = await self._running.texts()
+        chosen = [i for p in range(len(self._prompts)) for i in self._best(p)]
+        return {
+            **self._head,
+            "choices": [self._choice(i, n, texts[n]) for i, n in enumerate(chosen)],
+            "usage": self._usage_content(),
+        }
+
+    def _usage_content(self) -> dict[str, Any]:
+        usage = self._running.usage(self._prompt_tokens)
+        if self._nothing_new:
+            usage.update(completion_tokens=0, total_tokens=self._prompt_tokens)
+        return usage
+
+    def _best(self, prompt: int) -> list[int]:
+        """Numbers of the requests that are shown of this prompt's."""
+        numbers = list(range(prompt * self._each, (prompt + 1) * self._each))
+        wanted = self._body.n or 1
+        if wanted == self._each:
+            return numbers
+
+        def mean(number: int) -> float:
+            found = self._running.requests[number].logprobs
+            return sum(one.logprob for one in found) / max(1, len(found))
+
+        return sorted(numbers, key=mean, reverse=True)[:wanted]
+
+    def _choice(self, index: int, number: int, text: str) -> dict[str, Any]:
+        request = self._running.requests[number]
+        logprobs = None
+        if self._body.logprobs is not None:
+            builder = CompletionLogprobs(self._tokenizer)
+            tokens, found = [*self._echoed(request)], [*self._echoed_logprobs(request)]
+            if not self._nothing_new:
+                tokens += request.output
+                found += request.logprobs
+            logprobs = builder.entries(tokens, found)
+        text = "" if self._nothing_new else text
+        reason = "length" if self._nothing_new else request.finish_reason
+        return {
+            "index": index,
+            "text": self._prefix(request) + text,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+
+    def _echoed(self, request: EngineRequest) -> Sequence[int]:
+        return request.prompt if self._echo else ()
+
+    def _echoed_logprobs(self, request: EngineRequest) -> Sequence[Any]:
+        return request.prompt_logprobs if self._echo else ()
+
+    def _prefix(self, request: EngineRequest) -> str:
+        return self._tokenizer.decode(request.prompt) if self._echo else ""
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The answer as it comes. An error under way is an event."""
+        requests = self._running.requests
+        plain = [
+            TextEvent(self._chunk(i, TextEvent.HOLE, None, None)) for i in range(len(requests))
+        ]
+        builders = [CompletionLogprobs(self._tokenizer) for _ in requests]
+        news = [NewLogprobs(request) for request in requests]
+        begun = [not self._echo] * len(requests)
+        try:
+            async for i, delta in self._running.deltas():
+                text = "" if self._nothing_new else delta.text
+                ended, logprobs = delta.finish_reason, None
+                tokens, found = news[i].take(len(delta.token_ids))
+                if self._nothing_new:
+                    tokens, found = [], []
+                if not begun[i]:
+                    begun[i] = True
+                    text = self._prefix(requests[i]) + text
+                    tokens = [*requests[i].prompt, *tokens]
+                    found = [*requests[i].prompt_logprobs, *found]
+                if self._body.logprobs is not None:
+                    logprobs = builders[i].entries(tokens, found)
+                elif ended is None:
+                    if text:
+                        yield plain[i](text)
+                    continue
+                reason = "length" if ended and self._nothing_new else ended
+                yield event(self._chunk(i, text, logprobs, reason))
+            if self._usage:
+                yield event({**self._head, "choices": [], "usage": self._usage_content()})
+        except LlmcError as error:
+            yield failure(error)
+        yield DONE
+
+    def _chunk(self, index: int, text: str, logprobs: Any, reason: str | None) -> dict[str, Any]:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        usage = {"usage": None} if self._usage else {}
+        return {**self._head, "choices": [choice], **usage}

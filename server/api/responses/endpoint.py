@@ -1,0 +1,140 @@
+"""`/v1/responses`: text and function calls, nothing stored."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ....base.errors import LlmcError
+from ...connection.error_objects import content_of
+from ...context import context_of, key_of
+from ..chat_prompt import as_template_messages, chat_prompt
+from ..chat_text import ChatText, chat_texts, marks_for
+from ..generation import Running
+from ..logprobs import chat_entries
+from ..protocol.response import ResponseRequest
+from ..reply import respond
+from ..request_options import asked_of, check_prompt, grammar_of, max_tokens_of
+from ..tool_choice import tools_of
+from .events import NumberedEvents, StreamedCalls, StreamedMessage
+from .items import call_item, check, format_of, messages_of, new_id, response_object, tools_in
+
+
+async def responses(http: Request) -> Response:
+    """Answers a chat in the form of the Responses interface."""
+    context = context_of(http)
+    body = await context.body(http, ResponseRequest)
+    served = context.catalog.get(body.model)
+    check(body)
+    tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
+    asked = asked_of(body, served, context.config, key_of(http), logprobs=body.top_logprobs)
+    asked.grammar = await grammar_of(served, body, format_of(body))
+    asked = await tools.applied_to(asked)
+    reasoning = body.reasoning.effort if body.reasoning is not None else None
+    marks = marks_for(served, asked)
+    prompt = await chat_prompt(
+        served,
+        as_template_messages(messages_of(body)),
+        tools=tools.offered,
+        variables={} if reasoning is None else {"reasoning_effort": reasoning},
+    )
+    check_prompt(prompt.ids, served, context.config)
+    tokens = max_tokens_of(body.max_output_tokens, prompt.ids, served, context.config)
+    request = asked.request(served, prompt.ids, tokens)
+    running = Running(served, [request], streamed=bool(body.stream))
+    answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, 1)[0])
+    return await respond(http, context, running, answer, stream=bool(body.stream))
+
+
+class _Answer:
+    """One answer of this endpoint. Its output items are a message, if there is text, and calls."""
+
+    def __init__(self, body: ResponseRequest, running: Running, reader: ChatText) -> None:
+        self._body, self._running, self._reader = body, running, reader
+        self._content = response_object(body, running.served.name)
+        self._output: list[dict[str, Any]] = []
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer at once."""
+        (text,) = await self._running.texts()
+        message = self._reader.message(text)
+        calls = message.get("tool_calls") or []
+        if message["content"] or not calls:
+            self._output.append(self._message(new_id("msg"), message["content"] or ""))
+        self._output += [call_item(call, "completed") for call in calls]
+        return self._complete()
+
+    def _message(self, identifier: str, text: str) -> dict[str, Any]:
+        complete = self._running.requests[0].finish_reason != "length"
+        return {
+            "id": identifier,
+            "type": "message",
+            "role": "assistant",
+            "status": "completed" if complete else "incomplete",
+            "content": [self._part(text)],
+        }
+
+    def _part(self, text: str) -> dict[str, Any]:
+        part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
+        if self._body.top_logprobs is not None:
+            tokenizer = self._running.served.model.tokenizer
+            part["logprobs"] = chat_entries(tokenizer, self._running.requests[0].logprobs)
+        return part
+
+    def _complete(self) -> dict[str, Any]:
+        (request,) = self._running.requests
+        usage = self._running.usage(len(request.prompt))
+        cut = request.finish_reason == "length"
+        return {
+            **self._content,
+            "status": "incomplete" if cut else "completed",
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": self._output,
+            "usage": {
+                "input_tokens": usage["prompt_tokens"],
+                "input_tokens_details": usage["prompt_tokens_details"],
+                "output_tokens": usage["completion_tokens"],
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": usage["total_tokens"],
+            },
+        }
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The answer as it comes. An error under way ends it with `response.failed`."""
+        numbered = NumberedEvents()
+        yield numbered("response.created", response=self._content)
+        yield numbered("response.in_progress", response=self._content)
+        message = StreamedMessage(numbered, self._output, self._message)
+        calls = StreamedCalls(numbered, self._output)
+        try:
+            async for _, delta in self._running.deltas():
+                if self._reader.is_plain:
+                    if delta.text:
+                        yield message.text(delta.text)
+                    continue
+                sent = _pieces(self._reader.push(delta.text), message, calls)
+                if sent:
+                    yield sent
+            yield _pieces(self._reader.flush(), message, calls)
+            yield message.end(needed=not calls) + calls.end()
+            complete = self._complete()
+            yield numbered(f"response.{complete['status']}", response=complete)
+        except LlmcError as error:
+            failed = content_of(error)["error"]
+            told = {"code": failed["code"], "message": failed["message"]}
+            content = {**self._content, "status": "failed", "error": told}
+            yield numbered("response.failed", response=content)
+
+
+def _pieces(
+    pieces: Sequence[Mapping[str, Any]], message: StreamedMessage, calls: StreamedCalls
+) -> bytes:
+    """The events of deltas of a message."""
+    sent = b""
+    for piece in pieces:
+        if piece.get("content"):
+            sent += message.text(piece["content"])
+        for call in piece.get("tool_calls", ()):
+            sent += message.end(needed=False) + calls.add(call)
+    return sent

@@ -1,0 +1,145 @@
+"""The Responses interface's objects: its input as chat messages, its answer as items."""
+
+from collections.abc import Mapping
+from time import time
+from typing import Any
+from uuid import uuid4
+
+from ...connection.error_objects import RequestError
+from ..chat_prompt import text_of
+from ..protocol.chat import CalledFunction, Message, Part, ToolCall
+from ..protocol.common import Function, JsonSchema, NamedFunction, ResponseFormat, Tool, ToolChoice
+from ..protocol.response import ContentPart, InputItem, ResponseRequest
+from ..request_options import unsupported
+
+
+def new_id(prefix: str) -> str:
+    """A new id."""
+    return f"{prefix}_{uuid4().hex}"
+
+
+def check(body: ResponseRequest) -> None:
+    """E0215 for what needs stored answers, or isn't there."""
+    for name in ("previous_response_id", "conversation", "prompt"):
+        if getattr(body, name) is not None:
+            raise unsupported(name, "is not supported: this server stores nothing")
+    if body.background:
+        raise unsupported("background", "is not supported: this server stores nothing")
+    if body.truncation not in (None, "disabled"):
+        raise unsupported("truncation", "can only be disabled")
+
+
+def messages_of(body: ResponseRequest) -> list[Message]:
+    """The chat that a request describes."""
+    messages = []
+    if body.instructions:
+        messages.append(Message(role="system", content=body.instructions))
+    if isinstance(body.input, str):
+        return [*messages, Message(role="user", content=body.input)]
+    for number, item in enumerate(body.input):
+        _add(messages, item, f"input.{number}")
+    return messages
+
+
+def _add(messages: list[Message], item: InputItem, param: str) -> None:
+    if item.type == "message":
+        if item.role is None:
+            raise RequestError("LLMC-E0213", f"{param}: there is no role", param=param)
+        messages.append(Message(role=item.role, content=_content(item.content, param)))
+    elif item.type == "function_call":
+        function = CalledFunction(name=item.name or "", arguments=item.arguments or "")
+        call = ToolCall(id=item.call_id, function=function)
+        last = messages[-1] if messages else None
+        if last is not None and last.role == "assistant":
+            last.tool_calls = [*(last.tool_calls or ()), call]
+        else:
+            messages.append(Message(role="assistant", tool_calls=[call]))
+    elif item.type == "function_call_output":
+        content = _content(item.output, param)
+        messages.append(Message(role="tool", content=content or "", tool_call_id=item.call_id))
+    elif item.type != "reasoning":  # which is for the model that wrote it only
+        raise unsupported(param, f"of type {item.type[:40]!r} can't be read")
+
+
+def _content(content: str | list[ContentPart] | None, param: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    parts = [Part(type=p.type, text=p.text, refusal=p.refusal) for p in content]
+    return text_of(parts, param)
+
+
+def tools_in(body: ResponseRequest) -> tuple[list[Tool] | None, str | ToolChoice | None]:
+    """Tools and the choice among them, in the form that chat completions have them."""
+    choice = body.tool_choice
+    if choice is not None and not isinstance(choice, str):
+        if choice.type != "function" or not choice.name:
+            raise unsupported("tool_choice", "can only name a function")
+        choice = ToolChoice(type="function", function=NamedFunction(name=choice.name))
+    if not body.tools:
+        return None, choice
+    tools = []
+    for number, tool in enumerate(body.tools):
+        if tool.type != "function" or not tool.name:
+            raise unsupported(f"tools.{number}", "is no function: only functions can be called")
+        function = Function(
+            name=tool.name,
+            description=tool.description,
+            parameters=tool.parameters,
+            strict=tool.strict,
+        )
+        tools.append(Tool(type="function", function=function))
+    return tools, choice
+
+
+def format_of(body: ResponseRequest) -> ResponseFormat | None:
+    """The form of the answer, as chat completions say it."""
+    form = body.text.format if body.text is not None else None
+    if form is None:
+        return None
+    schema = None if form.schema_ is None else JsonSchema(schema=form.schema_)
+    return ResponseFormat(type=form.type, json_schema=schema)
+
+
+def call_item(call: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """The output item of a call."""
+    return {
+        "id": new_id("fc"),
+        "type": "function_call",
+        "status": status,
+        "call_id": call["id"],
+        "name": call["function"]["name"],
+        "arguments": call["function"]["arguments"],
+    }
+
+
+def response_object(body: ResponseRequest, model: str) -> dict[str, Any]:
+    """The answer as it is before there is any output."""
+    form: dict[str, Any] = {"type": "text"}
+    if body.text is not None and body.text.format is not None:
+        form = body.text.format.model_dump(exclude_none=True, by_alias=True)
+    choice = body.tool_choice or "auto"
+    return {
+        "id": new_id("resp"),
+        "object": "response",
+        "created_at": int(time()),
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+        "store": False,
+        "temperature": body.temperature,
+        "text": {"format": form},
+        "tool_choice": choice if isinstance(choice, str) else choice.model_dump(exclude_none=True),
+        "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+        "top_p": body.top_p,
+        "truncation": "disabled",
+        "usage": None,
+        "user": body.user,
+        "metadata": body.metadata or {},
+    }

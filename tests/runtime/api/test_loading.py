@@ -1,0 +1,101 @@
+"""Choosing a variant, planning its memory, and processes that fork after loading."""
+
+import os
+import subprocess
+import sys
+
+import llmc
+import pytest
+from llmc.base import machine
+from llmc.base.errors import LlmcError
+from llmc.runtime.api.loading import plan_cache
+from llmc.runtime.api.model import Model
+from llmc.runtime.api.variants import select_variant
+
+
+def test_the_most_demanding_variant_that_runs_here_is_chosen(
+    make_variant, tiny_manifest, monkeypatch
+):
+    monkeypatch.setattr(machine, "native_features", lambda: frozenset({"avx2", "fma"}))
+    levels = {
+        "portable": [],
+        "x86-64-v3": ["avx2", "fma"],
+        "x86-64-v4": ["avx2", "avx512f", "fma"],
+    }
+    variants = [make_variant(level=n, required_features=f) for n, f in levels.items()]
+    assert select_variant(tiny_manifest(4096, 5000, variants=variants)).level == "x86-64-v3"
+    with pytest.raises(LlmcError, match=r"E0506.*avx512f"):
+        select_variant(tiny_manifest(4096, 5000, variants=variants[2:]))
+
+
+@pytest.mark.parametrize("other", [{"system": "plan9"}, {"machine": "vax"}, {"target": "tpu"}])
+def test_variants_for_other_machines_are_not_ours(make_variant, tiny_manifest, other):
+    manifest = tiny_manifest(4096, 5000, variants=[make_variant(**other)])
+    with pytest.raises(LlmcError, match="E0507"):
+        select_variant(manifest)
+
+
+def test_the_cache_follows_the_memory_plan(make_variant):
+    variant = make_variant()
+    per_sequence = (10, 4)  # 320 tokens; 40 - 1 + 48 tokens of window and step
+    fixed = 4096 + 6 * 97 * 4 + 1000
+    (block,) = {group.bytes_per_block for group in variant.cache_groups}
+
+    def plan(memory, max_context=None):
+        return plan_cache(variant, weights_bytes=1000, max_context=max_context, memory=memory)
+
+    assert plan(1 << 30) == (60, 24)  # never more than max_sequences can use
+    assert plan(fixed + 14 * block) == per_sequence
+    assert plan(fixed + 2 * 14 * block) == (20, 8)
+    assert plan(fixed + 21 * block) == (15, 6)  # what is left over serves shorter ones
+    full, sliding = plan(fixed + 11 * block)
+    assert full + sliding == 11
+    assert full < 10
+    assert plan(fixed + 1000 * block, max_context=64) == (12, 12)
+    with pytest.raises(LlmcError, match="E0601"):
+        plan(fixed + block)
+
+
+def test_the_capacity_is_what_fits_at_once(toy):
+    whole = Model(toy(cache_blocks=(60, 24))).capacity
+    assert (whole.sequences, whole.context) == (6, 320)
+    assert str(whole).startswith("6 sequences × 320 tokens")
+    assert Model(toy(cache_blocks=(20, 24))).capacity.sequences == 2
+    assert Model(toy(cache_blocks=(20, 24)), max_context=64).capacity.sequences == 6
+    short = Model(toy(cache_blocks=(5, 24))).capacity
+    assert (short.sequences, short.context, short.tokens) == (1, 160, 160)
+
+
+def test_a_smaller_context_and_bad_options(toy_artifact):
+    with (
+        llmc.load(toy_artifact, threads=1, max_context=40) as model,
+        pytest.raises(LlmcError, match="context 40"),
+    ):
+        model.generate([1] * 41)
+    with pytest.raises(LlmcError, match="E0205"):
+        llmc.load(toy_artifact, threads=0)
+    with pytest.raises(LlmcError, match="E0205"):
+        llmc.load(toy_artifact, max_context=0)
+    with pytest.raises(LlmcError, match="E0601"):
+        llmc.load(toy_artifact, memory=9000)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_ends_without_the_program(toy_artifact):
+    """Neither its calls nor its end touch threads that it doesn't have; the parent goes on."""
+    script = (
+        "import os, sys, llmc\n"
+        f"model = llmc.load({str(toy_artifact)!r}, threads=2)\n"
+        "used = 'used' in sys.argv\n"
+        "if used: list(model.generate([1], max_tokens=3))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: model.generate([1])\n"
+        "    except Exception as error: ok = 'E0104' in str(error)\n"
+        "    model.close()\n"
+        "    sys.exit(0 if ok else 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+        "assert len(list(model.generate([1], max_tokens=3))) > 0\n"
+    )
+    for argument in ("used", "unused"):
+        subprocess.run([sys.executable, "-c", script, argument], check=True, timeout=60)

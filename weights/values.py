@@ -1,0 +1,384 @@
+"""Values of weight recipes, by slices of rows.
+
+In: a recipe and a `TensorReader` (the checkpoint). Out: float32 rows, or quantized rows. A tensor
+[..., K] is taken as a matrix of `prod(...)` rows; a vector [N] as N rows of one column.
+
+Row-local recipes read only the rows asked for. Nodes that only move rows around (concat, reshape
+and permute of leading dimensions, slices, interleaved panels) are row gathers, so blocks that a
+GGUF file holds go through them with their bits unchanged. What isn't row-local (a transpose, an
+`Apply`) is evaluated for the smallest leading index it depends on and kept in a small cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from ..ir.recipe import CheckpointTensor, Computed, Constant, Recipe, Shape
+from ..ir.types import DType
+from .quantization import (
+    HELD_FORMATS,
+    Quantized,
+    WeightFormat,
+    concatenate,
+    dequantize,
+    from_bf16,
+    quantize,
+    to_bf16,
+    zero_rows,
+)
+from .recipes import (
+    PANEL,
+    Apply,
+    Cast,
+    Concat,
+    Elementwise,
+    InterleavePanels,
+    Permute,
+    Quantize,
+    Reshape,
+    Slice,
+    Take,
+    leaves,
+)
+
+Array = np.ndarray
+_FUNCTIONS = {"add": np.add, "mul": np.multiply, "neg": np.negative, "log": np.log, "exp": np.exp}
+_INTEGERS = {
+    DType.I64: "int64", DType.I32: "int32", DType.I8: "int8", DType.U8: "uint8", DType.BOOL: "bool"
+}  # fmt: skip
+_CACHED_WHOLES = 2
+
+
+class TensorReader(Protocol):
+    """Rows of stored tensors; `rows` indexes the tensor taken as a matrix."""
+
+    def rows(self, tensor: CheckpointTensor, rows: Array) -> Array:
+        """Values [len(rows), K]: float32, or the stored integers.
+
+        Raises:
+            LlmcError: the file is damaged, or a value is not finite.
+        """
+        ...
+
+    def blocks(self, tensor: CheckpointTensor, rows: Array) -> Quantized:
+        """Stored blocks of a q4_0, q4_1 or q8_0 tensor, in the first of its `HELD_FORMATS`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Rows of a result that come from rows of one argument (None: zero padding)."""
+
+    recipe: Recipe | None
+    rows: Array
+    at: Array
+
+
+class RecipeValues:
+    """Evaluates recipes over one checkpoint; may be used from several threads."""
+
+    def __init__(self, reader: TensorReader) -> None:
+        self._reader = reader
+        self._lock = threading.RLock()
+        self._wholes: OrderedDict[tuple[Recipe, int], Array] = OrderedDict()
+
+    def value(self, recipe: Recipe) -> Array:
+        """The whole tensor in its shape; float32 for every floating dtype."""
+        return self.rows(recipe).reshape(recipe.shape)
+
+    def rows(self, recipe: Recipe, start: int = 0, stop: int | None = None) -> Array:
+        """Rows `start:stop` as [stop - start, K]."""
+        return self._gather(recipe, _range(recipe, start, stop))
+
+    def quantized_rows(
+        self, recipe: Recipe, format: WeightFormat, start: int = 0, stop: int | None = None
+    ) -> Quantized:
+        """Rows `start:stop` in `format`; stored blocks that `format` holds keep their bits."""
+        return self._quantized(recipe, _range(recipe, start, stop), format)
+
+    def _gather(self, recipe: Recipe, rows: Array) -> Array:
+        match recipe:
+            case CheckpointTensor():
+                return self._reader.rows(recipe, rows)
+            case Computed():
+                return recipe.value.reshape(matrix_shape(recipe.shape))[rows]
+            case Constant():
+                return np.full((len(rows), 1), recipe.value, np.float32)
+            case Elementwise():
+                operands = [self._broadcast(a, recipe.shape, rows) for a in recipe.operands]
+                return _FUNCTIONS[recipe.kind](*operands)
+            case Cast():
+                return _round(self._gather(recipe.arg, rows), recipe.to)
+            case Quantize():
+                return dequantize(self._quantized(recipe.arg, rows, recipe.format))
+        sources = row_sources(recipe, rows)
+        if sources is not None:
+            return self._assemble(recipe, sources, len(rows))
+        if isinstance(recipe, Slice | Take | Concat):
+            return self._columns(recipe, rows)
+        return self._from_wholes(recipe, rows)
+
+    def _assemble(self, recipe: Recipe, sources: list[_Source], count: int) -> Array:
+        if len(sources) == 1 and sources[0].recipe is not None:
+            return self._gather(sources[0].recipe, sources[0].rows)
+        dtype = np.float32 if recipe.dtype.is_float else np.dtype(_INTEGERS[recipe.dtype])
+        out = np.zeros((count, matrix_shape(recipe.shape)[1]), dtype)
+        for source in sources:
+            if source.recipe is not None:
+                out[_as_slice(source.at)] = self._gather(source.recipe, source.rows)
+        return out
+
+    def _columns(self, recipe: Slice | Take | Concat, rows: Array) -> Array:
+        if isinstance(recipe, Concat):
+            return np.concatenate([self._gather(p, rows) for p in recipe.parts], axis=1)
+        values = self._gather(recipe.arg, rows)
+        if isinstance(recipe, Slice):
+            return np.ascontiguousarray(values[:, recipe.start : recipe.stop])
+        return values[:, recipe.index.value]
+
+    def _broadcast(self, arg: Recipe, shape: Shape, rows: Array) -> Array:
+        """The part of `arg` that rows of a result of `shape` see; broadcasts against them."""
+        if len(arg.shape) <= 1 and len(shape) > 1:
+            return self.rows(arg).reshape(1, -1)
+        if prod(arg.shape) == 1:
+            return self.rows(arg)
+        if arg.shape == shape:
+            return self._gather(arg, rows)
+        padded = (1,) * (len(shape) - len(arg.shape)) + arg.shape
+        index = np.unravel_index(rows, _lead(shape))
+        clipped = tuple(i if d > 1 else i * 0 for i, d in zip(index, padded, strict=False))
+        return self._gather(arg, np.ravel_multi_index(clipped, _lead(padded)))
+
+    def _from_wholes(self, recipe: Recipe, rows: Array) -> Array:
+        depth = _independent_dims(recipe)
+        per_group = matrix_shape(recipe.shape)[0] // prod(recipe.shape[:depth])
+        groups = rows // per_group
+        out: Array | None = None
+        for group in np.unique(groups):
+            at = np.flatnonzero(groups == group)
+            part = self._whole(recipe, depth, int(group))[rows[at] - group * per_group]
+            if len(at) == len(rows):
+                return part
+            out = np.empty((len(rows), part.shape[1]), part.dtype) if out is None else out
+            out[at] = part
+        return self._whole(recipe, depth, 0)[:0] if out is None else out
+
+    def _whole(self, recipe: Recipe, depth: int, group: int) -> Array:
+        """All rows of `recipe` at one index of its first `depth` dimensions, cached."""
+        key = (recipe, group)
+        with self._lock:
+            found = self._wholes.pop(key, None)
+            if found is None:
+                found = self._evaluate_whole(recipe, depth, group)
+                while len(self._wholes) >= _CACHED_WHOLES:
+                    self._wholes.popitem(last=False)
+            self._wholes[key] = found
+            return found
+
+    def _evaluate_whole(self, recipe: Recipe, depth: int, group: int) -> Array:
+        if isinstance(recipe, Apply):
+            value = self._apply(recipe)
+        elif isinstance(recipe, Permute | Reshape):
+            arg = recipe.arg
+            count = matrix_shape(arg.shape)[0] // prod(arg.shape[:depth])
+            part = self._gather(arg, np.arange(group * count, (group + 1) * count))
+            value = part.reshape(arg.shape[depth:])
+            if isinstance(recipe, Permute):
+                value = value.transpose([d - depth for d in recipe.dims[depth:]])
+        else:
+            raise TypeError(f"{type(recipe).__name__} has no values of its own")
+        columns = matrix_shape(recipe.shape)[1]
+        return np.ascontiguousarray(value).reshape(-1, columns)
+
+    def _apply(self, recipe: Apply) -> Array:
+        import torch
+
+        tensors = [torch.from_numpy(np.array(self.value(a))) for a in recipe.operands]
+        with torch.no_grad():
+            result = recipe.op.reference(*tensors)
+        if isinstance(result, tuple | list):
+            result = result[recipe.output]
+        if result.dtype.is_floating_point:
+            result = result.float()
+        value = result.contiguous().numpy()
+        if value.shape != recipe.shape:
+            raise ValueError(f"{recipe} gave shape {value.shape}, not {recipe.shape}")
+        return value
+
+    def _quantized(self, recipe: Recipe, rows: Array, format: WeightFormat) -> Quantized:
+        if isinstance(recipe, Quantize) and recipe.format == format:
+            return self._quantized(recipe.arg, rows, format)
+        if isinstance(recipe, CheckpointTensor) and format in HELD_FORMATS.get(recipe.stored, ()):
+            kept = _reformat(self._reader.blocks(recipe, rows), format)
+            if kept is not None:
+                return kept
+        sources = row_sources(recipe, rows)
+        if not sources:
+            return quantize(self._gather(recipe, rows), format)
+        columns = matrix_shape(recipe.shape)[1]
+        parts = [
+            zero_rows(format, len(s.rows), columns)
+            if s.recipe is None
+            else self._quantized(s.recipe, s.rows, format)
+            for s in sources
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        order = np.concatenate([s.at for s in sources])
+        joined = concatenate(parts)
+        return joined if bool((np.diff(order) == 1).all()) else joined.take(np.argsort(order))
+
+
+def matrix_shape(shape: Shape) -> tuple[int, int]:
+    """Rows and columns of a tensor of `shape` taken as a matrix."""
+    return prod(_lead(shape)), shape[-1] if len(shape) > 1 else 1
+
+
+def row_sources(recipe: Recipe, rows: Array) -> list[_Source] | None:
+    """Where each of `rows` comes from, if `recipe` only moves whole rows; else None."""
+    if not moves_rows(recipe):
+        return None
+    here = np.arange(len(rows))
+    if isinstance(recipe, Reshape):
+        return [_Source(recipe.arg, rows, here)]
+    index = list(np.unravel_index(rows, _lead(recipe.shape)))
+    if isinstance(recipe, Concat):
+        return _concat_sources(recipe, index)
+    if isinstance(recipe, InterleavePanels):
+        return _panel_sources(recipe, index)
+    if isinstance(recipe, Slice):
+        index[recipe.dim] = index[recipe.dim] + recipe.start
+    elif isinstance(recipe, Take):
+        index[recipe.dim] = recipe.index.value[index[recipe.dim]]
+    else:
+        assert isinstance(recipe, Permute)
+        lead = recipe.dims[:-1] or recipe.dims
+        index = [index[lead.index(d)] for d in range(len(lead))]
+    return [_Source(recipe.args[0], _ravel(index, recipe.args[0].shape), here)]
+
+
+def moves_rows(recipe: Recipe) -> bool:
+    """Every row of `recipe` is a row of one of its arguments, or zero padding."""
+    rank = len(recipe.shape)
+    match recipe:
+        case Reshape():
+            return matrix_shape(recipe.shape)[1] == matrix_shape(recipe.arg.shape)[1]
+        case Permute():
+            return rank <= 1 or recipe.dims[-1] == rank - 1
+        case Slice() | Take() | Concat():
+            return rank == 1 or recipe.dim < rank - 1
+        case InterleavePanels():
+            return True
+    return False
+
+
+def held_formats(recipe: Recipe) -> tuple[WeightFormat, ...]:
+    """The formats, best first, in which all of `recipe` keeps the bits of stored blocks."""
+    if isinstance(recipe, CheckpointTensor):
+        return HELD_FORMATS.get(recipe.stored, ())
+    if not moves_rows(recipe):
+        return ()
+    held = [held_formats(a) for a in recipe.args if not isinstance(a, Computed)]
+    return tuple(f for f in held[0] if all(f in other for other in held[1:]))
+
+
+def requantized_tensors(recipe: Recipe, format: WeightFormat) -> tuple[CheckpointTensor, ...]:
+    """Stored block tensors that lose their bits when `recipe` is quantized to `format`."""
+    if isinstance(recipe, CheckpointTensor):
+        lost = recipe.is_blocked and format not in HELD_FORMATS.get(recipe.stored, ())
+        return (recipe,) if lost else ()
+    if moves_rows(recipe) or (isinstance(recipe, Quantize) and recipe.format == format):
+        found = [t for a in recipe.args for t in requantized_tensors(a, format)]
+    else:
+        found = [t for t in leaves(recipe) if isinstance(t, CheckpointTensor) and t.is_blocked]
+    return tuple(dict.fromkeys(found))
+
+
+def _concat_sources(recipe: Concat, index: list[Array]) -> list[_Source]:
+    ends = np.cumsum([p.shape[recipe.dim] for p in recipe.parts])
+    along = index[recipe.dim]
+    which = np.searchsorted(ends, along, side="right")
+    sources = []
+    for i in np.unique(which):
+        part, at = recipe.parts[i], np.flatnonzero(which == i)
+        own = [d[at] for d in index]
+        own[recipe.dim] = own[recipe.dim] - (ends[i] - part.shape[recipe.dim])
+        sources.append(_Source(part, _ravel(own, part.shape), at))
+    return sources
+
+
+def _panel_sources(recipe: InterleavePanels, index: list[Array]) -> list[_Source]:
+    dim = recipe.row_dim
+    panel, lane = np.divmod(index[dim], PANEL)
+    row = panel // 2 * PANEL + lane
+    inside = row < recipe.gate.shape[dim]
+    sources = []
+    for part, chosen in (
+        (recipe.gate, inside & (panel % 2 == 0)),
+        (recipe.up, inside & (panel % 2 == 1)),
+        (None, ~inside),
+    ):
+        at = np.flatnonzero(chosen)
+        if not len(at):
+            continue
+        own = [row[at] if d == dim else index[d][at] for d in range(len(index))]
+        sources.append(_Source(part, at if part is None else _ravel(own, part.shape), at))
+    return sources
+
+
+def _reformat(quantized: Quantized, format: WeightFormat) -> Quantized | None:
+    """The same values in another format that holds them, or None if a scale would overflow."""
+    if quantized.format == format:
+        return quantized
+    if format is WeightFormat.I8B:  # d * (q - 8)
+        codes = quantized.codes.astype(np.int8)
+        codes -= 8
+        return Quantized(format, codes, quantized.scales, None, quantized.k)
+    with np.errstate(over="ignore"):
+        mins = quantized.scales * np.float16(-8)  # a power of two: exact
+    changed = Quantized(format, quantized.codes, quantized.scales, mins, quantized.k)
+    return changed if changed.is_finite() else None
+
+
+def _independent_dims(recipe: Recipe) -> int:
+    """Leading dimensions that a result shares with its argument, index by index."""
+    if isinstance(recipe, Permute):
+        pairs = [d == i for i, d in enumerate(recipe.dims)]
+    elif isinstance(recipe, Reshape):
+        pairs = [a == b for a, b in zip(recipe.shape, recipe.arg.shape, strict=False)]
+    else:
+        return 0
+    depth = pairs.index(False) if False in pairs else len(pairs)
+    return min(depth, len(recipe.shape) - 1, len(recipe.args[0].shape) - 1)
+
+
+def _round(values: Array, to: DType) -> Array:
+    if to is DType.BF16:
+        return from_bf16(to_bf16(values))
+    return values.astype(np.float16).astype(np.float32) if to is DType.F16 else values
+
+
+def _range(recipe: Recipe, start: int, stop: int | None) -> Array:
+    count = matrix_shape(recipe.shape)[0]
+    return np.arange(start, count if stop is None else min(stop, count))
+
+
+def _lead(shape: Shape) -> Shape:
+    """The dimensions that make up rows."""
+    return shape[:-1] if len(shape) > 1 else shape
+
+
+def _ravel(index: list[Array], shape: Shape) -> Array:
+    return np.ravel_multi_index(tuple(index), _lead(shape))
+
+
+def _as_slice(at: Array) -> Array | slice:
+    """Ascending neighbours as a slice, which assigns faster than an index."""
+    contiguous = len(at) and at[-1] - at[0] == len(at) - 1
+    return slice(int(at[0]), int(at[-1]) + 1) if contiguous else at
