@@ -159,7 +159,10 @@ def test_pyproject_ships_every_data_file() -> None:
         for path in (ROOT / room).rglob("*")
         if path.is_file()
         and path.suffix not in (".py", ".pyc")
-        and not any(fnmatch(name_of(path), pattern) for pattern in shipped)
+        and not any(
+            path.parent == (ROOT / pattern).parent and fnmatch(name_of(path), pattern)
+            for pattern in shipped
+        )
     ]
     assert not missing
 

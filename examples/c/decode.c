@@ -1,6 +1,6 @@
 /* Decode greedily with an artifact, without Python: token ids in, token ids out.
  *
- *     cc -O2 -I runtime examples/c/decode.c -o decode -ldl
+ *     cc -O2 -I artifact examples/c/decode.c -o decode -ldl
  *     ./decode smol.llmc x86-64-v4 16 504 2365 6354
  *
  * Arguments: the artifact, the instruction-set level of the library to use (`llmc inspect` lists

@@ -9,7 +9,18 @@ from llmc.base.error_table import ERRORS
 from llmc.base.errors import LlmcError
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("runtime", "ir", "models", "passes", "codegen", "compiler")
+ROOMS = (
+    "base",
+    "artifact",
+    "runtime",
+    "server",
+    "ir",
+    "weights",
+    "models",
+    "passes",
+    "codegen",
+    "compiler",
+)
 
 
 def test_rows_are_sorted_and_well_formed():
