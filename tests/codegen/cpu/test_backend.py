@@ -182,14 +182,14 @@ def programs(
     return built
 
 
-def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuProgram:
+def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuExecutor:
     variant = Variant(
         target="cpu", level="", program="", weights="", limits=lowered.limits,
         cache_groups=lowered.cache_groups, memory_plan=lowered.memory_plan,
         vocab_size=lowered.vocab_size,
     )  # fmt: skip
     weights = pack_weights(list(lowered.program.weights.tensors), lowered.program.weights.nbytes)
-    return cpu.CpuProgram(variant, library, weights.data, threads=threads, cache_blocks=(24,))
+    return cpu.CpuExecutor(variant, library, weights.data, threads=threads, cache_blocks=(24,))
 
 
 def session_steps() -> list[StepInputs]:

@@ -14,7 +14,7 @@ from llmc.codegen.inductor.backend import InductorBackend
 from llmc.codegen.inductor.build import build_library
 from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.parser import parse
-from llmc.runtime.executors.inductor import InductorProgram, _widened
+from llmc.runtime.executors.inductor import InductorExecutor, _widened
 from llmc.runtime.executors.slots import SlotRun
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
@@ -79,9 +79,9 @@ def variant() -> Variant:
     )  # fmt: skip
 
 
-def opened(library: bytes, weights: memoryview | None = None) -> InductorProgram:
+def opened(library: bytes, weights: memoryview | None = None) -> InductorExecutor:
     weights = data() if weights is None else weights
-    program = InductorProgram(variant(), library, weights, threads=2, cache_blocks=(4,))
+    program = InductorExecutor(variant(), library, weights, threads=2, cache_blocks=(4,))
     for cache in program._caches:
         cache.fill_(float("nan"))
     return program
@@ -164,7 +164,7 @@ def test_another_interface_is_refused() -> None:
     """Before anything is loaded."""
     other = msgspec.structs.replace(variant(), signature_version=99)
     with pytest.raises(LlmcError, match=r"E0509.*interface"):
-        InductorProgram(other, b"", data(), threads=1, cache_blocks=(4,))
+        InductorExecutor(other, b"", data(), threads=1, cache_blocks=(4,))
 
 
 def test_a_row_of_one_token_becomes_two() -> None:
