@@ -21,7 +21,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.interpreter import scalar_tensor
 from ...ir.ops import TORCH_DTYPE, Embedding, Linear
 from ...ir.types import DType, Env
-from ...weights.quantization import dequantize
+from ...weights.formats.registry import dequantize
 from ...weights.recipes import Quantize, Recipe
 from ...weights.values import RecipeValues
 from .network import CACHES

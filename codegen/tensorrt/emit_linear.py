@@ -20,7 +20,7 @@ import numpy as np
 from ...base.errors import LlmcError
 from ...ir.graph import Node, Value
 from ...ir.ops import Linear
-from ...ir.ops.linear import BLOCK
+from ...ir.tiles import BLOCK
 from ...ir.types import DType
 from .constants import Held
 from .emit_elementwise import apply
