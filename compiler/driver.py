@@ -27,8 +27,9 @@ from ..base.errors import LlmcError
 from ..base.failures import extras_named
 from ..base.progress import Progress, silent
 from ..codegen.backend import Build, Option
+from ..weights.held_blocks import requantized_tensors
 from ..weights.recipes import Quantize
-from ..weights.values import RecipeValues, requantized_tensors
+from ..weights.values import RecipeValues
 from .assemble import add_text_entries, draft_manifest, record_vectors, variant_of, write_weights
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb

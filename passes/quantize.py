@@ -19,8 +19,8 @@ from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Sof
 from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
-from ..weights.quantization import WeightFormat
-from ..weights.values import held_formats
+from ..weights.formats.registry import is_quantized
+from ..weights.held_blocks import held_formats
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class Scheme:
 
 
 _IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
-_BLOCKED = (DType.I8C, *_IN_BLOCKS)
-_FORMATS = (*_BLOCKED, DType.BF16, DType.F16)
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
@@ -107,7 +105,7 @@ def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> boo
         if isinstance(node.op, Linear):
             index = node.op.num_x
             weight = node.inputs[index]
-            if not weight.is_constant or weight.type.dtype in _FORMATS:
+            if not weight.is_constant or _has_format(weight):
                 continue
             wanted = (
                 DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
@@ -120,7 +118,7 @@ def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> boo
     for node in graph.nodes:
         if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
             table, ids = node.inputs
-            if table.type.dtype in _FORMATS:
+            if _has_format(table):
                 continue
             if table not in weights and ids.role is not StepArray.TOKEN_IDS:
                 continue
@@ -138,7 +136,7 @@ def _use(
     rows: dict[Value, tuple[Value, ...]],
 ) -> None:
     inputs = [*node.inputs[:index], weight, *node.inputs[index + 1 :]]
-    if weight.type.dtype not in _BLOCKED:
+    if not is_quantized(weight.type.dtype):
         graph.set_inputs(node, inputs)
         return
     x = node.inputs[0]
@@ -147,18 +145,21 @@ def _use(
     graph.replace_op(node, replace(op, quantized=True), [*rows[x], *inputs[1:]])
 
 
+def _has_format(weight: Value) -> bool:
+    """Whether a weight is stored in fewer bits already."""
+    dtype = weight.type.dtype
+    return is_quantized(dtype) or dtype in (DType.BF16, DType.F16)
+
+
 def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
-    if wanted in _BLOCKED:
-        held = (DType(format) for format in held_formats(recipe))
+    if is_quantized(wanted):
+        held = held_formats(recipe)
         wanted = next((format for format in held if format in scheme.holds), wanted)
     if wanted == DType.F32:
         return weight
-    if wanted.is_float:
-        recipe = rec.Cast(recipe, wanted)
-    else:
-        recipe = rec.Quantize(WeightFormat(wanted), recipe)
+    recipe = rec.Cast(recipe, wanted) if wanted.is_float else rec.Quantize(wanted, recipe)
     return Graph.constant(weight.name, recipe, weight.type.with_dtype(wanted))
 
 

@@ -22,7 +22,7 @@ from ...ir.interpreter import scalar_tensor
 from ...ir.ops import TORCH_DTYPE, Embedding, Linear
 from ...ir.roles import Role, State, StepArray
 from ...ir.types import DType, Env
-from ...weights.quantization import dequantize
+from ...weights.formats.registry import dequantize
 from ...weights.recipes import Quantize, Recipe
 from ...weights.values import RecipeValues
 from .precision import UNBOUNDED

@@ -15,18 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from ..phase import Phase
+from ..tiles import BLOCK, PANEL, round_up
 from ..types import Dim, DType, Sym, TensorType
 from .base import Op, require
 from .elementwise import UNARY
-
-PANEL = 16
-"""Output rows per packed panel."""
-BLOCK = 32
-"""Elements along K that share a scale."""
-
-
-def round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 @dataclass(frozen=True)
