@@ -45,8 +45,7 @@ class InterpretedProgram:
             tensors[f"block_table.{group.name}"] = _padded(table)
         with torch.no_grad():
             (logits,) = interpret(self._graph, tensors | self._pools, self._constant)
-        values = logits.float().numpy()
-        return StepOutputs(values, values.argmax(-1).tolist(), self.vocab_size)
+        return StepOutputs.of(logits.float().numpy())
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copies a block in the pools of all the group's sites."""

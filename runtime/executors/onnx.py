@@ -142,9 +142,7 @@ class OnnxProgram:
             except Exception as error:
                 reason = " ".join(str(error).split())[:300]
                 raise LlmcError("LLMC-E0102", f"the compiled program failed: {reason}") from error
-        logits = self._logits[: len(inputs.logits_rows)]
-        argmax = logits.argmax(axis=1).tolist()
-        return StepOutputs(self._logits, argmax, self.vocab_size, None)
+        return StepOutputs.of(self._logits[: len(inputs.logits_rows)])
 
     def _run(self, run: SlotRun) -> None:
         """One call of the session; its rows of logits go where they belong in the step's."""

@@ -132,7 +132,7 @@ class TrtProgram:
             for part in by_profile(run):
                 rows = self._run(part)
                 logits[part.outputs] = rows[: len(part.outputs)]
-        return StepOutputs(logits, logits.argmax(-1).tolist(), self.vocab_size)
+        return StepOutputs.of(logits)
 
     def _run(self, run: SlotRun) -> "Float32Array":
         """One call of the engine; its logits, of row 0 where none are wanted."""
