@@ -137,14 +137,8 @@ class Engine:
     def _run(self, plan: StepPlan[Running]) -> list[Taken]:
         """Executes a plan, and gives their next tokens to the sequences that are due."""
         outputs = self._execute(plan)
-        if not plan.only_decodes:
-            read_prompt_logprobs(plan, outputs)
-        if plan.drafts:
-            taken, accepted = verify(plan, outputs, self.sampler)
-            self.scheduler.advance(plan, accepted)
-        else:
-            taken = self._take_tokens(plan, outputs)
-            self.scheduler.advance(plan)
+        taken, accepted = self._take(plan, outputs)
+        self.scheduler.advance(plan, accepted)
         return taken
 
     def _execute(self, plan: StepPlan[Running]) -> StepOutputs:
@@ -160,8 +154,9 @@ class Engine:
         began = perf_counter()
         outputs = self.program.step(inputs)
         seconds = perf_counter() - began
-        self.scheduler.shape.observe(plan.decoding, plan.prompt_tokens, seconds, plan.drafted)
-        self.counters.step(seconds, plan.tokens, len(plan.sequences))
+        tokens, decoding, drafted = plan.tokens, plan.decoding, plan.drafted
+        self.scheduler.shape.observe(decoding, tokens - decoding - drafted, seconds, drafted)
+        self.counters.step(seconds, tokens, len(plan.sequences))
         return outputs
 
     def _note_admission(self, running: Running) -> None:
@@ -171,19 +166,30 @@ class Engine:
             request.cached_tokens = running.cached
             self.counters.scheduled(request)
 
-    def _take_tokens(self, plan: StepPlan[Running], outputs: StepOutputs) -> list[Taken]:
-        """One token for everybody who is due, where nobody has drafts."""
-        due, rows = plan.sequences, range(len(plan.sequences))
-        if not plan.only_decodes:
-            due = [plan.sequences[place] for place, _ in plan.due]
-            rows = [row for _, row in plan.due]
+    def _take(
+        self, plan: StepPlan[Running], outputs: StepOutputs
+    ) -> tuple[list[Taken], SequenceOf[int]]:
+        """Gives everybody who is due the next tokens. Returns them and, if there are drafts, how
+        many of each sequence's were accepted."""
+        if plan.only_decodes:
+            return self._take_one(plan.sequences, outputs), ()
+        read_prompt_logprobs(plan, outputs)
+        if plan.drafts:
+            return verify(plan, outputs, self.sampler)
+        due = plan.due
+        running, rows = [plan.sequences[place] for place, _ in due], [row for _, row in due]
+        return self._take_one(running, outputs, rows), ()
+
+    def _take_one(
+        self, due: SequenceOf[Running], outputs: StepOutputs, rows: list[int] | None = None
+    ) -> list[Taken]:
+        """Gives these one token each, from logits row `rows[i]` (None: row i)."""
         if self._with_state:
             tokens = self.sampler.sample([running.state for running in due], outputs, rows)
         else:
-            argmax = outputs.argmax
-            tokens = [argmax[row] for row in rows]
-        pairs = zip(due, tokens, strict=True)
-        return [(running, 1, running.take(token)) for running, token in pairs]
+            tokens = outputs.argmax
+            tokens = tokens if rows is None else [tokens[row] for row in rows]
+        return [(one, 1, one.take(token)) for one, token in zip(due, tokens, strict=True)]
 
     def _tell(self, taken: list[Taken]) -> list[Delta]:
         """What is new: of those who have got tokens, and of those who ended between steps."""

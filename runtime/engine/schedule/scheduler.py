@@ -57,11 +57,9 @@ class Scheduler(Struct, Generic[AnySequence]):
         admitted = self._admit() if len(self.waiting) else ()
         plan = None if admitted else self._decode_step()
         plan = plan or self._mixed_step(admitted)
-        return (
-            plan
-            if self.proposer is None
-            else add_drafts(plan, self.proposer, self.limits, self.cache)
-        )
+        if self.proposer is not None:
+            plan = add_drafts(plan, self.proposer, self.limits, self.cache)
+        return plan
 
     def _decode_step(self) -> StepPlan[AnySequence] | None:
         """The plan in which everybody decodes, if that is so and nobody has to give way: most
@@ -162,6 +160,7 @@ class Scheduler(Struct, Generic[AnySequence]):
             sequence.computed += count
             if count > 1 or sequence.computed % size == 0:
                 self.cache.record(sequence.hold, sequence.tokens, sequence.computed)
-        for sequence, drafts in zip(plan.sequences, plan.drafts, strict=False):
-            if drafts and sequence.hold is not None:
-                self.cache.trim(sequence.hold, sequence.computed)
+        if plan.drafts:
+            for sequence, drafts in zip(plan.sequences, plan.drafts, strict=True):
+                if drafts and sequence.hold is not None:
+                    self.cache.trim(sequence.hold, sequence.computed)

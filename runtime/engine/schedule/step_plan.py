@@ -47,12 +47,7 @@ class StepPlan(Struct, Generic[AnySequence], frozen=True):
     @property
     def drafted(self) -> int:
         """Draft tokens of all sequences."""
-        return sum(map(len, self.drafts))
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Query tokens of the sequences that don't decode."""
-        return sum(self.counts) - self.decoding
+        return sum(map(len, self.drafts)) if self.drafts else 0
 
     @property
     def tokens(self) -> int:
