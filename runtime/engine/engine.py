@@ -1,12 +1,11 @@
 """Requests in, tokens out: many requests share every step.
 
 `add` queues a request; `step` computes one step for whoever is scheduled and returns the news: a
-`Delta` for each request that has some. The engine is used by one thread at a time; `thread.py` runs
-it for many callers.
+`Delta` for each request that has some. The engine is used by one thread at a time; `loop/thread.py`
+runs it for many callers.
 """
 
 import heapq
-from collections.abc import Sequence as SequenceOf
 from time import monotonic, perf_counter
 
 from msgspec import Struct
@@ -15,19 +14,18 @@ from ...artifact.program import Program, StepOutputs
 from ...base.errors import LlmcError
 from .cache.manager import CacheManager
 from .metrics.counters import EngineCounters, Gauges
-from .request import Delta, FinishReason, Request
+from .next_tokens import take_next
+from .request import Delta, FinishReason, Request, check_prompt
 from .running import Running, Taken
 from .sampling.parameters import check_params
-from .sampling.prompt_logprobs import read_prompt_logprobs
 from .sampling.sampler import Sampler
 from .schedule.scheduler import Scheduler
 from .schedule.step_inputs import step_inputs
 from .schedule.step_plan import StepPlan
 from .schedule.step_shape import MixedSteps, UniformSteps
 from .speculation.proposer import Proposer
-from .speculation.verification import verify
 
-__all__ = ["Engine", "EngineOptions", "FinishReason", "Request", "check_prompt"]
+__all__ = ["Engine", "EngineOptions", "FinishReason", "Request"]
 
 
 class EngineOptions(Struct, frozen=True):
@@ -137,7 +135,7 @@ class Engine:
     def _run(self, plan: StepPlan[Running]) -> list[Taken]:
         """Executes a plan, and gives their next tokens to the sequences that are due."""
         outputs = self._execute(plan)
-        taken, accepted = self._take(plan, outputs)
+        taken, accepted = take_next(plan, outputs, self.sampler, greedy=not self._with_state)
         self.scheduler.advance(plan, accepted)
         return taken
 
@@ -165,31 +163,6 @@ class Engine:
             request.timings.scheduled = monotonic()
             request.cached_tokens = running.cached
             self.counters.scheduled(request)
-
-    def _take(
-        self, plan: StepPlan[Running], outputs: StepOutputs
-    ) -> tuple[list[Taken], SequenceOf[int]]:
-        """Gives everybody who is due the next tokens. Returns them and, if there are drafts, how
-        many of each sequence's were accepted."""
-        if plan.only_decodes:
-            return self._take_one(plan.sequences, outputs), ()
-        read_prompt_logprobs(plan, outputs)
-        if plan.drafts:
-            return verify(plan, outputs, self.sampler)
-        due = plan.due
-        running, rows = [plan.sequences[place] for place, _ in due], [row for _, row in due]
-        return self._take_one(running, outputs, rows), ()
-
-    def _take_one(
-        self, due: SequenceOf[Running], outputs: StepOutputs, rows: list[int] | None = None
-    ) -> list[Taken]:
-        """Gives these one token each, from logits row `rows[i]` (None: row i)."""
-        if self._with_state:
-            tokens = self.sampler.sample([running.state for running in due], outputs, rows)
-        else:
-            tokens = outputs.argmax
-            tokens = tokens if rows is None else [tokens[row] for row in rows]
-        return [(one, 1, one.take(token)) for one, token in zip(due, tokens, strict=True)]
 
     def _tell(self, taken: list[Taken]) -> list[Delta]:
         """What is new: of those who have got tokens, and of those who ended between steps."""
@@ -279,12 +252,3 @@ class Engine:
             cache_cached=sum(pool.kept for pool in pools),
             cache_total=sum(pool.size for pool in pools),
         )
-
-
-def check_prompt(prompt: SequenceOf[int], vocab_size: int) -> None:
-    """Raises E0206 if the prompt is empty, E0208 if an id is outside the vocabulary."""
-    if not prompt:
-        raise LlmcError("LLMC-E0206", "the prompt is empty")
-    if min(prompt) < 0 or max(prompt) >= vocab_size:
-        token = next(t for t in prompt if not 0 <= t < vocab_size)
-        raise LlmcError("LLMC-E0208", f"token id {token} is outside 0..{vocab_size - 1}")

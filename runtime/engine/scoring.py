@@ -6,7 +6,8 @@ import numpy as np
 
 from ...base.arrays import Float32Array
 from ...base.errors import LlmcError
-from .engine import Engine, check_prompt
+from .engine import Engine
+from .request import check_prompt
 from .schedule.sequence import Sequence as TokenSequence
 from .schedule.step_inputs import step_inputs
 from .schedule.step_plan import StepPlan

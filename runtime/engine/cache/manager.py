@@ -164,7 +164,7 @@ class CacheManager:
                 pool.available - promised
                 for pool, promised in zip(self.pools, self._promised, strict=True)
             )
-            self._allocate(hold, columns + min(wanted - columns, max(0, min(left))))
+            self._allocate(hold, columns + min(wanted - columns, max(0, min(left, default=wanted))))
         return min(length, hold.capacity)
 
     def trim(self, hold: CacheHold, length: int) -> None:
