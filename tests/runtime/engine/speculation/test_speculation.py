@@ -268,6 +268,17 @@ def test_a_stop_string_inside_a_run_of_accepted_drafts(toy, tokenizer):
     assert len(request.output) < 20
 
 
+def test_who_has_no_token_to_choose_behind_an_accepted_draft_ends(toy):
+    text = toy.greedy([1, 2], 3)
+    nothing = SamplingParams(bad_words=tuple((text[1], token) for token in range(VOCAB)))
+
+    def make() -> list[tuple[Request, int]]:
+        return [(Request((1, 2), 9, nothing), 0)]
+
+    plain, program = check_same(toy, make, "too long", 0, max_logits_rows=30)
+    assert (len(plain.steps), len(program.steps)) == (3, 2)
+
+
 def test_a_program_of_uniform_steps_is_never_given_drafts(toy):
     request = Request((1, 2, 3), 12)
     program = toy(uniform_query=True, max_logits_rows=30)
