@@ -8,6 +8,8 @@ from llmc.artifact.program import StepInputs, check_inputs
 from llmc.ir.interpreted_program import InterpretedProgram, manifest_groups
 from llmc.ir.parser import parse
 
+pytestmark = pytest.mark.fast
+
 TEXT = """
 graph main: SERVING
 input token_ids: i32[T]

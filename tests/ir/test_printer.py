@@ -9,6 +9,8 @@ from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, Sym, T, TensorType
 
+pytestmark = pytest.mark.fast
+
 ROWS = TensorType(DType.F32, (T, 4))
 
 

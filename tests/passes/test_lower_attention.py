@@ -14,6 +14,8 @@ from llmc.ir.verifier import verify
 from llmc.passes.lower_attention import lower_attention
 from pass_cases import check_unchanged, constant
 
+pytestmark = pytest.mark.fast
+
 HEAD = """
 graph main: QUANTIZED
 input q: f32[T, 4, 8]

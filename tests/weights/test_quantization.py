@@ -20,6 +20,8 @@ from llmc.weights.quantization import (
     zero_rows,
 )
 
+pytestmark = pytest.mark.fast
+
 FORMATS = [f for f in WeightFormat if f.is_quantized]
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 100))
 

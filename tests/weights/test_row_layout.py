@@ -6,6 +6,8 @@ from llmc.weights.layout import section_offsets, total_bytes
 from llmc.weights.quantization import BLOCK, WeightFormat, dequantize, from_bf16, padded_k, quantize
 from llmc.weights.row_layout import RowLayout
 
+pytestmark = pytest.mark.fast
+
 SHAPES = [(1, 32), (5, 64), (3, 33), (17, 96)]
 
 

@@ -30,6 +30,8 @@ from llmc.weights.recipes import (
 )
 from llmc.weights.values import RecipeValues, held_formats, requantized_tensors
 
+pytestmark = pytest.mark.fast
+
 STORED = {"q4_0": WeightFormat.I4S, "q4_1": WeightFormat.I4A, "q8_0": WeightFormat.I8B}
 
 

@@ -15,6 +15,8 @@ from llmc.weights.quantization import (
     to_bf16,
 )
 
+pytestmark = pytest.mark.fast
+
 QUANTIZED = [f for f in WeightFormat if f.is_quantized]
 FLOATS = [WeightFormat.F32, WeightFormat.BF16]
 

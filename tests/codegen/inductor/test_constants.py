@@ -12,6 +12,8 @@ from llmc.weights.recipes import CheckpointTensor
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
 
+pytestmark = pytest.mark.fast
+
 FORMATS = [f for f in WeightFormat if f.is_quantized]
 
 

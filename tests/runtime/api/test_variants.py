@@ -12,6 +12,8 @@ from llmc.runtime.api.variants import select_variant
 from llmc.runtime.executors import registry as executors
 from msgspec.structs import replace
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, LlmcError | None]:

@@ -12,6 +12,8 @@ from llmc.runtime.engine import scoring
 from llmc.runtime.engine.engine import Engine, EngineOptions, Request
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 
+pytestmark = pytest.mark.fast
+
 
 def run(engine: Engine, requests: list[Request]) -> None:
     for request in requests:

@@ -8,6 +8,8 @@ from llmc.artifact.choice import Choice
 from llmc.artifact.program import StepOutputs
 from llmc.runtime.engine.sampling.logprobs import of_rows, of_step
 
+pytestmark = pytest.mark.fast
+
 
 def exact(row: np.ndarray) -> np.ndarray:
     wide = row.astype(np.float64)
