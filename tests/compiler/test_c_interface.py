@@ -60,7 +60,7 @@ def test_a_program_describes_itself_as_the_manifest_does(compiled: Path) -> None
 
 @pytest.mark.parametrize("length", [3, 600], ids=["short", "chunks"])
 def test_the_c_example_decodes_as_python_does(compiled: Path, tmp_path: Path, length: int) -> None:
-    compiler = [sys.executable, "-m", "ziglang", "cc", f"-I{ROOT / 'runtime'}"]
+    compiler = [sys.executable, "-m", "ziglang", "cc", f"-I{ROOT / 'artifact'}"]
     source, program = ROOT / "examples" / "c" / "decode.c", tmp_path / "decode"
     subprocess.run([*compiler, str(source), "-o", str(program), "-ldl"], check=True)
     with llmc.load(compiled) as model:
