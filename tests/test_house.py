@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "base": 0, "artifact": 1, "runtime": 2, "server": 3, "ir": 3, "models": 3, "weights": 4,

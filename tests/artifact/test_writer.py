@@ -23,6 +23,8 @@ from llmc.artifact.writer import ArtifactReader, ArtifactWriter
 from llmc.base.errors import LlmcError
 from msgspec.structs import replace
 
+pytestmark = pytest.mark.fast
+
 WEIGHTS = "weights/cpu.safetensors"
 
 
