@@ -95,7 +95,7 @@ def _write_table(
     offset = stream.size - stream.data_bytes
     assert offset % DATA_ALIGNMENT == 0
     tensors = {
-        t.name: Tensor(offset=t.offset, nbytes=t.nbytes, format=t.format, shape=list(t.shape))
+        t.name: Tensor(offset=t.offset, nbytes=t.nbytes, format=t.dtype.value, shape=list(t.shape))
         for t in table.tensors
     }
     return Weights(data_offset=offset, nbytes=stream.data_bytes, tensors=tensors)

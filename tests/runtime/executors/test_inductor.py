@@ -26,13 +26,13 @@ LIMITS = Limits(
 )  # fmt: skip
 GRAPH = """
 graph main: SERVING
-input token_ids: i32[T]
-input positions: i32[T]
-input logits_rows: i32[R]
-input start: i32[S]
-input key_cache.0: f32[S, 2, L, 4]
-input value_cache.0: f32[S, 2, L, 4]
-cache 0: window=0 heads=2 key=4 value=4 f32 sites=[0]
+input token_ids: i32[T] as token_ids
+input positions: i32[T] as positions
+input logits_rows: i32[R] as logits_rows
+input start: i32[S] as start
+input key_cache.0: f32[S, 2, L, 4] as state(0, key_cache)
+input value_cache.0: f32[S, 2, L, 4] as state(0, value_cache)
+group 0: paged {window=0, heads=2, key=4, value=4, dtype=f32} sites=(0,)
 const @embed: f32[10, 8] = @embed:f32
 const @places: f32[20, 8] = @places:f32
 %0: f32[T, 8] = embedding(@embed, token_ids)
