@@ -133,8 +133,8 @@ def compile(
         builds = stack.enter_context(_builds(programs, folder, source, progress))
         progress("probing the architecture", 0.2)
         with _one_torch_thread():
-            forms = [t.backend.form for t in targets]
-            notes.append(probe(source.config, source.config_bytes, forms))
+            wanted = [t.backend.features for t in targets]
+            notes.append(probe(source.config, source.config_bytes, wanted))
         writer = stack.enter_context(ArtifactWriter(path, format=format))
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Softmax, TopK
+from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
 from ..weights.formats.registry import is_quantized
@@ -27,8 +28,6 @@ class Scheme:
     """Formats of linear weights, of the output head (and its table), and of the cache.
 
     `holds`: formats in which blocks that the checkpoint has already are kept as they are.
-    `float_inputs`: layers with blocked weights take their inputs as they are, because the runtime
-    that computes them has its own way with these; else inputs become int8 blocks (`QuantizeRows`).
     """
 
     name: str
@@ -36,7 +35,6 @@ class Scheme:
     head: DType
     cache: DType
     holds: tuple[DType, ...] = ()
-    float_inputs: bool = False
 
 
 _IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
@@ -95,8 +93,11 @@ def _named(
     raise LlmcError("LLMC-E0201", f"unknown {what} {name!r}", f"use one of {', '.join(known)}")
 
 
-def quantize(graph: Graph, scheme: Scheme) -> bool:
-    """Give every weight its format and quantize the inputs of blocked ones; True if any changed."""
+def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> bool:
+    """Give every weight its format; True if any changed.
+
+    `quantized_inputs`: inputs of layers with weights in blocks become int8 blocks, too.
+    """
     weights: dict[Value, Value] = {}
     rows: dict[Value, tuple[Value, ...]] = {}
     head = _head(graph)
@@ -110,16 +111,16 @@ def quantize(graph: Graph, scheme: Scheme) -> bool:
                 DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
             )
             new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
-            if scheme.float_inputs:
-                graph.set_inputs(node, [*node.inputs[:index], new, *node.inputs[index + 1 :]])
-            else:
+            if quantized_inputs:
                 _use(graph, node, node.op, index, new, rows)
+            else:
+                graph.set_inputs(node, [*node.inputs[:index], new, *node.inputs[index + 1 :]])
     for node in graph.nodes:
         if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
             table, ids = node.inputs
             if _has_format(table):
                 continue
-            if table not in weights and ids.name != "token_ids":
+            if table not in weights and ids.role is not StepArray.TOKEN_IDS:
                 continue
             new = weights.setdefault(table, _formatted(table, scheme.head, scheme))
             graph.set_inputs(node, [new, ids])

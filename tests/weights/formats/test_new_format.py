@@ -126,7 +126,7 @@ def test_inductor_reads_it(toy: DType) -> None:
 
 def test_a_scheme_that_names_it_gives_it_to_weights(toy: DType) -> None:
     graph = parse(LINEAR)
-    assert quantize_pass(graph, Scheme("toy", toy, toy, DType.F32, float_inputs=True))
+    assert quantize_pass(graph, Scheme("toy", toy, toy, DType.F32), quantized_inputs=False)
     text = str(graph)
     assert "const @w: i6t[20, 40] = quantize(@w:f32, i6t)" in text
     assert str(parse(text)) == text
@@ -138,7 +138,7 @@ def test_targets_without_it_refuse_it_by_name(toy: DType) -> None:
         WeightTable(PANEL16).packed(value)
     assert no_kernel.value.id == "LLMC-E0231"
     graph = parse(LINEAR)
-    quantize_pass(graph, Scheme("toy", toy, toy, DType.F32, float_inputs=True))
+    quantize_pass(graph, Scheme("toy", toy, toy, DType.F32), quantized_inputs=False)
     with pytest.raises(LlmcError, match="i6t") as no_layer:
         check(graph)
     assert no_layer.value.id == "LLMC-E0401"
