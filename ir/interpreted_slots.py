@@ -43,7 +43,7 @@ class InterpretedSlots:
         logits = np.full((len(inputs.logits_rows), self.vocab_size), np.nan, np.float32)
         for run in self._planner.runs(inputs):
             logits[run.outputs] = self._run(run)
-        return StepOutputs(logits, logits.argmax(-1).tolist(), self.vocab_size)
+        return StepOutputs.of(logits)
 
     def _run(self, run: SlotRun) -> np.ndarray:
         tensors = {

@@ -92,7 +92,7 @@ def _program(
     if mode.endswith("numpy"):
         logits = Logits.new(sequences, variant.vocab_size)
     elif "temperature" in mode:
-        logits = Logits.of(open_artifact_program(reader, max_context=_CONTEXT)[1])
+        logits = Logits.of(open_artifact_program(reader, max_context=_CONTEXT)[1], sequences)
         if logits.draw is None:
             return None
     return NullProgram(variant, ids, sequences=sequences, blocks=blocks, logits=logits)

@@ -8,6 +8,8 @@ and cache are anonymous mappings, whose pages cost memory only once they are use
 import ctypes
 import os
 from array import array
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
 from ...artifact.program import StepInputs, StepOutputs, check_inputs
@@ -17,6 +19,9 @@ from .cpu_sampling import native_draw
 from .native_library import library_path
 from .native_memory import address_of, allocate
 from .pages import PagesAhead
+
+if TYPE_CHECKING:
+    from ...base.arrays import Float32Array
 
 _I32 = ctypes.c_int32
 _PTR = ctypes.c_void_p
@@ -191,7 +196,14 @@ class CpuExecutor:
         if code != 0:
             raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
         argmax = self._arrays["argmax"][:rows].tolist()
-        return StepOutputs(self._logits, argmax, self.vocab_size, self._draw)
+        return StepOutputs(partial(self._rows_of_logits, rows), argmax, self._draw)
+
+    def _rows_of_logits(self, rows: int) -> "Float32Array":
+        """f32 [rows, vocab], a view of where the library writes them."""
+        import numpy as np
+
+        count = rows * self.vocab_size
+        return np.frombuffer(self._logits, np.float32, count).reshape(rows, self.vocab_size)
 
     def _fill(self, inputs: StepInputs) -> None:
         for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows"):

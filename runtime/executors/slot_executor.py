@@ -56,8 +56,7 @@ class SlotExecutor(ABC):
             except Exception as error:  # runtimes have no common class of errors
                 cause = f"the compiled program failed: {first_line(error)}"
                 raise LlmcError("LLMC-E0102", cause) from error
-        argmax = self._logits[: len(inputs.logits_rows)].argmax(axis=1).tolist()
-        return StepOutputs(self._logits, argmax, self.vocab_size)
+        return StepOutputs.of(self._logits[: len(inputs.logits_rows)])
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copies a slot, which the first group names for all of them."""
