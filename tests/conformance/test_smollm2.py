@@ -75,8 +75,8 @@ def test_logits_of_512_tokens(compiled, eager) -> None:
 
 
 def test_greedy_text_is_eager_s(compiled, eager) -> None:
-    """Each token is what eager finds most likely behind those before it, so the text is eager's own;
-    asking so takes one run a prompt instead of 24."""
+    """Each token is what eager finds most likely behind those before it, so the text is eager's
+    own; asking so takes one run a prompt instead of 24."""
     scheme, _, model = compiled
     if scheme != "f32":
         pytest.skip("near ties may fall the other way in int8 arithmetic")

@@ -1,8 +1,8 @@
-"""Work that many tests would do again, done once: traces in each process, C++ builds in a whole run.
+"""Work that many tests would do again, done once: traces in a process, C++ builds in a whole run.
 
-A plugin of `tests/conftest.py`. A model's trace is kept by config, context and recipes; a library by
-its source and level, in a folder that all workers of pytest-xdist share. Tests about compiling the
-same thing twice ask for the fixture `from_nothing`, which leaves both out.
+A plugin of `tests/conftest.py`. A model's trace is kept by config, context and recipes; a library
+by its source and level, in a folder that all workers of pytest-xdist share. Tests about compiling
+the same thing twice ask for the fixture `from_nothing`, which leaves both out.
 """
 
 from __future__ import annotations
