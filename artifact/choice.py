@@ -1,7 +1,8 @@
 """How one token is to be chosen from a row of logits, in numbers only; and what came out.
 
 The words between the engine's sampler and whatever draws: a program's native code, or the
-reference in numpy (`engine/drawing.py`). Plain Python, so that native drawing needs no numpy.
+reference in numpy (`runtime/engine/sampling/numpy_sampling.py`). Plain Python, so that native
+drawing needs no numpy.
 """
 
 from array import array

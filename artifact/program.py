@@ -6,7 +6,7 @@ and mixtures of them differ only in these arrays.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -44,27 +44,44 @@ class StepInputs(Struct, frozen=True):
 
 
 class StepOutputs:
-    """What a step gives. `argmax`: [R], the token with the largest logit of each row.
+    """What a step gives, to be read before the next one, which overwrites it.
 
-    `memory`: a buffer of f32 that begins with the logits. The next step overwrites it. `draw`
-    chooses tokens from these rows and may change them; None where the program has no code for it.
+    `fetch` brings the logits f32 [R, vocab] to where numpy reads them. It is called when they are
+    first asked for, so a program that has its own argmax and its own code for drawing copies no
+    logits. `argmax`: [R]; None: to be computed from the logits. `draw` chooses tokens from these
+    rows and may change them; None where the program has no code for it.
     """
 
-    __slots__ = ("_memory", "_vocab_size", "argmax", "draw")
+    __slots__ = ("_argmax", "_fetch", "_logits", "draw")
 
     def __init__(
-        self, memory: Any, argmax: list[int], vocab_size: int, draw: "Draw | None" = None
+        self,
+        fetch: "Callable[[], Float32Array]",
+        argmax: list[int] | None = None,
+        draw: "Draw | None" = None,
     ) -> None:
-        self._memory, self.argmax, self._vocab_size = memory, argmax, vocab_size
-        self.draw = draw
+        self._fetch, self._argmax, self.draw = fetch, argmax, draw
+        self._logits: Float32Array | None = None
+
+    @classmethod
+    def of(cls, logits: "Float32Array") -> "StepOutputs":
+        """Of logits that are in numpy's reach already."""
+        return cls(lambda: logits)
 
     @property
     def logits(self) -> "Float32Array":
-        """f32 [R, vocab], a view. Greedy decoding asks for none, and so needs no numpy."""
-        import numpy as np
+        """f32 [R, vocab], which drawing may change. Greedy decoding asks for none, and so needs no
+        numpy."""
+        if self._logits is None:
+            self._logits = self._fetch()
+        return self._logits
 
-        shape = len(self.argmax), self._vocab_size
-        return np.frombuffer(self._memory, np.float32, shape[0] * shape[1]).reshape(shape)
+    @property
+    def argmax(self) -> list[int]:
+        """[R], the token with the largest logit of each row; to be read before rows are changed."""
+        if self._argmax is None:
+            self._argmax = self.logits.argmax(axis=1).tolist()
+        return self._argmax
 
 
 class Program(Protocol):

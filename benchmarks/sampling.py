@@ -83,7 +83,7 @@ def measure(model: Any, tokenizer: bytes, rounds: int) -> None:
     inputs = step_inputs(program, text[:48])
     outputs = program.step(inputs)
     original = outputs.logits.copy()
-    numpy_only = StepOutputs(outputs.logits, outputs.argmax, program.vocab_size)
+    numpy_only = StepOutputs(lambda: outputs.logits, outputs.argmax)
 
     def restore() -> None:
         outputs.logits[:] = original
@@ -93,7 +93,7 @@ def measure(model: Any, tokenizer: bytes, rounds: int) -> None:
         requests = [Request((1, 2), 99, SamplingParams(seed=i, **params)) for i in range(ROWS)]
         for request in requests:
             request.output.extend(text)
-        states, sampler = [sampling_state(r) for r in requests], Sampler(program.vocab_size)
+        states, sampler = [sampling_state(r) for r in requests], Sampler()
         costs = [
             microseconds(partial(sampler.sample, states, some), restore, rounds) / ROWS
             for some in (outputs, numpy_only)
@@ -104,10 +104,10 @@ def measure(model: Any, tokenizer: bytes, rounds: int) -> None:
 
 
 def masks(program: Any, inputs: StepInputs, compiler: GrammarCompiler, rounds: int) -> None:
-    compiled, vocab_size = compiler.compile(Grammar.json_schema(SCHEMA)), program.vocab_size
+    compiled = compiler.compile(Grammar.json_schema(SCHEMA))
     for ahead in (False, True):
         requests = [Request((1,), 999, SamplingParams(), grammar=compiled) for _ in range(ROWS)]
-        states, sampler = [sampling_state(r) for r in requests], Sampler(vocab_size)
+        states, sampler = [sampling_state(r) for r in requests], Sampler()
         times = []
         for _ in range(rounds):
             if ahead:

@@ -27,29 +27,26 @@ _TOP_LOGIT, _FALL = 12.0, 1.6
 
 @dataclass(frozen=True)
 class Logits:
-    """Memory for rows of logits. `draw`: the code of a real program for them, None for numpy's.
-    `owner`: whom both belong to."""
+    """Rows of logits f32 [rows, vocab], to be written. `draw`: the code of a real program for them,
+    None for numpy's. `owner`: whom both belong to."""
 
-    memory: Any
+    rows: Any
     draw: Draw | None = None
     owner: Program | None = None
 
     @classmethod
-    def of(cls, program: Program) -> Logits:
+    def of(cls, program: Program, rows: int) -> Logits:
         """The rows of a real program, which draws from nowhere else."""
-        one = [1]
-        tables = [[one] for _ in program.cache_groups]
-        outputs = program.step(StepInputs([0], [0], [0, 1], one, [0], tables))
-        return cls(outputs._memory, outputs.draw, program)
+        places = list(range(rows))
+        table = list(range(-(-rows // program.limits.block_size)))
+        tables = [[table] for _ in program.cache_groups]
+        outputs = program.step(StepInputs(places, places, [0, rows], [rows], places, tables))
+        return cls(outputs.logits, outputs.draw, program)
 
     @classmethod
     def new(cls, rows: int, vocab: int) -> Logits:
         """Rows of their own, for numpy to draw from."""
-        return cls(np.empty(rows * vocab, np.float32))
-
-    def rows(self, vocab: int) -> Any:
-        """f32 [rows, vocab], to be written."""
-        return np.frombuffer(self.memory, np.float32).reshape(-1, vocab)
+        return cls(np.empty((rows, vocab), np.float32))
 
 
 class NullProgram:
@@ -84,11 +81,11 @@ class NullProgram:
         count, logits = len(inputs.logits_rows), self._logits
         if logits is None:
             argmax = self._answers[self._steps % len(self._answers)][:count]
-            outputs = StepOutputs(None, argmax, self.vocab_size)
+            outputs = StepOutputs(_none, argmax)
         else:  # rows are written anew, as a step does, since drawing may change them
-            logits.rows(self.vocab_size)[:count] = self._rows[:count]
-            argmax = self._answers[0][:count]
-            outputs = StepOutputs(logits.memory, argmax, self.vocab_size, logits.draw)
+            rows = logits.rows[:count]
+            rows[:] = self._rows[:count]
+            outputs = StepOutputs(lambda: rows, self._answers[0][:count], logits.draw)
         self.seconds += perf_counter() - began
         return outputs
 
@@ -97,6 +94,10 @@ class NullProgram:
 
     def close(self) -> None:
         """There is nothing to free."""
+
+
+def _none() -> Any:
+    raise AssertionError("there are no logits")
 
 
 def _answers(ids: list[int], sequences: int) -> list[list[int]]:

@@ -16,7 +16,6 @@ from ...ir.ops import Call
 from ...ir.plan import Access, Buffer, Schedule, Step
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym, TensorType, numel
-from ...weights.quantization import WeightFormat
 from ...weights.table import WeightTable
 from .layout import Storage, View, whole
 from .traffic import Kernel, Traffic, kernel_name, traffic_of
@@ -128,9 +127,8 @@ class Function:
 
     def packed_bytes(self, value: Value) -> int:
         """What a matrix, or all of several, takes in the layout."""
-        format = WeightFormat(value.type.dtype.value)
         shape = [dim for dim in value.type.shape if isinstance(dim, int)]
-        return sum(self.weights.layout.sections(format, shape))
+        return sum(self.weights.layout.sections(value.type.dtype, shape))
 
     # ---- steps ----------------------------------------------------------------------------
 

@@ -1,34 +1,31 @@
 """Requests in, tokens out: many requests share every step.
 
 `add` queues a request; `step` computes one step for whoever is scheduled and returns the news: a
-`Delta` for each request that has some. The engine is used by one thread at a time; `thread.py` runs
-it for many callers.
+`Delta` for each request that has some. The engine is used by one thread at a time; `loop/thread.py`
+runs it for many callers.
 """
 
 import heapq
-from collections.abc import Sequence as SequenceOf
-from functools import cached_property
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ...artifact.program import Program, StepOutputs
 from ...base.errors import LlmcError
 from .cache.manager import CacheManager
 from .metrics.counters import EngineCounters, Gauges
-from .request import Delta, FinishReason, Request
+from .next_tokens import take_next
+from .request import Delta, FinishReason, Request, check_prompt
+from .running import Running, Taken
 from .sampling.parameters import check_params
-from .sampling.request_state import SamplingState, sampling_state
-from .schedule.scheduler import Scheduler, StepPlan, counts_by_kind
-from .schedule.sequence import Sequence
+from .sampling.sampler import Sampler
+from .schedule.scheduler import Scheduler
 from .schedule.step_inputs import step_inputs
+from .schedule.step_plan import StepPlan
 from .schedule.step_shape import MixedSteps, UniformSteps
+from .speculation.proposer import Proposer
 
-if TYPE_CHECKING:
-    from .sampling.sampler import Sampler
-
-__all__ = ["Engine", "EngineOptions", "FinishReason", "Request", "check_prompt"]
+__all__ = ["Engine", "EngineOptions", "FinishReason", "Request"]
 
 
 class EngineOptions(Struct, frozen=True):
@@ -40,16 +37,6 @@ class EngineOptions(Struct, frozen=True):
     decode_slack: float | None = 1.6
 
 
-class _Running(Sequence, eq=False, kw_only=True):
-    """A request that isn't finished. `state`: None if the program's argmax is the answer."""
-
-    request: Request
-    state: SamplingState | None = None
-    untold: int = 0
-    """How many of the latest output ids are in no delta yet: their text isn't certain."""
-    followers: list["_Running"] = field(default_factory=list)
-
-
 class Engine:
     """Runs requests on a program. Not thread-safe: one caller steps it at a time."""
 
@@ -59,6 +46,7 @@ class Engine:
         *,
         max_context: int | None = None,
         options: EngineOptions | None = None,
+        proposer: Proposer | None = None,
     ) -> None:
         options = options or EngineOptions()
         limits = program.limits
@@ -71,9 +59,12 @@ class Engine:
             prefixes=options.prefix_cache and not limits.uniform_query,
         )
         shape = UniformSteps() if limits.uniform_query else MixedSteps(options.decode_slack)
-        self.scheduler = Scheduler(limits, self.cache, shape)
+        # A program of uniform steps would have to widen everybody's for one sequence's drafts.
+        proposer = None if limits.uniform_query else proposer
+        self.scheduler = Scheduler(limits, self.cache, shape, proposer)
+        self.sampler = Sampler()
         self.counters = EngineCounters()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._news: list[Delta] = []
         self._with_state = 0
@@ -115,18 +106,9 @@ class Engine:
     def add(self, request: Request) -> None:
         """Queues a request; errors as `check` has them."""
         self.check(request)
-        running = _Running(
-            list(request.prompt),
-            self._max_length(request),
-            priority=request.priority,
-            client=request.client,
-            namespace=request.namespace,
-            wants_all_rows=request.params.prompt_logprobs is not None,
-            request=request,
-            state=sampling_state(request),
-        )
+        running = Running.of(request, self._max_length(request))
         request.timings.arrived = request.timings.arrived or monotonic()
-        if running.wants_all_rows:
+        if request.params.prompt_logprobs is not None:
             request.prompt_logprobs.append(None)  # nothing tells about the first token
         self._running[id(request)] = running
         self._with_state += running.state is not None
@@ -141,180 +123,95 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Computes one step, if there is anything to compute, and returns what is new."""
+        plan = self._schedule()
+        taken = self._run(plan) if plan.sequences else []
+        return self._tell(taken)
+
+    def _schedule(self) -> StepPlan[Running]:
         if self._deadlines and self._deadlines[0][0] <= monotonic():
             self._expire()
-        plan = self.scheduler.schedule()
-        if plan.sequences:
-            states = self._states(plan)
-            self._process(plan, states, self._execute(plan, states))
-        news, self._news = self._news, []
-        return news
+        return self.scheduler.schedule()
 
-    def _states(self, plan: StepPlan) -> list[SamplingState | None] | None:
-        """For each row of logits the state of the request that gets a token from it; None if every
-        answer is the argmax."""
-        if not self._with_state:
-            return None
-        states: list[SamplingState | None] = []
-        for running, count, rows in zip(plan.sequences, plan.counts, plan.rows, strict=True):
-            if rows:
-                is_last = running.computed + count == len(running.tokens)
-                states += [None] * (rows - 1)
-                states.append(running.state if is_last else None)
-        return states if any(state is not None for state in states) else None
+    def _run(self, plan: StepPlan[Running]) -> list[Taken]:
+        """Executes a plan, and gives their next tokens to the sequences that are due."""
+        outputs = self._execute(plan)
+        taken, accepted = take_next(plan, outputs, self.sampler, greedy=not self._with_state)
+        self.scheduler.advance(plan, accepted)
+        return taken
 
-    def _execute(
-        self, plan: StepPlan[_Running], states: list[SamplingState | None] | None
-    ) -> StepOutputs:
+    def _execute(self, plan: StepPlan[Running]) -> StepOutputs:
         for copy in plan.copies:
             self.program.copy_block(*copy)
         for running in plan.admitted:
             self._note_admission(running)
         for _ in range(plan.preempted):
             self.counters.preempted()
-        if states is not None:
-            self.sampler.prepare(states)
+        if self._with_state:
+            self.sampler.prepare([running.state for running in plan.sequences])
         inputs = step_inputs(plan, len(self.cache.groups))
-        decoding, prompt_tokens = counts_by_kind(plan)
         began = perf_counter()
         outputs = self.program.step(inputs)
         seconds = perf_counter() - began
-        self.scheduler.shape.observe(decoding, prompt_tokens, seconds)
-        self.counters.step(seconds, decoding + prompt_tokens, len(plan.sequences))
+        tokens, decoding, drafted = plan.tokens, plan.decoding, plan.drafted
+        self.scheduler.shape.observe(decoding, tokens - decoding - drafted, seconds, drafted)
+        self.counters.step(seconds, tokens, len(plan.sequences))
         return outputs
 
-    @cached_property
-    def sampler(self) -> "Sampler":
-        """Chooses tokens where the argmax is not the answer."""
-        from .sampling.sampler import Sampler
-
-        return Sampler(self.program.vocab_size)
-
-    def _note_admission(self, running: _Running) -> None:
+    def _note_admission(self, running: Running) -> None:
         request = running.request
         if not request.timings.scheduled:
             request.timings.scheduled = monotonic()
             request.cached_tokens = running.cached
             self.counters.scheduled(request)
 
-    def _process(
-        self,
-        plan: StepPlan[_Running],
-        states: list[SamplingState | None] | None,
-        outputs: StepOutputs,
-    ) -> None:
-        """Gives every sequence whose tokens are all computed its next one."""
-        if any(running.wants_all_rows for running in plan.sequences):
-            self._read_prompt_logprobs(plan, outputs)
-        tokens = outputs.argmax
-        if states is not None:
-            tokens = self.sampler.sample(states, outputs)
-        self.scheduler.advance(plan)
-        self._append_tokens(plan, tokens)
-
-    def _append_tokens(self, plan: StepPlan[_Running], tokens: list[int]) -> None:
+    def _tell(self, taken: list[Taken]) -> list[Delta]:
+        """What is new: of those who have got tokens, and of those who ended between steps."""
         now = monotonic()
         previous, self._last_step = self._last_step, now
-        row, given, continuing = -1, 0, 0
-        for running, rows in zip(plan.sequences, plan.rows, strict=True):
-            row += rows
-            if not rows or running.computed < len(running.tokens):
-                continue
-            token, request = tokens[row], running.request
-            running.tokens.append(token)
-            request.output.append(token)
-            given += 1
-            if request.timings.last_token == previous:
+        given, continuing = 0, 0
+        for running, count, reason in taken:
+            given += count
+            timings = running.request.timings
+            if timings.last_token == previous and count == 1:
                 continuing += 1  # as nearly all
             else:
-                self._note_token(running, now)
-            request.timings.last_token = now
-            self._tell(running, request, token)
+                self._note_tokens(running, count, now)
+            timings.last_token = now
+            if reason is not None:
+                self._finish(running, reason)
+            elif (delta := running.delta()) is not None:
+                self._news.append(delta)
         self.counters.tokens(given)
         if continuing:
             self.counters.inter_token(now - previous, continuing)
+        news, self._news = self._news, []
+        return news
 
-    def _note_token(self, running: _Running, now: float) -> None:
-        """A token that isn't from the step after the one before: the first, or after a pause."""
+    def _note_tokens(self, running: Running, count: int, now: float) -> None:
+        """Tokens that aren't each from the step after the one before: the first, after a pause, or
+        several at once, which are taken to have come one by one since the last."""
         timings = running.request.timings
-        if timings.last_token:
-            self.counters.inter_token(now - timings.last_token)
-            return
-        timings.first_token = now
-        self.counters.first_token(running.request)
-        if running.followers:
-            self.scheduler.share_prompt(running)
-            self._release_followers(running)
+        if not timings.last_token:
+            timings.first_token = timings.last_token = now
+            self.counters.first_token(running.request)
+            if running.followers:
+                self.scheduler.share_prompt(running)
+                self._release_followers(running)
+            count -= 1
+        if count:
+            self.counters.inter_token((now - timings.last_token) / count, count)
 
-    def _tell(self, running: _Running, request: Request, token: int) -> None:
-        """Makes text of a token, and ends the request if it was the last."""
-        state, text = running.state, ""
-        running.untold += 1
-        if state is not None and not self._read_state(running, state):
-            return None
-        if token in request.eos_ids:
-            request.stop_reason = token
-            return self._finish(running, "stop")
-        if request.text is not None:
-            text = request.text.push(token)
-            if request.text.stopped:
-                request.stop_reason = request.text.stop_string
-                return self._finish(running, "stop", text)
-        if state is not None and state.ended:
-            return self._finish(running, "stop", text)
-        if len(running.tokens) > running.max_length:  # it would have to be computed next
-            return self._finish(running, "length", text)
-        if text or request.text is None:
-            ids = (token,) if running.untold == 1 else tuple(request.output[-running.untold :])
-            running.untold = 0
-            self._news.append(Delta(request, ids, text, None))
-        return None
-
-    def _read_state(self, running: _Running, state: SamplingState) -> bool:
-        """Takes over what the sampler says beside the token; False if it was an error."""
+    def _finish(self, running: Running, reason: FinishReason) -> None:
         request = running.request
-        if request.params.logprobs is not None and state.last_logprob is not None:
-            request.logprobs.append(state.last_logprob)
-        if state.error is not None:
-            request.error = state.error
-            request.output.pop()  # it means nothing
-            running.untold -= 1
-            self._finish(running, "error")
-        return state.error is None
-
-    def _read_prompt_logprobs(self, plan: StepPlan[_Running], outputs: StepOutputs) -> None:
-        from .sampling.logprobs import of_step
-
-        end = 0
-        for running, rows in zip(plan.sequences, plan.rows, strict=True):
-            end += rows
-            if running.wants_all_rows:
-                # Row i tells about the token behind position computed + i.
-                request, first = running.request, running.computed + 1
-                targets = request.prompt[first : first + rows]
-                places = range(end - rows, end - rows + len(targets))
-                del request.prompt_logprobs[first:]  # a second time after a preemption
-                top = request.params.prompt_logprobs or 0
-                request.prompt_logprobs += of_step(outputs, places, targets, top)
-                running.wants_all_rows = first + rows <= len(request.prompt)
-
-    def _finish(self, running: _Running, reason: FinishReason, text: str = "") -> None:
-        request = running.request
-        if request.text is not None and reason in ("stop", "length"):
-            text += request.text.flush()
-            if request.text.stopped and request.stop_reason is None:
-                reason, request.stop_reason = "stop", request.text.stop_string
-        request.finish_reason = reason
+        self._news.append(running.last_delta(reason))
         request.timings.finished = monotonic()
         del self._running[id(request)]
         self._with_state -= running.state is not None
         self.scheduler.remove(running)
         self._release_followers(running)
         self.counters.finished(request)
-        ids = tuple(request.output[len(request.output) - running.untold :])
-        self._news.append(Delta(request, ids, text, reason))
 
-    def _release_followers(self, running: _Running) -> None:
+    def _release_followers(self, running: Running) -> None:
         """Those who waited for a prompt can find it in the cache now, or must compute it."""
         followers, running.followers = running.followers, []
         for follower in followers:
@@ -342,8 +239,7 @@ class Engine:
 
     def close(self) -> None:
         """Frees the program's memory and ends the sampler's threads."""
-        if "sampler" in self.__dict__:  # it isn't made for the purpose
-            self.sampler.close()
+        self.sampler.close()
         self.program.close()
 
     def gauges(self) -> Gauges:
@@ -356,12 +252,3 @@ class Engine:
             cache_cached=sum(pool.kept for pool in pools),
             cache_total=sum(pool.size for pool in pools),
         )
-
-
-def check_prompt(prompt: SequenceOf[int], vocab_size: int) -> None:
-    """Raises E0206 if the prompt is empty, E0208 if an id is outside the vocabulary."""
-    if not prompt:
-        raise LlmcError("LLMC-E0206", "the prompt is empty")
-    if min(prompt) < 0 or max(prompt) >= vocab_size:
-        token = next(t for t in prompt if not 0 <= t < vocab_size)
-        raise LlmcError("LLMC-E0208", f"token id {token} is outside 0..{vocab_size - 1}")

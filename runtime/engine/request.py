@@ -5,6 +5,7 @@ something new. All clock readings are of `time.monotonic`, so a change of the wa
 nothing.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct, field
@@ -86,3 +87,12 @@ class Delta(NamedTuple):
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason | None
+
+
+def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
+    """Raises E0206 if the prompt is empty, E0208 if an id is outside the vocabulary."""
+    if not prompt:
+        raise LlmcError("LLMC-E0206", "the prompt is empty")
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        token = next(t for t in prompt if not 0 <= t < vocab_size)
+        raise LlmcError("LLMC-E0208", f"token id {token} is outside 0..{vocab_size - 1}")

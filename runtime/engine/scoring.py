@@ -6,10 +6,11 @@ import numpy as np
 
 from ...base.arrays import Float32Array
 from ...base.errors import LlmcError
-from .engine import Engine, check_prompt
-from .schedule.scheduler import StepPlan
+from .engine import Engine
+from .request import check_prompt
 from .schedule.sequence import Sequence as TokenSequence
 from .schedule.step_inputs import step_inputs
+from .schedule.step_plan import StepPlan
 
 
 def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:

@@ -58,8 +58,7 @@ def test_its_logits_favour_the_text_and_are_new_in_every_step() -> None:
     bias = {100: 2.0}  # would win in time if it were added to the same row again and again
     outputs = _outputs(program, SamplingParams(temperature=0.01, seed=1, logit_bias=bias))
     assert {token for output in outputs for token in output} <= set(IDS)
-    rows = logits.rows(VOCAB)
-    assert rows.shape == (4, VOCAB)
-    assert np.isfinite(rows).all()
+    assert logits.rows.shape == (4, VOCAB)
+    assert np.isfinite(logits.rows).all()
     drawn = _outputs(_program(Logits.new(4, VOCAB)), SamplingParams(temperature=1.0, seed=1))
     assert len({token for output in drawn for token in output}) > 5

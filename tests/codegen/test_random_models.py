@@ -25,7 +25,7 @@ from random_models import models
 sys.path.insert(0, str(Path(__file__).parent / "tensorrt"))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.value)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 @pytest.mark.parametrize(("scheme", "count"), [("f32", 10), ("int4", 4)])
 def test_passes_keep_what_is_computed(scheme: str, count: int, form) -> None:
     @examples(count)

@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,21 @@ import llmc
 import pytest
 from llmc.artifact.manifest import weight_bytes
 from llmc.artifact.reader import ArtifactReader
-from llmc.runtime.api.variants import select_variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 from llmc.runtime.executors.cpu import load_library
+from llmc.runtime.executors.registry import runnable_variant
 
 ROOT = Path(__file__).parents[2]
 BAD_STRUCT_SIZE = -1
+ASKED = (
+    SamplingParams(temperature=1.0, seed=1, logprobs=3),
+    SamplingParams(temperature=0.8, top_p=0.9, seed=2, repetition_penalty=1.3),
+    SamplingParams(temperature=1.5, top_k=20, seed=3, frequency_penalty=0.5, min_tokens=4),
+    SamplingParams(presence_penalty=1.0, logit_bias={5: 2.0}, bad_words=((7,), (3, 4))),
+    SamplingParams(temperature=0.9, typical_p=0.8, min_p=0.01, seed=4),
+)
 
 
 class Group(ctypes.Structure):
@@ -44,7 +52,7 @@ class Info(ctypes.Structure):
 
 def test_a_program_describes_itself_as_the_manifest_does(compiled: Path) -> None:
     reader = ArtifactReader(compiled)
-    variant = select_variant(reader.manifest)
+    variant = runnable_variant(reader.manifest)
     library = load_library(reader.read(variant.program))
     info = Info(struct_size=ctypes.sizeof(Info) - 8)
     assert library.llmc_describe(ctypes.byref(info)) == BAD_STRUCT_SIZE
@@ -77,15 +85,8 @@ def test_the_c_example_decodes_as_python_does(compiled: Path, tmp_path: Path, le
 
 def test_a_program_draws_tokens_as_the_reference_does(compiled: Path) -> None:
     """The same requests with the library's code and with numpy, and each on its own."""
-    asked = [
-        SamplingParams(temperature=1.0, seed=1, logprobs=3),
-        SamplingParams(temperature=0.8, top_p=0.9, seed=2, repetition_penalty=1.3),
-        SamplingParams(temperature=1.5, top_k=20, seed=3, frequency_penalty=0.5, min_tokens=4),
-        SamplingParams(presence_penalty=1.0, logit_bias={5: 2.0}, bad_words=((7,), (3, 4))),
-        SamplingParams(temperature=0.9, typical_p=0.8, min_p=0.01, seed=4),
-    ]
 
-    def outputs(program: Any, groups: list[list[SamplingParams]]) -> list[Request]:
+    def outputs(program: Any, groups: Sequence[Sequence[SamplingParams]]) -> list[Request]:
         requests = []
         for group in groups:
             engine = Engine(program)
@@ -100,10 +101,10 @@ def test_a_program_draws_tokens_as_the_reference_does(compiled: Path) -> None:
     with llmc.load(compiled) as model:
         program: Any = model.program
         assert program._draw is not None
-        together = outputs(program, [asked])
-        alone = outputs(program, [[params] for params in asked])
+        together = outputs(program, [ASKED])
+        alone = outputs(program, [[params] for params in ASKED])
         program._draw = None
-        reference = outputs(program, [asked])
+        reference = outputs(program, [ASKED])
     assert all(request.finish_reason == "length" for request in together)
     assert (
         [r.output for r in together] == [r.output for r in alone] == [r.output for r in reference]
@@ -111,3 +112,44 @@ def test_a_program_draws_tokens_as_the_reference_does(compiled: Path) -> None:
     for got, want in zip(together[0].logprobs, reference[0].logprobs, strict=True):
         assert got.logprob == pytest.approx(want.logprob, abs=1e-4)
         assert [i for i, _ in got.top] == [i for i, _ in want.top]
+
+
+class HalfRight:
+    """Knows what comes, and proposes a few tokens of it and a wrong one behind."""
+
+    def __init__(self, texts: Sequence[list[int]]) -> None:
+        self.texts = texts
+
+    def propose(self, sequences: Sequence[Any], most: Sequence[int]) -> list[list[int]]:
+        drafts = []
+        for sequence in sequences:
+            made = sequence.request.output
+            right = next((t[len(made) :][:3] for t in self.texts if t[: len(made)] == made), [])
+            drafts.append([*right, 0])
+        return drafts
+
+    def finished(self, sequence: Any) -> None:
+        """It keeps nothing."""
+
+
+def test_drafts_change_nothing_that_a_compiled_program_says(compiled: Path) -> None:
+    """Rows of a sequence don't depend on how many of it are in the step, so neither does a bit of
+    its log-probabilities."""
+
+    def outputs(proposer: HalfRight | None) -> tuple[list[Request], int]:
+        engine, steps = Engine(program, proposer=proposer), 0
+        made = [Request((3, 1, 4, 1, 5), 24, params) for params in (*ASKED, SamplingParams())]
+        for request in made:
+            engine.add(request)
+        while engine.has_work:
+            engine.step()
+            steps += 1
+        return made, steps
+
+    with llmc.load(compiled) as model:
+        program: Any = model.program
+        plain, steps = outputs(None)
+        drafted, fewer = outputs(HalfRight([request.output for request in plain]))
+    assert [r.output for r in drafted] == [r.output for r in plain]
+    assert [r.logprobs for r in drafted] == [r.logprobs for r in plain]
+    assert fewer <= 1 + -(-23 // 4) + 2 < steps

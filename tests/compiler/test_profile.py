@@ -6,9 +6,9 @@ from pathlib import Path
 import llmc
 import pytest
 from llmc.artifact.reader import ArtifactReader
+from llmc.artifact.variants import select_variant
 from llmc.runtime.api.benchmark import Load
 from llmc.runtime.api.profile import profile
-from llmc.runtime.api.variants import select_variant
 from zoo import find
 
 

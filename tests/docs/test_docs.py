@@ -39,7 +39,8 @@ def name_of(value: object) -> str:
 
 def test_there_are_pages_to_check() -> None:
     names = {one.name for one in PAGES}
-    for topic in ("artifact-format", "adding-a-pass", "adding-an-op", "adding-a-target"):
+    topics = ("artifact-format", "adding-a-pass", "adding-an-op", "adding-a-target")
+    for topic in (*topics, "adding-a-weight-format"):
         assert f"docs/{topic}.md" in names
     assert len(commands("llmc")) > 15
     assert sum(len(one.inline) for one in PAGES) > 300

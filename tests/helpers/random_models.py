@@ -37,6 +37,7 @@ from llmc.ir.ops import (
 )
 from llmc.ir.phase import Phase
 from llmc.ir.recipe import CheckpointTensor
+from llmc.ir.roles import StepArray
 from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, T, TensorType
 from llmc.weights.values import RecipeValues
@@ -157,8 +158,8 @@ def decoder(choices: Choices) -> Graph:
     """The graph of one decoder, in phase TRACED."""
     make = Builder()
     ids, positions = (
-        make.graph.add_input(name, TensorType(DType.I32, (T,)))
-        for name in ("token_ids", "positions")
+        make.graph.add_input(role.value, TensorType(DType.I32, (T,)), role)
+        for role in (StepArray.TOKEN_IDS, StepArray.POSITIONS)
     )
     tables = _tables(make, positions, choices.rotary) if choices.rotary else None
     table = make.weight("embed.weight", choices.vocab, choices.hidden)

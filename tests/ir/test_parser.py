@@ -121,8 +121,10 @@ HEAD = "graph main: TRACED\ninput x: f32[T, 4]\n"
         ("input x: i32[T]", "x is defined twice"),
         ("input y: f99[T]", "f99"),
         ("const @w: f32[4] =", "expected a recipe"),
-        ("cache 0: window=0 heads=3 value=4 key=4 f32 sites=[0]", "expected key="),
-        ("outputs x", "expected graph, input, cache, const, output or a result"),
+        ("group 0: paged {window=0, heads=3, width=4, key=4} sites=(0,)", "no attribute width"),
+        ("group 0: paged {window=0, heads=3} sites=(0,)", "paged needs dtype, key, value"),
+        ("group 0: heap {} sites=(0,)", "heap is unknown"),
+        ("outputs x", "expected graph, input, group, const, output or a result"),
         ("graph other: SOON", "SOON is unknown|'SOON' is unknown"),
     ],
 )

@@ -1,9 +1,10 @@
 """The paged cache of all groups: what a sequence holds, and what others can find of it.
 
 `admit` gives a sequence the blocks of a beginning that is cached already; `grow` adds blocks as it
-comes to need them, and gives back those that a sliding window has left behind; `record` tells the
-prefix index what has been computed; `release` takes everything back. A block that begins with the
-right tokens but goes on differently is copied, so no sequence ever writes where another reads.
+comes to need them, and gives back those that a sliding window has left behind; `grow_spare` and
+`trim` do the same for what may turn out not to be needed; `record` tells the prefix index what has
+been computed; `release` takes everything back. A block that begins with the right tokens but goes
+on differently is copied, so no sequence ever writes where another reads.
 """
 
 from collections.abc import Sequence
@@ -152,6 +153,27 @@ class CacheManager:
             pool.release(table[hold.freed[group]])
             table[hold.freed[group]] = FREED
             hold.freed[group] += 1
+
+    def grow_spare(self, hold: CacheHold, length: int) -> int:
+        """Makes room for positions up to `length` - 1 as far as there are blocks that nobody uses
+        and no prompt was promised. Returns for how many positions there is room now, at most
+        `length`."""
+        columns, wanted = hold.capacity // self.block_size, -(-length // self.block_size)
+        if wanted > columns:
+            left = (
+                pool.available - promised
+                for pool, promised in zip(self.pools, self._promised, strict=True)
+            )
+            self._allocate(hold, columns + min(wanted - columns, max(0, min(left, default=wanted))))
+        return min(length, hold.capacity)
+
+    def trim(self, hold: CacheHold, length: int) -> None:
+        """Gives back the blocks behind the first `length` positions, in which nothing is."""
+        columns = -(-length // self.block_size)
+        for pool, table in zip(self.pools, hold.tables, strict=True):
+            while len(table) > columns:
+                pool.release(table.pop())
+        hold.capacity = columns * self.block_size
 
     def record(self, hold: CacheHold | None, tokens: Sequence[int], computed: int) -> None:
         """Lets others find the blocks that have become full."""

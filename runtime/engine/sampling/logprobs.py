@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ....artifact.choice import Choice
-from ....artifact.program import StepOutputs
 from ....base.arrays import Float32Array
 from ..request import TokenLogprob
 
@@ -26,18 +24,6 @@ def of_rows(logits: Float32Array, targets: Sequence[int], top: int) -> list[Toke
         for row, normalizer in zip(logits, normalizers, strict=True)
     ]
     return [TokenLogprob(*entry) for entry in zip(targets, chosen, alternatives, strict=True)]
-
-
-def of_step(
-    outputs: StepOutputs, rows: Sequence[int], targets: Sequence[int], top: int
-) -> list[TokenLogprob]:
-    """As `of_rows` for these rows of a step, in native code where the program has it."""
-    if outputs.draw is None:
-        return of_rows(outputs.logits[list(rows)], targets, top)
-    pairs = zip(rows, targets, strict=True)
-    choices = [Choice(row, target=target, top=top) for row, target in pairs]
-    outputs.draw(choices)
-    return [TokenLogprob(c.token, c.logprob, tuple(c.alternatives)) for c in choices]
 
 
 def _most_likely(row: Float32Array, normalizer: float, top: int) -> tuple[tuple[int, float], ...]:

@@ -5,8 +5,6 @@ among them matters; the token is then looked up along the ids. Each row is on it
 why a token doesn't depend on what else is in the batch.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ....artifact.choice import NOTHING, Choice, Edits
@@ -17,18 +15,13 @@ Mask = np.ndarray
 """bool [vocab]"""
 
 
-def draw(logits: Float32Array, choices: Sequence[Choice]) -> None:
-    """Fills the results of each choice. logits: f32 [rows, vocab], changed in place."""
-    for choice in choices:
-        draw_row(logits[choice.row], choice)
-
-
 def draw_row(x: Float32Array, choice: Choice) -> None:
-    """One choice; x: f32 [vocab], its row."""
-    raw = x.copy() if choice.top >= 0 else x
+    """Fills the results of one choice. x: f32 [vocab], its row, changed in place."""
+    raw = x
     if choice.target != NOTHING:
         choice.token = choice.target
     else:
+        raw = x.copy() if choice.top >= 0 else x
         change(x, choice)
         choice.token = token_of(x, choice)
     if choice.top >= 0 and choice.token != NOTHING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ....artifact.choice import Choice, Edits
 from ....base.errors import LlmcError
 from ..request import Request, TokenLogprob
+from .drawing import logprob_of
 
 if TYPE_CHECKING:
     from .grammar import Matcher
@@ -27,7 +28,8 @@ def sampling_state(request: Request) -> "SamplingState | None":
 
 
 class SamplingState:
-    """Makes the `Choice` of a request's next token, and takes note of what was chosen.
+    """Makes the `Choice` of a request's next token, and takes note of what was chosen. The token
+    is to be in the request's output before the next choice is made.
 
     After a token was chosen: `last_logprob`, if the request asks; `ended`, if its grammar is
     complete and allows nothing more; `error`, if no token can be chosen, and then the chosen one
@@ -76,7 +78,8 @@ class SamplingState:
                 self._match(token)
 
     def next_choice(self, row: int) -> Choice:
-        """The choice of the request's next token, from logits row `row`."""
+        """The choice of the request's next token, from logits row `row`; `take` reads its result.
+        It is the same object each time."""
         choice, output = self.choice, self.request.output
         choice.row = row
         if choice.temperature:
@@ -93,14 +96,15 @@ class SamplingState:
                 self.error, choice.allowed = error, None
         return choice
 
-    def take(self, choice: Choice) -> int:
+    def take(self) -> int:
         """Notes what was chosen, and returns it."""
+        choice = self.choice
         token = choice.token
         if token < 0:
             self.error = self.error or _nothing_left(self.request)
             return 0
         if choice.top >= 0:
-            self.last_logprob = TokenLogprob(token, choice.logprob, tuple(choice.alternatives))
+            self.last_logprob = logprob_of(choice)
         if self.matcher is not None and self.error is None:
             self._match(token)
         return token

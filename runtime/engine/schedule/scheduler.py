@@ -1,47 +1,30 @@
 """Which tokens of which sequences the next step computes.
 
 There is no prefill or decode mode: each sequence has tokens, some of them computed, and every step
-lets the computed ones catch up under one budget (`pacing.py` says how it is shared). Waiting
+lets the computed ones catch up under one budget (`step_shape.py` says how it is shared). Waiting
 sequences are admitted in the order of their keys while a place is free and the cache has room for
 their tokens. Blocks are taken as they are needed; when there are none left, the newest running
 sequence gives its own back and waits to be computed again, mostly from the prefix cache. The oldest
-one is never asked to, so there is always progress.
+one is never asked to, so there is always progress. What a step has left over goes to drafts.
 """
 
 from bisect import insort
-from operator import attrgetter
+from collections.abc import Sequence as SequenceOf
+from operator import add, attrgetter
 from typing import Any, Generic
 
 from msgspec import Struct, field
 
 from ....artifact.program import Limits
-from ..cache.manager import BlockCopy, CacheManager
+from ..cache.manager import CacheManager
+from ..speculation.drafting import add_drafts
+from ..speculation.proposer import Proposer
 from .sequence import AnySequence
+from .step_plan import StepPlan
 from .step_shape import MixedSteps, StepShape
 from .waiting_queue import WaitingQueue
 
 _BY_KEY = attrgetter("key")
-
-
-class StepPlan(Struct, Generic[AnySequence], frozen=True):
-    """What one step computes. Immutable: the engine executes it, nobody amends it.
-
-    AnySequence i brings `counts[i]` query tokens from its first uncomputed one on, and logits are
-    wanted after the last `rows[i]` of them. `copies` are to be made first. `admitted`: who is here
-    for the first time or again; `preempted`: how many had to go.
-    """
-
-    sequences: tuple[AnySequence, ...] = ()
-    counts: tuple[int, ...] = ()
-    rows: tuple[int, ...] = ()
-    copies: tuple[BlockCopy, ...] = ()
-    admitted: tuple[AnySequence, ...] = ()
-    preempted: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """T, the query tokens of the step."""
-        return sum(self.counts)
 
 
 class Scheduler(Struct, Generic[AnySequence]):
@@ -50,6 +33,7 @@ class Scheduler(Struct, Generic[AnySequence]):
     limits: Limits
     cache: CacheManager
     shape: StepShape = field(default_factory=lambda: MixedSteps(None))
+    proposer: Proposer | None = None
     running: list[AnySequence] = field(default_factory=list)
     """In the order of their keys."""
     waiting: WaitingQueue[AnySequence] = field(default_factory=WaitingQueue)
@@ -65,23 +49,45 @@ class Scheduler(Struct, Generic[AnySequence]):
         elif sequence in self.running:
             self.running.remove(sequence)
             self._release(sequence)
+        if self.proposer is not None:
+            self.proposer.finished(sequence)
 
     def schedule(self) -> StepPlan[AnySequence]:
         """The next step; empty if there is nothing to do."""
         admitted = self._admit() if len(self.waiting) else ()
-        running, preempted = tuple(self.running), 0
-        uncomputed = [len(s.tokens) - s.computed for s in running]
-        if not admitted and uncomputed.count(1) == len(running) and self._have_room(running):
-            ones = (1,) * len(running)  # everybody decodes: most steps, and the shortest ones
-            return StepPlan(running, ones, ones)
-        shares = self.shape.counts(uncomputed, self.limits.max_tokens)
+        plan = None if admitted else self._decode_step()
+        plan = plan or self._mixed_step(admitted)
+        if self.proposer is not None:
+            plan = add_drafts(plan, self.proposer, self.limits, self.cache)
+        return plan
+
+    def _decode_step(self) -> StepPlan[AnySequence] | None:
+        """The plan in which everybody decodes, if that is so and nobody has to give way: most
+        steps, and the shortest ones."""
+        running, limits = tuple(self.running), self.limits
+        if len(running) > min(limits.max_tokens, limits.max_logits_rows):
+            return None
+        for sequence in running:
+            hold = sequence.hold
+            if hold is None or not sequence.decodes:
+                return None
+            computed = sequence.computed
+            if computed >= hold.capacity and not self.cache.grow(hold, computed, computed + 1):
+                return None
+        ones = (1,) * len(running)
+        return StepPlan(running, ones, ones, decoding=len(running))
+
+    def _mixed_step(self, admitted: tuple[AnySequence, ...]) -> StepPlan[AnySequence]:
+        """The plan by the policy of the step's shape."""
+        running, preempted, decoding = tuple(self.running), 0, 0
+        shares = self.shape.counts(running, self.limits.max_tokens)
         free_rows = self.limits.max_logits_rows
         sequences, counts, rows = [], [], []
-        for sequence, count, left in zip(running, shares, uncomputed, strict=True):
+        for sequence, count in zip(running, shares, strict=True):
             if sequence.wants_all_rows:
                 count = wanted = min(count, free_rows)
             else:
-                wanted = int(count == left)
+                wanted = int(count == sequence.uncomputed)
             if not count or wanted > free_rows:
                 continue
             if sequence.hold is not None and sequence.computed + count > sequence.hold.capacity:
@@ -92,14 +98,9 @@ class Scheduler(Struct, Generic[AnySequence]):
             counts.append(count)
             rows.append(wanted)
             free_rows -= wanted
-        copies = self.cache.take_copies()
-        return StepPlan(tuple(sequences), tuple(counts), tuple(rows), copies, admitted, preempted)
-
-    def _have_room(self, running: tuple[AnySequence, ...]) -> bool:
-        """Whether all of them can get their next token as they are."""
-        limits = self.limits
-        full = [s for s in running if s.hold is None or s.computed >= s.hold.capacity]
-        return not full and len(running) <= min(limits.max_tokens, limits.max_logits_rows)
+            decoding += sequence.decodes
+        plan = tuple(sequences), tuple(counts), tuple(rows), (), self.cache.take_copies()
+        return StepPlan(*plan, admitted, preempted, decoding)
 
     def _admit(self) -> tuple[AnySequence, ...]:
         """Moves waiting sequences to the running ones while there is room for them."""
@@ -150,18 +151,16 @@ class Scheduler(Struct, Generic[AnySequence]):
         if sequence.hold is not None:
             self.cache.record_end(sequence.hold, sequence.tokens, sequence.computed)
 
-    def advance(self, plan: StepPlan[Any]) -> None:
-        """Records that a plan was executed."""
+    def advance(self, plan: StepPlan[Any], accepted: SequenceOf[int] = ()) -> None:
+        """Records that a plan was executed. `accepted`: of each sequence, how many of its drafts
+        have become tokens of it; only then is anything of them recorded."""
         size = self.cache.block_size
-        for sequence, count in zip(plan.sequences, plan.counts, strict=True):
+        counts = map(add, plan.counts, accepted) if accepted else plan.counts
+        for sequence, count in zip(plan.sequences, counts, strict=True):
             sequence.computed += count
             if count > 1 or sequence.computed % size == 0:
                 self.cache.record(sequence.hold, sequence.tokens, sequence.computed)
-
-
-def counts_by_kind(plan: StepPlan[Any]) -> tuple[int, int]:
-    """(decoding sequences, prompt tokens) of a plan, before it is advanced."""
-    if plan.tokens == len(plan.sequences):
-        return plan.tokens, 0
-    decoding = sum(s.uncomputed == 1 for s in plan.sequences)
-    return decoding, plan.tokens - decoding
+        if plan.drafts:
+            for sequence, drafts in zip(plan.sequences, plan.drafts, strict=True):
+                if drafts and sequence.hold is not None:
+                    self.cache.trim(sequence.hold, sequence.computed)

@@ -12,7 +12,8 @@ class Sequence(Struct, eq=False):
 
     `max_length` counts tokens that are ever computed: the last sampled token isn't. `key`: its
     place in the order of service (smaller first), given by the waiting queue. `wants_all_rows`:
-    logits are wanted after every token, so nothing may come from the prefix cache.
+    logits are wanted after every token that it brings, so nothing may come from the prefix cache;
+    it is never so for one that decodes.
     """
 
     tokens: list[int]
@@ -31,6 +32,11 @@ class Sequence(Struct, eq=False):
     def uncomputed(self) -> int:
         """Tokens that are not yet in the cache."""
         return len(self.tokens) - self.computed
+
+    @property
+    def decodes(self) -> bool:
+        """Whether all but its last token is computed, so that one query token gives the next."""
+        return len(self.tokens) - self.computed == 1
 
 
 AnySequence = TypeVar("AnySequence", bound=Sequence)

@@ -3,17 +3,18 @@
 from typing import Any
 
 from ....artifact.program import StepInputs
-from .scheduler import StepPlan
+from .step_plan import StepPlan
 
 
 def step_inputs(plan: StepPlan[Any], groups: int) -> StepInputs:
-    """Packs the scheduled sequences behind one another, in the plan's order.
+    """Packs the scheduled sequences behind one another, in the plan's order, each one's drafts
+    behind its own tokens.
 
     Block tables are the sequences' own lists, which nobody changes while the step runs.
     """
     sequences = plan.sequences
     tables = [[s.hold.tables[g] for s in sequences if s.hold is not None] for g in range(groups)]
-    if plan.tokens == len(sequences):  # everybody decodes: most steps
+    if plan.only_decodes:
         everyone = range(len(sequences))
         positions = [s.computed for s in sequences]
         return StepInputs(
@@ -21,7 +22,7 @@ def step_inputs(plan: StepPlan[Any], groups: int) -> StepInputs:
             positions=positions,
             query_start=[*everyone, len(sequences)],
             context_len=[p + 1 for p in positions],
-            logits_rows=[i for i, wanted in enumerate(plan.rows) if wanted],
+            logits_rows=[*everyone],
             block_tables=tables,
         )
     return _mixed(plan, tables)
@@ -31,9 +32,13 @@ def _mixed(plan: StepPlan[Any], tables: list[list[list[int]]]) -> StepInputs:
     tokens: list[int] = []
     positions: list[int] = []
     query_start, context_len, logits_rows = [0], [], []
-    for sequence, count, rows in zip(plan.sequences, plan.counts, plan.rows, strict=True):
-        end = sequence.computed + count
-        tokens += sequence.tokens[sequence.computed : end]
+    drafts = plan.drafts or ((),) * len(plan.sequences)
+    for sequence, count, guessed, rows in zip(
+        plan.sequences, plan.counts, drafts, plan.rows, strict=True
+    ):
+        tokens += sequence.tokens[sequence.computed : sequence.computed + count]
+        tokens += guessed
+        end = sequence.computed + count + len(guessed)
         positions += range(sequence.computed, end)
         query_start.append(len(tokens))
         context_len.append(end)

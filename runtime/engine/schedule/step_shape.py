@@ -1,12 +1,13 @@
 """How many query tokens each running sequence brings to a step: the policies of a step's shape.
 
-In: for each running sequence, in order of service, how many of its tokens are uncomputed (1: it
-decodes). Out: how many of them the step computes.
+In: the running sequences, in order of service. Out: how many of its uncomputed tokens the step
+computes of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
+from .sequence import Sequence
 from .step_times import StepTimes
 
 _LEAST_PROMPT_TOKENS = 4
@@ -19,10 +20,13 @@ don't tell what is due to whom."""
 
 
 class StepShape(Protocol):
-    """A policy. `observe` is told the seconds of each step whose shape it gave."""
+    """A policy. `observe` is told the seconds of each step whose shape it gave, and how many draft
+    tokens were in it besides."""
 
-    def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]: ...
-    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None: ...
+    def counts(self, sequences: SequenceOf[Sequence], max_tokens: int) -> list[int]: ...
+    def observe(
+        self, decoding: int, prompt_tokens: int, seconds: float, drafted: int = 0
+    ) -> None: ...
 
 
 class MixedSteps:
@@ -40,21 +44,19 @@ class MixedSteps:
         self._mixed = 0
         self.times = StepTimes()
 
-    def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
+    def counts(self, sequences: SequenceOf[Sequence], max_tokens: int) -> list[int]:
         """Query tokens per sequence."""
-        decoding = sum(n == 1 for n in uncomputed)
-        if decoding == len(uncomputed) <= max_tokens:
-            return [1] * decoding
+        decoding = sum(s.decodes for s in sequences)
         left = max(0, max_tokens - decoding)
         if decoding and self._slack is not None:
-            left = min(left, self._prompt_tokens(self._slack, decoding, len(uncomputed) - decoding))
+            left = min(left, self._prompt_tokens(self._slack, decoding, len(sequences) - decoding))
         counts, places = [], max_tokens  # of decoding sequences
-        for wanted in uncomputed:
-            if wanted == 1:
+        for sequence in sequences:
+            if sequence.decodes:
                 counts.append(min(1, places))
                 places -= counts[-1]
             else:
-                counts.append(min(wanted, left))
+                counts.append(min(sequence.uncomputed, left))
                 left -= counts[-1]
         return counts
 
@@ -68,15 +70,16 @@ class MixedSteps:
         spare = allowed - times.beside_prompts(decoding)
         return max(_LEAST_PROMPT_TOKENS, int(spare / times.per_prompt_token))
 
-    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
-        """Learns what a decoding step and a prompt token take."""
+    def observe(self, decoding: int, prompt_tokens: int, seconds: float, drafted: int = 0) -> None:
+        """Learns what a decoding step and a prompt token take. A draft token costs the same as one
+        of a prompt: both are further query tokens beside those that decode."""
         if self._slack is None:
             return
-        seconds = max(seconds, 1e-6)
-        if not prompt_tokens:
+        seconds, further = max(seconds, 1e-6), prompt_tokens + drafted
+        if not further:
             self.times.add_alone(decoding, seconds)
-        if prompt_tokens or self._mixed:  # a row of steps of decoding alone tells nothing new
-            self.times.add(decoding, prompt_tokens, seconds)
+        if further or self._mixed:  # a row of steps of decoding alone tells nothing new
+            self.times.add(decoding, further, seconds)
         self._mixed = self._mixed + 1 if decoding and prompt_tokens else 0
 
 
@@ -91,22 +94,21 @@ class UniformSteps:
     def __init__(self) -> None:
         self._decoded_last = False
 
-    def counts(self, uncomputed: Sequence[int], max_tokens: int) -> list[int]:
+    def counts(self, sequences: SequenceOf[Sequence], max_tokens: int) -> list[int]:
         """Query tokens per sequence; 0 for those that wait for the next step."""
-        decoding, prompts = sum(n == 1 for n in uncomputed), sum(n > 1 for n in uncomputed)
-        if decoding and not (prompts and self._decoded_last):
+        prompts = [s.uncomputed for s in sequences if not s.decodes]
+        if len(prompts) < len(sequences) and not (prompts and self._decoded_last):
             self._decoded_last = True
-            return [int(n == 1 and i < max_tokens) for i, n in enumerate(uncomputed)]
+            return [int(s.decodes and i < max_tokens) for i, s in enumerate(sequences)]
         self._decoded_last = False
-        longest = max((n for n in uncomputed if n > 1), default=0)
-        query = min(longest, max(1, max_tokens // max(1, prompts)))
+        query = min(max(prompts, default=0), max(1, max_tokens // max(1, len(prompts))))
         places = max_tokens // max(1, query)
         counts = []
-        for wanted in uncomputed:
-            taken = min(wanted, query) if wanted > 1 and places else 0
+        for sequence in sequences:
+            taken = 0 if sequence.decodes or not places else min(sequence.uncomputed, query)
             places -= taken > 0
             counts.append(taken)
         return counts
 
-    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+    def observe(self, decoding: int, prompt_tokens: int, seconds: float, drafted: int = 0) -> None:
         """Nothing to learn: the budget is the program's."""

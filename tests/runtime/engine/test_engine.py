@@ -2,14 +2,17 @@
 
 import itertools
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmc.artifact.program import StepInputs, StepOutputs
 from llmc.base.errors import LlmcError
 from llmc.runtime.engine import scoring
 from llmc.runtime.engine.engine import Engine, EngineOptions, Request
+from llmc.runtime.engine.sampling.drawing import draw
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 
 pytestmark = pytest.mark.fast
@@ -330,6 +333,38 @@ def test_sampling_is_the_same_alone_and_among_others_that_preempt_it(toy, asked)
         assert one.output == other.output
         assert one.logprobs == other.logprobs
         assert len(one.logprobs) in (0, len(one.output))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 0.3, "seed": 4, "top_p": 0.9, "logprobs": 2},
+        {"repetition_penalty": 1.3, "bad_words": ((5,),), "prompt_logprobs": 1},
+    ],
+)
+def test_a_program_that_draws_where_its_logits_are_copies_none(toy, params):
+    class Device(toy):
+        """Keeps its logits to itself: gives the argmax, and draws."""
+
+        def step(self, inputs: StepInputs) -> StepOutputs:
+            kept = super().step(inputs)
+
+            def fetch() -> np.ndarray:
+                raise AssertionError("the logits were copied")
+
+            return StepOutputs(fetch, kept.argmax, partial(draw, kept))
+
+    def requests() -> list[Request]:
+        return [Request((n, 2, 3), 20, SamplingParams(**params)) for n in range(4)]
+
+    made, want = requests(), requests()
+    run(Engine(Device()), made)
+    run(Engine(toy()), want)
+    for one, other in zip(made, want, strict=True):
+        assert one.output == other.output
+        assert one.logprobs == other.logprobs
+        assert one.prompt_logprobs == other.prompt_logprobs
 
 
 @pytest.mark.parametrize("blocks", [(40, 24), (10, 7)])

@@ -111,6 +111,20 @@ def test_too_few_blocks_change_nothing():
     assert not cache.can_ever_admit(3 * SIZE)
 
 
+def test_spare_blocks_are_those_that_nobody_was_promised_and_come_back():
+    cache = CacheManager((group(0), group(0)), (6, 9), MAX_QUERY)
+    hold, _ = computed(cache, [1] * SIZE)
+    assert cache.admit([2] * 3 * SIZE) is not None
+    assert cache.grow_spare(hold, SIZE) == SIZE
+    assert cache.grow_spare(hold, 3 * SIZE - 1) == 3 * SIZE - 1
+    assert cache.grow_spare(hold, 9 * SIZE) == 3 * SIZE  # 6 blocks less 1 used, 3 promised
+    assert [pool.used for pool in cache.pools] == [3, 3]
+    cache.trim(hold, SIZE + 1)
+    assert [pool.used for pool in cache.pools] == [2, 2]
+    assert cache.grow_spare(hold, 2 * SIZE) == 2 * SIZE
+    assert [pool.used for pool in cache.pools] == [2, 2]
+
+
 def test_admitted_prompts_are_not_promised_the_same_blocks():
     cache = CacheManager((group(0),), (4,), MAX_QUERY)
     assert cache.admit([1] * 3 * SIZE) is not None
@@ -223,6 +237,37 @@ class Cache(RuleBasedStateMachine):
         self._check_visible(sequence, end)
         sequence[2] = end
         self.cache.record(hold, tokens, end)
+
+    @precondition(lambda self: self.running)
+    @rule(
+        data=st.data(),
+        drafts=st.lists(st.integers(0, 1), min_size=1, max_size=MAX_QUERY - 1),
+        right=st.integers(0, MAX_QUERY),
+    )
+    def guess(self, data, drafts, right):
+        """A decoding step with drafts, the first `right` of which turn out to be right."""
+        sequence = data.draw(st.sampled_from(self.running))
+        hold, tokens, done, namespace = sequence
+        if done != len(tokens) or not self.cache.grow(hold, done, done + 1):
+            return
+        tokens.append(0)
+        before = [pool.available for pool in self.cache.pools]
+        room = self.cache.grow_spare(hold, done + 1 + len(drafts)) - done - 1
+        assert 0 <= room <= len(drafts)
+        for pool, promised, free in zip(
+            self.cache.pools, self.cache._promised, before, strict=True
+        ):
+            assert pool.available == free or pool.available >= promised
+        written = [*tokens, *drafts[:room]]
+        for position in range(done, len(written)):
+            for g in range(len(self.groups)):
+                block = hold.tables[g][position // SIZE]
+                self.content[g][block][position % SIZE] = self._text(namespace, written, position)
+        tokens += drafts[: min(right, room)]
+        sequence[2] = len(tokens)
+        self.cache.record(hold, tokens, len(tokens))
+        self.cache.trim(hold, len(tokens))
+        assert {len(table) for table in hold.tables} == {-(-len(tokens) // SIZE)}
 
     @staticmethod
     def _text(namespace, tokens, position):

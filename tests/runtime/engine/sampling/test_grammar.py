@@ -53,14 +53,14 @@ def generate(grammars: list[Grammar], seed: int, limit: int = 400, **params: Any
                 frozenset([EOS]), grammar=COMPILER.compile(grammar))
         for i, grammar in enumerate(grammars)
     ]  # fmt: skip
-    sampler, running = Sampler(VOCAB), list(requests)
+    sampler, running = Sampler(), list(requests)
     states = [sampling_state(request) for request in requests]
     rng = np.random.default_rng(seed)
     while running:
         sampler.prepare(states)
         logits = rng.normal(0, 2, (len(states), VOCAB)).astype(np.float32)
         logits[:, [EOS, *(TOKENIZER.encode('"]}').ids)]] += 4  # it wants to come to an end
-        outputs = StepOutputs(logits, logits.argmax(axis=1).tolist(), VOCAB)
+        outputs = StepOutputs.of(logits)
         for request, state, token in zip(
             running, states, sampler.sample(states, outputs), strict=True
         ):
@@ -192,7 +192,7 @@ def test_a_new_state_goes_on_where_the_old_one_stopped():
     state = sampling_state(request)
     assert state is not None
     logits = np.zeros((1, VOCAB), np.float32)
-    token = Sampler(VOCAB).sample([state], StepOutputs(logits, [0], VOCAB))[0]
+    token = Sampler().sample([state], StepOutputs.of(logits))[0]
     assert TOKENIZER.decode([token]) == "d"
     assert state.ended
 
@@ -203,7 +203,7 @@ def test_a_grammar_that_forbidden_words_contradict_is_an_error():
                       grammar=COMPILER.compile(Grammar.choice(["a"])))  # fmt: skip
     state = sampling_state(request)
     assert state is not None
-    Sampler(VOCAB).sample([state], StepOutputs(np.zeros((1, VOCAB), np.float32), [0], VOCAB))
+    Sampler().sample([state], StepOutputs.of(np.zeros((1, VOCAB), np.float32)))
     assert state.error is not None
     assert state.error.id == "LLMC-E0211"
 
@@ -220,7 +220,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers():
     state = sampling_state(request)
     assert state is not None
     logits = np.zeros((1, EOS - 5), np.float32)
-    token = Sampler(EOS - 5).sample([state], StepOutputs(logits, [0], EOS - 5))[0]
+    token = Sampler().sample([state], StepOutputs.of(logits))[0]
     assert TOKENIZER.decode([token]) == "a"
 
 
@@ -336,14 +336,14 @@ def test_hostile_grammars_are_bounded(make: Any):
     if compiled is None:
         return
     request = Request((1,), 99, SamplingParams(temperature=1.0, seed=1), grammar=compiled)
-    state, sampler = sampling_state(request), Sampler(VOCAB)
+    state, sampler = sampling_state(request), Sampler()
     rng = np.random.default_rng(0)
     for _ in range(30):
         assert state is not None
         began = time.process_time()
         sampler.prepare([state])
         logits = rng.normal(0, 1, (1, VOCAB)).astype(np.float32)
-        request.output += sampler.sample([state], StepOutputs(logits, [0], VOCAB))
+        request.output += sampler.sample([state], StepOutputs.of(logits))
         assert time.process_time() - began < 1
         if state.error is not None or state.ended or request.output[-1] == EOS:
             break

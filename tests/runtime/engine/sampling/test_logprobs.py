@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from llmc.artifact.choice import Choice
 from llmc.artifact.program import StepOutputs
-from llmc.runtime.engine.sampling.logprobs import of_rows, of_step
+from llmc.runtime.engine.sampling.logprobs import of_rows
+from llmc.runtime.engine.sampling.prompt_logprobs import of_step
 
 pytestmark = pytest.mark.fast
 
@@ -48,7 +49,6 @@ def test_a_masked_token_is_impossible():
 
 def test_of_a_step_with_and_without_native_code():
     logits = np.random.default_rng(1).normal(size=(5, 50)).astype(np.float32)
-    argmax = logits.argmax(axis=1).tolist()
     want = of_rows(logits[[1, 3]], [4, 5], 2)
 
     def draw(choices: Sequence[Choice]) -> None:
@@ -57,5 +57,8 @@ def test_of_a_step_with_and_without_native_code():
             choice.token, choice.logprob = choice.target, report.logprob
             choice.alternatives = list(report.top)
 
-    assert of_step(StepOutputs(logits, argmax, 50), [1, 3], [4, 5], 2) == want
-    assert of_step(StepOutputs(None, argmax, 50, draw), [1, 3], [4, 5], 2) == want
+    def no_logits() -> np.ndarray:
+        raise AssertionError("native code reads them where they are")
+
+    assert of_step(StepOutputs.of(logits), [1, 3], [4, 5], 2) == want
+    assert of_step(StepOutputs(no_logits, draw=draw), [1, 3], [4, 5], 2) == want

@@ -157,25 +157,36 @@ def test_uniform_steps_take_turns_and_bring_equal_numbers(toy):
     assert seen[0] != seen[1] != seen[2]
 
 
+def having(*uncomputed: int) -> list[Sequence]:
+    """Sequences of which so many tokens are uncomputed; those with one decode."""
+    return [Sequence([5] * (3 + n), 999, computed=3) for n in uncomputed]
+
+
 def test_prompts_beside_decoding_take_what_the_slack_allows():
     shape, eight = MixedSteps(3.0), [1] * 8
-    assert shape.counts([1, 500], 512) == [1, 16]  # nothing measured yet
-    assert shape.counts([500, 400], 512) == [500, 12]  # nobody decodes
+    assert shape.counts(having(1, 500), 512) == [1, 16]  # nothing measured yet
+    assert shape.counts(having(500, 400), 512) == [500, 12]  # nobody decodes
     for _ in range(50):
         shape.observe(8, 0, 0.010)
         shape.observe(8, 32, 0.010 + 32 * 0.0005)
-    assert shape.counts([*eight, 500], 512)[-1] in (39, 40, 41)  # (3 - 1) * 10 ms at 0.5 ms each
-    assert sum(shape.counts([*eight, *[20] * 16], 512)) in range(8 + 152, 8 + 168)  # more wait
+    assert shape.counts(having(*eight, 500), 512)[-1] in (
+        39,
+        40,
+        41,
+    )  # (3 - 1) * 10 ms at 0.5 ms each
+    assert sum(shape.counts(having(*eight, *[20] * 16), 512)) in range(
+        8 + 152, 8 + 168
+    )  # more wait
     for _ in range(200):
         shape.observe(8, 0, 0.010)
         shape.observe(8, 32, 0.010 + 32 * 0.01)
-    assert shape.counts([*eight, 500], 512)[-1] == 4  # prompts always advance
-    assert MixedSteps(None).counts([1, 500], 512) == [1, 500]
+    assert shape.counts(having(*eight, 500), 512)[-1] == 4  # prompts always advance
+    assert MixedSteps(None).counts(having(1, 500), 512) == [1, 500]
 
 
 def test_more_decoding_sequences_than_tokens_in_a_step():
-    assert MixedSteps(None).counts([1] * 5, 3) == [1, 1, 1, 0, 0]
-    assert UniformSteps().counts([1] * 5, 3) == [1, 1, 1, 0, 0]
+    assert MixedSteps(None).counts(having(*[1] * 5), 3) == [1, 1, 1, 0, 0]
+    assert UniformSteps().counts(having(*[1] * 5), 3) == [1, 1, 1, 0, 0]
 
 
 @pytest.fixture
