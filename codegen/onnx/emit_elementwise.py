@@ -15,7 +15,8 @@ from ...ir.graph import Node
 from ...ir.ops import Binary, Cast, Unary
 from ...ir.ops.elementwise import promote
 from ...ir.types import DType
-from .model import ONNX_TYPE, Model
+from .constants import ONNX_TYPE
+from .model import Model
 
 _DIRECT_UNARY = {
     "abs": "Abs", "ceil": "Ceil", "cos": "Cos", "elu": "Elu", "erf": "Erf", "exp": "Exp",

@@ -8,7 +8,8 @@ import onnx_ir as ir
 from ...ir.graph import Node
 from ...ir.ops import Concat, Expand, Full, Gather, Iota, Permute, Reshape, Scatter, Slice
 from ...ir.types import Dim, DType
-from .model import ONNX_TYPE, Model
+from .constants import ONNX_TYPE
+from .model import Model
 
 _INLINE_ELEMENTS = 256
 """Longer constants are computed in the model."""

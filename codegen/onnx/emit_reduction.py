@@ -8,7 +8,8 @@ import onnx_ir as ir
 from ...ir.graph import Node
 from ...ir.ops import CumSum, Norm, Reduce, Softmax, TopK
 from ...ir.types import DType
-from .model import ONNX_TYPE, Model
+from .constants import ONNX_TYPE
+from .model import Model
 
 _REDUCE = {
     "sum": "ReduceSum", "mean": "ReduceMean", "amax": "ReduceMax", "amin": "ReduceMin",
