@@ -19,12 +19,11 @@ from ...artifact.manifest import ELEMENT_BYTES, CacheGroup, Limits, Variant
 from ...artifact.program import StepInputs, StepOutputs, check_inputs
 from ...base.errors import LlmcError
 from .slots import SlotPlanner, SlotRun
-from .tensorrt_engine import check_engine
+from .tensorrt_engine import DECODE, PREFILL, check_engine
 
 if TYPE_CHECKING:
     from ...base.arrays import Float32Array
 
-DECODE, PREFILL = 0, 1
 CACHE_OUT = ".out"
 _I32 = 4
 

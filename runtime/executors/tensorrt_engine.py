@@ -1,4 +1,5 @@
-"""The header of a serialized TensorRT for RTX engine: what it is for, before it is loaded.
+"""Serialized TensorRT for RTX engines: the profiles of ours, and the header of any, which says what
+it is for before it is loaded.
 
 64 bytes, found by building for one SM after another (1.7.1); little-endian:
 
@@ -17,6 +18,8 @@ from msgspec import Struct
 
 from ...base.errors import LlmcError
 
+DECODE, PREFILL = 0, 1
+"""The optimization profiles that every engine of ours has."""
 HEADER_BYTES = 64
 MAGIC = b"vtrt"
 SMS = (75, 80, 86, 89, 120, 121)

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ...base.errors import LlmcError
-from .tensorrt import DECODE, PREFILL
+from .tensorrt_engine import DECODE, PREFILL
 from .tensorrt_library import MESSAGES, is_rtx, library, logger, readable
 
 GRAPHS_KEPT = 64

@@ -15,7 +15,8 @@ from llmc.codegen.tensorrt.backend import TrtProgram as Lowered
 from llmc.codegen.tensorrt.constants import Constants
 from llmc.codegen.tensorrt.engine import make_builder
 from llmc.codegen.tensorrt.network import CACHE_OUT, Network, make_network
-from llmc.runtime.executors.tensorrt import DECODE, TrtProgram
+from llmc.runtime.executors.tensorrt import TrtProgram
+from llmc.runtime.executors.tensorrt_engine import DECODE
 from llmc.runtime.executors.tensorrt_library import library
 from llmc.weights.values import RecipeValues
 from network_interpreter import NetworkInterpreter
