@@ -1,13 +1,16 @@
 """What is inside an artifact, for people and for scripts. Nothing of the artifact is run."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..base.errors import LlmcError
 from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
 from .reader import ArtifactReader
+from .variants import variant_problem
 
 GRAPH = "graph.txt"
 
@@ -31,15 +34,26 @@ class Inspection:
             return {}
         return json.loads(bytes(self._reader.read(CERTIFICATE)))
 
+    def problems(self) -> list[tuple[Variant, LlmcError | None]]:
+        """Each variant, and why this machine can't run it: its system, features and packages.
+
+        What only an executor finds out, such as the GPU it wants, isn't looked at.
+        """
+        return [(variant, variant_problem(variant)) for variant in self.manifest.variants]
+
     def as_json(self, *, graph: bool, memory: bool) -> dict[str, Any]:
-        """The manifest and the certificate; on request the graph's text and the memory plans."""
+        """The manifest, the certificate, and whether each variant runs on this machine; on request
+        the graph's text and the memory plans."""
         content = msgspec.to_builtins(self.manifest)
         content["certificate"] = self.certificate
+        content["runs_here"] = {
+            _label(variant): problem is None for variant, problem in self.problems()
+        }
         if graph:
             content["graph"] = self.graph
         if memory:
             content["memory"] = {
-                f"{variant.target}/{variant.level}": msgspec.to_builtins(variant.memory_plan)
+                _label(variant): msgspec.to_builtins(variant.memory_plan)
                 for variant in self.manifest.variants
             }
         return content
@@ -52,13 +66,7 @@ class Inspection:
             f"source: {_source(manifest)}",
         ]
         lines += [f"{name}: {_short(value)}" for name, value in sorted(manifest.options.items())]
-        lines += ["", "variants (bytes each adds)"]
-        seen: set[str] = set()
-        for variant in manifest.variants:
-            own = {variant.program, variant.weights} - seen
-            added = sum(manifest.entries[name].size for name in own if name)
-            seen |= own
-            lines.append(f"  {_variant(variant)}  +{_size(added)}")
+        lines += ["", "variants (bytes each adds)", *self._variant_lines()]
         limits = manifest.variants[0].limits
         lines += ["", f"context {limits.max_context}, {limits.max_tokens} tokens and "]
         lines[-1] += f"{limits.max_sequences} sequences a step, blocks of {limits.block_size}"
@@ -69,6 +77,16 @@ class Inspection:
         ]
         return "\n".join(lines)
 
+    def _variant_lines(self) -> Iterator[str]:
+        seen: set[str] = set()
+        for variant, problem in self.problems():
+            own = {name for name in (variant.program, variant.weights) if name} - seen
+            added = sum(self.manifest.entries[name].size for name in own)
+            seen |= own
+            yield f"  {_variant(variant)}  +{_size(added)}"
+            if problem is not None:
+                yield f"    not on this machine: {problem.message}"
+
     def memory(self) -> str:
         """The memory plan of each variant: the arena, its buffers, the cache's cost."""
         return "\n\n".join(_memory(variant, self.manifest) for variant in self.manifest.variants)
@@ -77,6 +95,10 @@ class Inspection:
 def _source(manifest: Manifest) -> str:
     revision = f" at {manifest.source.revision}" if manifest.source.revision else ""
     return f"{manifest.source.id}{revision}"
+
+
+def _label(variant: Variant) -> str:
+    return f"{variant.target}/{variant.level}"
 
 
 def _variant(variant: Variant) -> str:

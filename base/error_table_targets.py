@@ -26,4 +26,10 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "names one. Often a GPU that was asked for can't do what the scheme needs.",
         "try other GPUs (--sm) or another scheme; report it if you think that it should work",
     ),
+    "LLMC-E0722": ErrorInfo(
+        "the GPU failed while the model ran",
+        "A copy or a run on the GPU was refused, or the GPU reported an error of an earlier one. "
+        "Nothing that was under way can be trusted; the process should be started again.",
+        "see what the driver says (nvidia-smi, the system's log); report it if it happens again",
+    ),
 }

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 from llmc.base.machine import machine, native_features
-from llmc.codegen.cpu.packing import packed_bytes
+from llmc.codegen.cpu.packing import PACKED, packed_bytes
 from llmc.codegen.cpu.toolchain import best_level, compile_library
-from llmc.weights.quantization import WeightFormat
+from llmc.ir.types import DType
 
 SOURCE = (Path(__file__).parent / "kernels.cpp").read_text(encoding="utf-8")
-FORMATS = list(WeightFormat)
+FORMATS = list(PACKED)
 # (n, k) of the linear layers of one transformer layer: qkv, o, gate and up, down.
 MODELS: dict[str, list[tuple[int, int]]] = {
     "smollm2-135m": [(960, 576), (576, 576), (3072, 576), (576, 1536)],
@@ -77,7 +77,7 @@ class Kernels:
             lib.read_bandwidth(pool), lib.int8_peak(pool), lib.bf16_peak(pool), lib.fma_peak(pool)
         )
 
-    def seconds(self, format: WeightFormat, rows: int, n: int, k: int, copies: int) -> float:
+    def seconds(self, format: DType, rows: int, n: int, k: int, copies: int) -> float:
         """Best seconds per call, each call on the next of `copies` matrices."""
         w = _weights(format, n, k, copies)
         rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _weights(format: WeightFormat, n: int, k: int, copies: int) -> np.ndarray:
+def _weights(format: DType, n: int, k: int, copies: int) -> np.ndarray:
     """Plausible bytes: speed doesn't depend on values as long as no float is denormal or NaN."""
     size = packed_bytes(format, n, k)
     raw = np.empty(size * copies + 4096, np.uint8)
@@ -103,7 +103,7 @@ def _weights(format: WeightFormat, n: int, k: int, copies: int) -> np.ndarray:
     return out
 
 
-def measure(kernels: Kernels, model: str, format: WeightFormat, rows: int) -> dict[str, object]:
+def measure(kernels: Kernels, model: str, format: DType, rows: int) -> dict[str, object]:
     """One layer's matrices together."""
     before = kernels.peak()
     seconds, nbytes, ops = 0.0, 0, 0.0
@@ -115,8 +115,8 @@ def measure(kernels: Kernels, model: str, format: WeightFormat, rows: int) -> di
         ops += 2.0 * rows * n * k
     after = kernels.peak()
     unit: Callable[[Peak], float] = {
-        WeightFormat.F32: lambda p: p.fma,
-        WeightFormat.BF16: lambda p: p.bf16 or p.fma,
+        DType.F32: lambda p: p.fma,
+        DType.BF16: lambda p: p.bf16 or p.fma,
     }.get(format, lambda p: p.int8 or p.fma)
     read, compute = max(before.read, after.read), max(unit(before), unit(after))
     gbs, gops = nbytes / seconds / 1e9, ops / seconds / 1e9
@@ -151,7 +151,7 @@ def main() -> None:
     for model, format, rows in itertools.product(
         options.models.split(","), options.formats.split(","), options.rows.split(",")
     ):
-        case = measure(kernels, model, WeightFormat(format), int(rows))
+        case = measure(kernels, model, DType(format), int(rows))
         if options.json:
             print(json.dumps(case), flush=True)
             continue

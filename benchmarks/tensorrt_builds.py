@@ -23,7 +23,7 @@ from llmc.codegen.tensorrt.backend import TrtBackend
 from llmc.codegen.tensorrt.precision import PRECISIONS
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME
 from llmc.runtime.executors.tensorrt_engine import read_header
 from llmc.weights.values import RecipeValues
 from tiny_model import ZooModel
@@ -58,9 +58,7 @@ def build(model: ZooModel, scheme: str, sms: tuple[int, ...], folder: Path) -> R
         block_size=context + 63, uniform_query=True,
     )  # fmt: skip
     values = RecipeValues(StateReader(model.build().state_dict()))
-    graph = lower_model(
-        model.configuration(), context, own_tensors, chosen, ProgramForm.SLOTS
-    ).graph
+    graph = lower_model(model.configuration(), context, own_tensors, chosen, FOREIGN_RUNTIME).graph
     out = folder / "x.engine"
     began = time.perf_counter()
     try:

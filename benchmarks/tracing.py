@@ -62,6 +62,7 @@ def trace_one(path: Path, scheme: str, context: int, profile: str | None) -> dic
         import torch
         from llmc.compiler.frontend import lower, trace
         from llmc.passes import pipeline
+        from llmc.passes.features import OWN_KERNELS
         from llmc.passes.quantize import SCHEMES
         from transformers import AutoConfig
 
@@ -76,7 +77,7 @@ def trace_one(path: Path, scheme: str, context: int, profile: str | None) -> dic
     total: Seconds = {}
     profiler = cProfile.Profile() if profile else None
     with timed(total, "total"), profiler or nullcontext():
-        made = lower.lower_model(config, context, lower.own_tensors, SCHEMES[scheme])
+        made = lower.lower_model(config, context, lower.own_tensors, SCHEMES[scheme], OWN_KERNELS)
     if profiler and profile:
         profiler.dump_stats(profile)
     for done in made.passes:

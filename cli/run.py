@@ -2,12 +2,16 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..base.errors import LlmcError
 from .options import Artifact, Json, Target, Threads, print_result
+
+if TYPE_CHECKING:
+    from ..runtime.api.generation_options import GenerateOptions
+    from ..runtime.api.stream import Stream
 
 
 def run(
@@ -38,6 +42,17 @@ def run(
     llmc run smol.llmc "Why is the sky blue?"
     echo "Once upon a time" | llmc run smol.llmc --raw --temperature 0.8 --seed 1
     """
+    options: GenerateOptions = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop or (),
+        "raw": raw,
+    }
     text = _prompt(prompt)
     from ..runtime.api.model import load
 
@@ -48,23 +63,16 @@ def run(
         max_context=max_context,
         verify_weights=verify_weights,
     ) as model:
-        stream = model.generate(
-            text,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop or (),
-            raw=raw,
-        )
-        for chunk in stream:
-            if not as_json:
-                typer.echo(chunk.text, nl=False)
-                sys.stdout.flush()
-        stats = stream.stats
+        _print_generation(model.generate(text, **options), as_json)
+
+
+def _print_generation(stream: "Stream", as_json: bool) -> None:
+    """Prints the text as it comes, and what it took."""
+    for chunk in stream:
+        if not as_json:
+            typer.echo(chunk.text, nl=False)
+            sys.stdout.flush()
+    stats = stream.stats
     content = {
         "text": stream.text,
         "token_ids": stream.token_ids,

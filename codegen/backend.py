@@ -19,7 +19,7 @@ from ..base.errors import LlmcError
 from ..base.progress import Progress, silent
 from ..ir.graph import Graph
 from ..ir.ops import Op
-from ..passes.pipeline import ProgramForm
+from ..passes.features import Features
 from ..passes.quantize import Scheme
 from ..weights.layout import Layout
 from ..weights.table import WeightTable
@@ -89,7 +89,7 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def form(self) -> ProgramForm: ...
+    def features(self) -> Features: ...
     @property
     def suffix(self) -> str: ...
     @property

@@ -38,7 +38,7 @@ from ..ir.ops import Embedding, GroupedLinear, TopK
 from ..runtime.api.conformance import record
 from ..runtime.api.loading import open_program
 from ..runtime.api.model import Model
-from ..runtime.api.variants import select_variant
+from ..runtime.executors.registry import runnable_variant
 from ..weights.recipes import Pack, Recipe
 from ..weights.stream import DATA_ALIGNMENT, WeightStream
 from ..weights.table import WeightTable
@@ -95,7 +95,7 @@ def _write_table(
     offset = stream.size - stream.data_bytes
     assert offset % DATA_ALIGNMENT == 0
     tensors = {
-        t.name: Tensor(offset=t.offset, nbytes=t.nbytes, format=t.format, shape=list(t.shape))
+        t.name: Tensor(offset=t.offset, nbytes=t.nbytes, format=t.dtype.value, shape=list(t.shape))
         for t in table.tensors
     }
     return Weights(data_offset=offset, nbytes=stream.data_bytes, tensors=tensors)
@@ -256,7 +256,7 @@ def _list(ids: int | list[int] | None) -> list[int]:
 def running_model(writer: ArtifactWriter, manifest: Manifest, target: str | None) -> Model | None:
     """The best variant that this machine runs, out of the unfinished artifact; None if none."""
     try:
-        variant = select_variant(manifest, target)
+        variant = runnable_variant(manifest, target)
     except LlmcError:
         return None
     weights = None

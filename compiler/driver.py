@@ -27,8 +27,9 @@ from ..base.errors import LlmcError
 from ..base.failures import extras_named
 from ..base.progress import Progress, silent
 from ..codegen.backend import Build, Option
+from ..weights.held_blocks import requantized_tensors
 from ..weights.recipes import Quantize
-from ..weights.values import RecipeValues, requantized_tensors
+from ..weights.values import RecipeValues
 from .assemble import add_text_entries, draft_manifest, record_vectors, variant_of, write_weights
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
@@ -132,8 +133,8 @@ def compile(
         builds = stack.enter_context(_builds(programs, folder, source, progress))
         progress("probing the architecture", 0.2)
         with _one_torch_thread():
-            forms = [t.backend.form for t in targets]
-            notes.append(probe(source.config, source.config_bytes, forms))
+            wanted = [t.backend.features for t in targets]
+            notes.append(probe(source.config, source.config_bytes, wanted))
         writer = stack.enter_context(ArtifactWriter(path, format=format))
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)

@@ -15,6 +15,7 @@ from ..base.errors import LlmcError
 from ..ir.graph import Value
 from ..ir.interpreted_program import InterpretedProgram
 from ..ir.ops import CACHE_BLOCK
+from ..passes.features import OWN_KERNELS
 from ..passes.quantize import SCHEMES
 from ..runtime.api.model import Model
 from ..weights.values import RecipeValues
@@ -91,7 +92,9 @@ def _token_ids(model: Model, most: int) -> list[int]:
 
 def _source_logits(source: ModelSource, ids: list[int], context: int) -> torch.Tensor:
     """Logits [T, vocab] of the float32 source, by the interpreter."""
-    lowered = lower_model(source.config, context, lambda m: bind(m, source).recipes, SCHEMES["f32"])
+    lowered = lower_model(
+        source.config, context, lambda m: bind(m, source).recipes, SCHEMES["f32"], OWN_KERNELS
+    )
     count = len(ids)
     limits = Limits(
         max_tokens=count,

@@ -14,7 +14,7 @@ from ..base.errors import LlmcError
 from ..codegen.backend import Backend, Lowered, Option, find_backend
 from ..ir.graph import Graph
 from ..ir.ops import CACHE_BLOCK
-from ..passes.pipeline import ProgramForm
+from ..passes.features import Features
 from ..passes.quantize import Scheme
 from ..weights.table import WeightTable
 from .frontend.lower import LoweredModel, TracedModel
@@ -44,7 +44,7 @@ class Target:
         layout = self.backend.layout(self.scheme)
         if layout is None:
             return None
-        own = self.backend.form is ProgramForm.PAGED
+        own = self.backend.features.gated_panels
         return f"weights/{self.name if own else layout.name}.safetensors"
 
     def program_entry(self, level: str) -> str:
@@ -103,20 +103,20 @@ def lower_for(
     programs, models = [], []
     for target in targets:
         backend, layout = target.backend, target.backend.layout(target.scheme)
-        model = traced.lower(target.scheme, backend.form)
+        model = traced.lower(target.scheme, backend.features)
         entry = target.weights_entry()
         table = WeightTable(layout) if layout and entry else None
         if table is not None and entry is not None:
             table = tables.setdefault(entry, table)
-        lowered = backend.lower(model.graph, limits_of(backend.form, context), table)
+        lowered = backend.lower(model.graph, limits_of(backend.features, context), table)
         programs.append(Program(target, model.graph, lowered, table))
         models.append(model)
     return programs, models
 
 
-def limits_of(form: ProgramForm, context: int) -> Limits:
+def limits_of(features: Features, context: int) -> Limits:
     """The limits of a step; a slot has room for the padding behind the longest sequence."""
-    slots = form is ProgramForm.SLOTS
+    slots = features.uniform_query
     return Limits(
         max_tokens=MAX_TOKENS,
         max_sequences=MAX_SEQUENCES,

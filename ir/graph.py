@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .ops.base import Op
 from .phase import Phase
-from .types import DType, TensorType, infer_types
-
-if TYPE_CHECKING:
-    from .ops.base import Op
+from .roles import Role, State
+from .types import TensorType, infer_types
 
 _BEFORE = 64
 """How far before the last place a pass may look for a node without a search from the start."""
 
 
 class Value:
-    """One tensor: a graph input, a constant (it has a `recipe`) or a node's result."""
+    """One tensor: a graph input (of a `role`), a constant (of a `recipe`) or a node's result."""
 
-    __slots__ = ("_uses", "name", "producer", "recipe", "type")
+    __slots__ = ("_uses", "name", "producer", "recipe", "role", "type")
 
     def __init__(
         self,
@@ -34,11 +33,13 @@ class Value:
         name: str = "",
         producer: Node | None = None,
         recipe: Any = None,
+        role: Role | None = None,
     ) -> None:
         self.type = type
         self.name = name
         self.producer = producer
         self.recipe = recipe
+        self.role = role
         self._uses: dict[Node, None] = {}
 
     @property
@@ -58,6 +59,14 @@ class Value:
         """Which output of its producer this is."""
         assert self.producer is not None
         return next(i for i, v in enumerate(self.producer.outputs) if v is self)
+
+    @property
+    def state(self) -> Value | None:
+        """The state input whose memory this is: itself, or what an op in place was given."""
+        if self.producer is None:
+            return self if isinstance(self.role, State) else None
+        places = self.producer.op.in_place
+        return self.producer.inputs[places[self.index]].state if self.index < len(places) else None
 
     def __repr__(self) -> str:
         return f"<Value {self.name or id(self):} {self.type}>"
@@ -90,19 +99,16 @@ class Node:
 
 
 @dataclass
-class CacheGroup:
-    """Attention sites that share a block table: same visibility, heads and element type.
+class StateGroup:
+    """Sites whose state lives and dies together: same kind, same geometry.
 
-    `sites` are the numbers i of the graph inputs `key_pool.<i>` and `value_pool.<i>`;
-    the block table is the input `block_table.<name>`. `window` 0 keeps everything.
+    `sites`: the numbers of the inputs with role `State` that hold it. `kind` is a name in
+    `ir/states/`, `geometry` that kind's own description of what a site keeps.
     """
 
     name: str
-    window: int
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    dtype: DType
+    kind: str
+    geometry: Any
     sites: list[int]
 
 
@@ -110,10 +116,10 @@ class Graph:
     """Nodes in execution order, with the values that enter and leave.
 
     `bodies` holds the graphs that `Call` nodes refer to by name (rolled layers);
-    `cache_groups` describes the paged cache once attention is lowered.
+    `groups` describes what sequences keep between steps, once that is lowered.
     """
 
-    __slots__ = ("_near", "bodies", "cache_groups", "inputs", "name", "nodes", "outputs", "phase")
+    __slots__ = ("_near", "bodies", "groups", "inputs", "name", "nodes", "outputs", "phase")
 
     def __init__(self, name: str = "main", phase: Phase = Phase.TRACED) -> None:
         self.name = name
@@ -123,12 +129,21 @@ class Graph:
         self.nodes: list[Node] = []
         self._near = 0
         self.bodies: dict[str, Graph] = {}
-        self.cache_groups: list[CacheGroup] = []
+        self.groups: list[StateGroup] = []
 
-    def add_input(self, name: str, type: TensorType) -> Value:
-        value = Value(type, name=name)
+    def add_input(self, name: str, type: TensorType, role: Role | None = None) -> Value:
+        value = Value(type, name=name, role=role)
         self.inputs.append(value)
         return value
+
+    def input_as(self, role: Role) -> Value | None:
+        """The input with this role, if there is one."""
+        return next((v for v in self.inputs if v.role == role), None)
+
+    @property
+    def state_inputs(self) -> list[Value]:
+        """Inputs that outlive a step: the parts of all sites, in order."""
+        return [v for v in self.inputs if isinstance(v.role, State)]
 
     @staticmethod
     def constant(name: str, recipe: Any, type: TensorType) -> Value:
@@ -194,13 +209,14 @@ class Graph:
             value.type = type
 
     def replace_uses(
-        self, old: Value, new: Value, where: Callable[[Node], bool] = lambda _: True
+        self, old: Value, new: Value, where: Callable[[Node | None], bool] = lambda _: True
     ) -> None:
-        """Let every reader of `old` (for which `where` holds) read `new`; outputs always do."""
+        """Let readers of `old` for which `where` holds read `new`; None is the graph's outputs."""
         for user in old.users:
             if where(user):
                 self.set_inputs(user, [new if v is old else v for v in user.inputs])
-        self.outputs = [new if v is old else v for v in self.outputs]
+        if where(None):
+            self.outputs = [new if v is old else v for v in self.outputs]
 
     def erase(self, node: Node) -> None:
         """Remove a node that nobody reads.
@@ -264,8 +280,3 @@ class Graph:
                 for value in node.inputs:
                     value._uses.pop(node, None)
         self.nodes = keep
-
-    def __str__(self) -> str:
-        from .printer import print_graph
-
-        return print_graph(self)

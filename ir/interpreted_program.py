@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import torch
 
-from ..artifact.manifest import CacheGroup, Limits, make_cache_group
+from ..artifact.manifest import Limits
 from ..artifact.program import BlockRow, StepInputs, StepOutputs
 from .graph import Graph, Value
 from .interpreter import Constants, interpret
-from .ops import TORCH_DTYPE
-from .ops.cache_codes import pool_widths
+from .roles import StepArray, Table
+from .state_memory import StateMemory
+from .states import cache_groups
 
 
 class InterpretedProgram:
@@ -25,7 +26,7 @@ class InterpretedProgram:
         self, graph: Graph, limits: Limits, cache_blocks: int, constants: Constants
     ) -> None:
         self.limits = limits
-        self.cache_groups = tuple(manifest_groups(graph, limits.block_size))
+        self.cache_groups = tuple(cache_groups(graph, limits.block_size))
         self.cache_blocks = (cache_blocks,) * len(self.cache_groups)
         (vocab,) = graph.outputs[0].type.shape[-1:]
         assert isinstance(vocab, int)
@@ -33,26 +34,22 @@ class InterpretedProgram:
         self._graph = graph
         self._known: dict[Value, torch.Tensor] = {}
         self._evaluate = constants
-        self._pools = self._make_pools()
+        self._memory = StateMemory(graph, self.cache_blocks, limits.block_size)
 
     def step(self, inputs: StepInputs) -> StepOutputs:
-        """Evaluate the graph once; pools keep what it wrote."""
+        """Evaluate the graph once; what sites keep is as it wrote it."""
         tensors = {
-            name: torch.tensor(getattr(inputs, name), dtype=torch.int32)
-            for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows")
+            value.name: _step_tensor(value, inputs)
+            for value in self._graph.inputs
+            if isinstance(value.role, StepArray | Table)
         }
-        for group, table in zip(self._graph.cache_groups, inputs.block_tables, strict=True):
-            tensors[f"block_table.{group.name}"] = _padded(table)
         with torch.no_grad():
-            (logits,) = interpret(self._graph, tensors | self._pools, self._constant)
+            (logits,) = interpret(self._graph, tensors | self._memory.tensors, self._constant)
         return StepOutputs.of(logits.float().numpy())
 
     def copy_block(self, group: int, source: int, target: int) -> None:
-        """Copies a block in the pools of all the group's sites."""
-        for site in self._graph.cache_groups[group].sites:
-            for name in ("key", "value"):
-                pool = self._pools[f"{name}_pool.{site}"]
-                pool[target] = pool[source]
+        """Copies a block in all of the group's sites."""
+        self._memory.copy(group, source, target)
 
     def close(self) -> None:
         """Nothing is held outside of Python."""
@@ -62,39 +59,18 @@ class InterpretedProgram:
             self._known[value] = self._evaluate(value)
         return self._known[value]
 
-    def _make_pools(self) -> dict[str, torch.Tensor]:
-        """Pools full of NaN: reading what was never written shows in the logits."""
-        pools = {}
-        for group in self._graph.cache_groups:
-            widths = pool_widths(group.dtype, group.key_dim, group.value_dim)
-            for site in group.sites:
-                for name, width in zip(("key", "value"), widths, strict=True):
-                    shape = (self.cache_blocks[0], self.limits.block_size, group.kv_heads, width)
-                    # All bits set: NaN in f32, in bf16, and in the scales of an int8 cache.
-                    size = TORCH_DTYPE[group.dtype].itemsize
-                    poison = torch.full((*shape[:-1], width * size), -1, dtype=torch.int8)
-                    pools[f"{name}_pool.{site}"] = poison.view(TORCH_DTYPE[group.dtype])
-        return pools
+
+def _step_tensor(value: Value, inputs: StepInputs) -> torch.Tensor:
+    """A step array or a group's table, by the input's role."""
+    role = value.role
+    if isinstance(role, Table):
+        assert role.group is not None
+        return _padded(inputs.block_tables[role.group])
+    assert isinstance(role, StepArray)
+    return torch.tensor(getattr(inputs, role.value), dtype=torch.int32)
 
 
 def _padded(table: Sequence[BlockRow]) -> torch.Tensor:
     """A block table as i32 [S, B]."""
     longest = max(map(len, table))
     return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in table], dtype=torch.int32)
-
-
-def manifest_groups(graph: Graph, block_size: int) -> list[CacheGroup]:
-    """The graph's cache groups as the manifest states them."""
-    return [
-        make_cache_group(
-            name=group.name,
-            window=group.window,
-            layers=len(group.sites),
-            kv_heads=group.kv_heads,
-            key_dim=group.key_dim,
-            value_dim=group.value_dim,
-            dtype=group.dtype.value,
-            block_size=block_size,
-        )
-        for group in graph.cache_groups
-    ]

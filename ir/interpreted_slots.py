@@ -13,9 +13,10 @@ from ..artifact.manifest import Limits
 from ..artifact.program import StepInputs, StepOutputs
 from ..runtime.executors.slots import SlotPlanner, SlotRun
 from .graph import Graph, Value
-from .interpreted_program import manifest_groups
 from .interpreter import Constants, interpret
-from .ops import TORCH_DTYPE
+from .roles import StepArray
+from .state_memory import StateMemory
+from .states import cache_groups
 
 
 class InterpretedSlots:
@@ -26,7 +27,7 @@ class InterpretedSlots:
 
     def __init__(self, graph: Graph, limits: Limits, slots: int, constants: Constants) -> None:
         self.limits = limits
-        self.cache_groups = tuple(manifest_groups(graph, limits.block_size))
+        self.cache_groups = tuple(cache_groups(graph, limits.block_size))
         self.cache_blocks = (slots,) * len(self.cache_groups)
         (vocab,) = graph.outputs[0].type.shape[-1:]
         assert isinstance(vocab, int)
@@ -35,11 +36,7 @@ class InterpretedSlots:
         self._known: dict[Value, torch.Tensor] = {}
         self._evaluate = constants
         self._planner = SlotPlanner(limits, slots)
-        self._caches = {
-            value.name: _poisoned(value, slots, limits.block_size)
-            for value in graph.inputs
-            if value.name.startswith(("key_cache.", "value_cache."))
-        }
+        self._memory = StateMemory(graph, self.cache_blocks, limits.block_size)
 
     def step(self, inputs: StepInputs) -> StepOutputs:
         """Evaluate the graph once a run; caches keep what it wrote."""
@@ -50,10 +47,12 @@ class InterpretedSlots:
 
     def _run(self, run: SlotRun) -> np.ndarray:
         tensors = {
-            name: torch.tensor(getattr(run, name), dtype=torch.int32)
-            for name in ("token_ids", "positions", "start", "logits_rows")
+            value.name: torch.tensor(getattr(run, value.role.value), dtype=torch.int32)
+            for value in self._graph.inputs
+            if isinstance(value.role, StepArray)
         }
-        views = {name: c[run.first : run.first + run.rows] for name, c in self._caches.items()}
+        rows = slice(run.first, run.first + run.rows)
+        views = {name: memory[rows] for name, memory in self._memory.tensors.items()}
         with torch.no_grad():
             (logits,) = interpret(self._graph, tensors | views, self._constant)
         return logits.float().numpy()
@@ -61,8 +60,8 @@ class InterpretedSlots:
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copies a slot, which the first group names for all of them."""
         if group == 0:
-            for cache in self._caches.values():
-                cache[target] = cache[source]
+            for number in range(len(self.cache_groups)):
+                self._memory.copy(number, source, target)
             self._planner.copied(source, target)
 
     def close(self) -> None:
@@ -72,13 +71,3 @@ class InterpretedSlots:
         if value not in self._known:
             self._known[value] = self._evaluate(value)
         return self._known[value]
-
-
-def _poisoned(value: Value, slots: int, length: int) -> torch.Tensor:
-    """A cache full of NaN: reading what was never written shows in the logits."""
-    _, heads, _, width = value.type.shape
-    assert isinstance(heads, int)
-    assert isinstance(width, int)
-    return torch.full(
-        (slots, heads, length, width), float("nan"), dtype=TORCH_DTYPE[value.type.dtype]
-    )

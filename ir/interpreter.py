@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from .graph import Graph, Node, Value
-from .ops import TORCH_DTYPE, CacheWrite, Call, SlotWrite
-from .scalar import Scalar
+from .ops import TORCH_DTYPE, Call
+from .recipe import Scalar
 from .types import DType, Env, Sym
 
 Constants = Callable[[Value], torch.Tensor]
@@ -66,8 +66,9 @@ def _run(
             results: Sequence[torch.Tensor] = _run(body, inner, env, constants, bodies)
         else:
             results = _evaluate(node, operands, env)
-        if isinstance(node.op, CacheWrite | SlotWrite):
-            results = [p.copy_(r) for p, r in zip(operands[2:4], results, strict=True)]
+        if node.op.in_place:
+            memory = (operands[place] for place in node.op.in_place)
+            results = [m.copy_(r) for m, r in zip(memory, results, strict=True)]
         values.update(zip(node.outputs, results, strict=True))
     return [read(v) for v in graph.outputs]
 

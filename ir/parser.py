@@ -15,12 +15,14 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, get_type_hints
 
-from .graph import CacheGroup, Graph, Value
+from .graph import Graph, StateGroup, Value
 from .ops import OPS, Call, Op
 from .ops.base import snake_case
 from .phase import Phase
 from .recipe import STORED_DTYPES, CheckpointTensor, Recipe
+from .roles import parse_role
 from .scalar import scalar
+from .states import KINDS
 from .types import Dim, DType, Sym, TensorType
 
 
@@ -149,6 +151,13 @@ class _Scanner:
     def rest(self) -> str:
         return self.line[self.at :].strip()
 
+    def rest_after(self, word: str) -> str:
+        """All that follows `word`, taken."""
+        self.take(word)
+        text = self.rest.partition("#")[0].strip()
+        self.at = len(self.line)
+        return text
+
 
 class _Lines:
     """Builds graphs line by line; `names` are the values that the current graph knows."""
@@ -184,25 +193,24 @@ class _Lines:
     def _input(self, line: _Scanner) -> None:
         name = line.name()
         line.take(":")
-        self._define(name, self.current.add_input(name, line.type()))
+        type = line.type()
+        role = parse_role(line.rest_after("as")) if line.peek()[1] == "as" else None
+        self._define(name, self.current.add_input(name, type, role))
         line.end()
 
-    def _cache(self, line: _Scanner) -> None:
+    def _group(self, line: _Scanner) -> None:
         name = line.take("number") if line.peek()[0] == "number" else line.name()
         line.take(":")
-        numbers = []
-        for key in ("window", "heads", "key", "value"):
-            if line.take("word") != key:
-                raise ValueError(f"expected {key}=")
-            line.take("=")
-            numbers.append(int(line.take("number")))
-        window, heads, key_dim, value_dim = numbers
-        group = CacheGroup(name, window, heads, key_dim, value_dim, DType(line.take("word")), [])
+        kind = line.take("word")
+        geometry = _made(kind, KINDS[kind].geometry, _attributes(line))
         if line.take("word") != "sites":
             raise ValueError("expected sites=")
         line.take("=")
-        group.sites = json.loads(line.rest)
-        self.current.cache_groups.append(group)
+        sites = _attribute(line)
+        if not isinstance(sites, tuple) or not all(type(site) is int for site in sites):
+            raise ValueError("sites are numbers in parentheses")
+        self.current.groups.append(StateGroup(name, kind, geometry, list(sites)))
+        line.end()
 
     def _const(self, line: _Scanner) -> None:
         line.take("@")
@@ -267,7 +275,7 @@ class _Lines:
         self.names[name] = value
 
 
-_KEYWORDS = ("graph", "input", "cache", "const", "output")
+_KEYWORDS = ("graph", "input", "group", "const", "output")
 
 
 def _recipe(text: str, type: TensorType) -> Recipe:
@@ -329,23 +337,28 @@ def make_op(mnemonic: str, attributes: dict[str, Any]) -> Op:
         ValueError: an attribute is unknown, missing or of another type than the op's field.
     """
     cls = OPS[mnemonic]
-    hints = _hints(cls)
     if mnemonic != snake_case(cls.__name__):
         attributes = {"fn": mnemonic} | attributes
+    return _made(mnemonic, cls, attributes)
+
+
+def _made(what: str, cls: type[Any], attributes: dict[str, Any]) -> Any:
+    """The dataclass `cls` of attributes that the text has for `what`."""
+    hints = _hints(cls)
     for name, value in attributes.items():
         if name not in hints:
-            raise ValueError(f"{mnemonic} has no attribute {name}")
+            raise ValueError(f"{what} has no attribute {name}")
         if not _fits(value, hints[name]):
-            raise ValueError(f"{mnemonic}: {name}={value!r} is not of type {hints[name]}")
+            raise ValueError(f"{what}: {name}={value!r} is not of type {hints[name]}")
     required = {f.name for f in fields(cls) if f.default is MISSING}
     missing = sorted(required - set(attributes))
     if missing:
-        raise ValueError(f"{mnemonic} needs {', '.join(missing)}")
+        raise ValueError(f"{what} needs {', '.join(missing)}")
     return cls(**{k: float(v) if hints[k] is float else v for k, v in attributes.items()})
 
 
 @cache
-def _hints(cls: type[Op]) -> dict[str, Any]:
+def _hints(cls: type[Any]) -> dict[str, Any]:
     names = {f.name for f in fields(cls)}
     return {k: v for k, v in get_type_hints(cls).items() if k in names}
 

@@ -1,4 +1,4 @@
-"""The phases a graph goes through; which ops are legal in each is in `ir/verifier.py`."""
+"""The phases a graph goes through; each op says in which it is legal."""
 
 from __future__ import annotations
 
@@ -12,5 +12,4 @@ class Phase(IntEnum):
     MODEL = 1  # norms, rotary, gated activations raised; batch dimension gone
     FUSED = 2  # merged projections, residual + norm, epilogues
     QUANTIZED = 3  # weights and activations in their final precision
-    SERVING = 4  # paged attention, cache writes, logits rows; repeated layers rolled
-    PLANNED = 5  # buffers and schedule decided
+    SERVING = 4  # state writes and reads, logits rows; repeated layers rolled

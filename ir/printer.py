@@ -1,8 +1,8 @@
 """Graph → text. Deterministic, readable and parseable (`ir/parser.py`).
 
     graph main: SERVING
-    input token_ids: i32[T]
-    cache 0: window=0 heads=3 key=64 value=64 bf16 sites=[0, 1]
+    input token_ids: i32[T] as token_ids
+    group 0: paged {window=0, heads=3, key=64, value=64, dtype=bf16} sites=(0, 1)
     const @norm.weight: f32[64] = @norm.weight:f32
     %0: f32[T, 64] = embedding(@embed.weight, token_ids)
     %1: f32[T, 64] = rms_norm(%0, @norm.weight) {eps=1e-05}    # layers.0.norm
@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from typing import Any
 
-from .graph import CacheGroup, Graph, Node, Value
-from .scalar import Scalar
+from .graph import Graph, Node, StateGroup, Value
+from .recipe import Scalar
 from .types import DType
 
 BARE = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 """Names of graphs and inputs that need no quotes."""
 BARE_GROUP = re.compile(r"\d+|[A-Za-z_][\w.]*", re.ASCII)
-"""Names of cache groups that need no quotes."""
+"""Names of state groups that need no quotes."""
 BARE_CONSTANT = re.compile(r"[\w.|/-]+", re.ASCII)
 """Names of constants that need no quotes; `|` joins the names of what was merged."""
 _LITERALS = ("true", "false", "inf", "nan")
@@ -42,8 +43,8 @@ def print_graph(graph: Graph) -> str:
 def _print_one(graph: Graph) -> str:
     names = _names(graph)
     lines = [f"graph {format_name(graph.name)}: {graph.phase.name}"]
-    lines += [f"input {names[v]}: {v.type}" for v in graph.inputs]
-    lines += [_print_group(group) for group in graph.cache_groups]
+    lines += [_print_input(value, names[value]) for value in graph.inputs]
+    lines += [_print_group(group) for group in graph.groups]
     for value in graph.constants():
         if not isinstance(value.recipe, Scalar):
             lines.append(f"const {names[value]}: {value.type} = {value.recipe}")
@@ -52,12 +53,15 @@ def _print_one(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _print_group(group: CacheGroup) -> str:
-    name = format_name(group.name, BARE_GROUP)
-    return (
-        f"cache {name}: window={group.window} heads={group.kv_heads} "
-        f"key={group.key_dim} value={group.value_dim} {group.dtype} sites={group.sites}"
-    )
+def _print_input(value: Value, name: str) -> str:
+    role = "" if value.role is None else f" as {value.role}"
+    return f"input {name}: {value.type}{role}"
+
+
+def _print_group(group: StateGroup) -> str:
+    name, sites = format_name(group.name, BARE_GROUP), format_attribute(tuple(group.sites))
+    kept = {field.name: getattr(group.geometry, field.name) for field in fields(group.geometry)}
+    return f"group {name}: {group.kind} {_format_attributes(kept)} sites={sites}"
 
 
 def format_name(name: str, bare: re.Pattern[str] = BARE) -> str:
@@ -89,9 +93,13 @@ def _print_node(node: Node, names: dict[Value, str]) -> str:
     text = f"{results} = {node.op.mnemonic}({operands})"
     attributes = node.op.attributes()
     if attributes:
-        inner = ", ".join(f"{k}={format_attribute(v)}" for k, v in attributes.items())
-        text += f" {{{inner}}}"
+        text += f" {_format_attributes(attributes)}"
     return f"{text}    # {node.scope}" if node.scope else text
+
+
+def _format_attributes(attributes: dict[str, Any]) -> str:
+    inner = ", ".join(f"{k}={format_attribute(v)}" for k, v in attributes.items())
+    return f"{{{inner}}}"
 
 
 def format_attribute(value: Any) -> str:

@@ -108,6 +108,30 @@ class Constant(Recipe):
         return repr(self.value)
 
 
+@dataclass(frozen=True)
+class Scalar(Recipe):
+    """A number of element type `of`; prints as `0.5`, `3`, `3:i32`, `true`."""
+
+    value: float | int | bool
+    of: DType
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType(self.of, ())
+
+    def as_leaf(self) -> Recipe:
+        """The same as a leaf that recipe evaluation knows."""
+        if self.of == DType.F32:
+            return Constant(float(self.value))
+        return Computed.of(str(self), np.array(self.value, _SCALAR_TYPES[self.of]))
+
+    def __str__(self) -> str:
+        if self.of == DType.BOOL:
+            return str(bool(self.value)).lower()
+        default = DType.F32 if isinstance(self.value, float) else DType.I64
+        return repr(self.value) if self.of == default else f"{self.value!r}:{self.of}"
+
+
 class Tree(Recipe):
     """A node with arguments; prints as `label(arguments, attributes)`.
 
@@ -163,3 +187,9 @@ _NUMPY_DTYPES = {
     "float32": DType.F32, "float16": DType.F16, "int64": DType.I64, "int32": DType.I32,
     "int8": DType.I8, "uint8": DType.U8, "bool": DType.BOOL,
 }  # fmt: skip
+_SCALAR_TYPES = {
+    DType.I64: np.int64,
+    DType.I32: np.int32,
+    DType.BOOL: np.bool_,
+    DType.F32: np.float32,
+}

@@ -2,40 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
 from .graph import Value
-from .recipe import Computed, Constant, Recipe
-from .types import DType, TensorType
-
-
-@dataclass(frozen=True)
-class Scalar(Recipe):
-    """A number of element type `of`; prints as `0.5`, `3`, `3:i32`, `true`."""
-
-    value: float | int | bool
-    of: DType
-
-    @property
-    def type(self) -> TensorType:
-        return TensorType(self.of, ())
-
-    def as_leaf(self) -> Recipe:
-        """The same as a leaf that recipe evaluation knows."""
-        if self.of == DType.F32:
-            return Constant(float(self.value))
-        return Computed.of(str(self), np.array(self.value, _NUMPY[self.of]))
-
-    def __str__(self) -> str:
-        if self.of == DType.BOOL:
-            return str(bool(self.value)).lower()
-        default = DType.F32 if isinstance(self.value, float) else DType.I64
-        return repr(self.value) if self.of == default else f"{self.value!r}:{self.of}"
-
-
-_NUMPY = {DType.I64: np.int64, DType.I32: np.int32, DType.BOOL: np.bool_, DType.F32: np.float32}
+from .recipe import Scalar
+from .types import DType
 
 
 def scalar(value: float | int | bool, dtype: DType | None = None) -> Value:

@@ -17,7 +17,10 @@ from typing import Protocol
 
 
 class DType(StrEnum):
-    """Element type. The last four are block formats of weights (`weights/quantization.py`)."""
+    """Element type.
+
+    The last four are number formats of weights: `weights/formats/registry.py` says what each means.
+    """
 
     F32 = "f32"
     BF16 = "bf16"
@@ -38,7 +41,7 @@ class DType(StrEnum):
 
     @property
     def itemsize(self) -> int:
-        """Bytes per element; raises KeyError for block formats, which have none."""
+        """Bytes per element; raises KeyError for number formats, which have none."""
         return _ITEMSIZE[self]
 
 

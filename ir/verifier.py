@@ -6,34 +6,14 @@ types are what ops infer, calls fit their bodies.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ..base.errors import LlmcError
 from .graph import Graph, Node, Value
-from .ops import (
-    Attention,
-    CacheWrite,
-    Call,
-    LogitsRows,
-    Op,
-    PagedAttention,
-    QuantizeRows,
-    SlotAttention,
-    SlotWrite,
-)
+from .ops import Call
 from .phase import Phase
+from .roles import StepArray
 from .types import infer_types
-
-FIRST_PHASE: dict[type[Op], Phase] = {
-    QuantizeRows: Phase.QUANTIZED,
-    LogitsRows: Phase.QUANTIZED,
-    PagedAttention: Phase.QUANTIZED,
-    CacheWrite: Phase.QUANTIZED,
-    SlotAttention: Phase.QUANTIZED,
-    SlotWrite: Phase.QUANTIZED,
-    Call: Phase.SERVING,
-}
-"""The phase whose last passes may bring an op in; one before it is still allowed to hold it."""
-LAST_PHASE: dict[type[Op], Phase] = {Attention: Phase.QUANTIZED}
-"""The last phase in which an op is legal."""
 
 
 def verify(graph: Graph, after: str = "") -> None:
@@ -73,6 +53,8 @@ def _use_problems(graph: Graph) -> list[str]:
     """Names given twice, and readers that aren't in the graph (they would keep values alive)."""
     names = [v.name for v in graph.inputs]
     found = [f"two inputs are called {n}" for n in sorted(set(names)) if names.count(n) > 1]
+    roles = Counter(str(v.role) for v in graph.inputs if isinstance(v.role, StepArray))
+    found += [f"{count} inputs are {role}" for role, count in roles.items() if count > 1]
     members = set(graph.nodes)
     for value in [*graph.inputs, *(v for n in graph.nodes for v in n.outputs)]:
         found += [f"{value} is read by {n}, which is gone" for n in value.users if n not in members]
@@ -89,9 +71,7 @@ def _type_problems(node: Node) -> list[str]:
 
 
 def _phase_problems(node: Node, phase: Phase) -> list[str]:
-    first = FIRST_PHASE.get(type(node.op), Phase.TRACED)
-    last = LAST_PHASE.get(type(node.op), Phase.PLANNED)
-    if phase + 1 < first or phase > last:
+    if phase + 1 < node.op.first_phase or phase > node.op.last_phase:
         return [f"{node} is not legal in phase {phase.name}"]
     return []
 

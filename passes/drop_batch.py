@@ -26,7 +26,7 @@ def drop_batch(graph: Graph) -> bool:
     old_inputs, graph.inputs, graph.nodes = graph.inputs, [], []
     for value in old_inputs:
         dropped = value.type.with_shape(value.type.shape[1:]).with_dtype(DType.I32)
-        new[value] = graph.add_input(value.name, dropped)
+        new[value] = graph.add_input(value.name, dropped, value.role)
     for node in old_nodes:
         for value in node.inputs:
             value._uses.pop(node, None)

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..base.debug import debug
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import PANEL, Binary, GroupedLinear, Linear, Slice, Unary, round_up
+from ..ir.ops import Binary, GroupedLinear, Linear, Slice, Unary
+from ..ir.tiles import PANEL, round_up
 from ..weights import recipes as rec
 
 ACTIVATIONS = ("relu", "relu2", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh")

@@ -3,8 +3,8 @@
 In: a traced graph and the options that passes need. Out: the same graph, lowered to SERVING.
 Memory planning is the backend's last step, since it needs the target's limits.
 
-A few passes suit one form of program only (`ProgramForm`). What is for our own kernels, such as
-panels, fused quantization and rolled layers, foreign runtimes could not use.
+Some passes suit some backends only: what is for our own kernels, such as panels, fused quantization
+and rolled layers, foreign runtimes could not use. Which run follows from the backend's `Features`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from ..base.debug import dump_folder
@@ -21,13 +20,13 @@ from ..ir.phase import Phase
 from ..ir.verifier import verify
 from .canonicalize import canonicalize
 from .drop_batch import drop_batch
+from .features import Features
 from .fold_constants import fold_constants
 from .fuse_epilogues import fuse_epilogues
 from .fuse_gated import fuse_gated
 from .fuse_norm_quantize import fuse_norm_quantize
 from .fuse_residual_norm import fuse_residual_norm
-from .lower_attention import lower_attention
-from .lower_slots import lower_slots
+from .lower_state import lower_state
 from .merge_projections import merge_projections
 from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
@@ -40,43 +39,34 @@ from .select_logits import select_logits
 from .sink_permutes import sink_permutes
 
 
-class ProgramForm(Enum):
-    """What a serving graph is lowered for."""
-
-    PAGED = "paged"
-    """Our own kernels: a paged cache, panels, inputs quantized in blocks, layers rolled."""
-    SLOTS = "slots"
-    """A foreign runtime: one contiguous cache a sequence (`ir/ops/slots.py`), float inputs."""
-
-
 @dataclass(frozen=True)
 class Context:
-    """What passes may know besides the graph."""
+    """What passes may know besides the graph: formats, and what the backend wants."""
 
     scheme: Scheme
-    form: ProgramForm = ProgramForm.PAGED
+    features: Features
 
 
 @dataclass(frozen=True)
 class Step:
     """One pass: it requires the phase it stands in and ensures `ensures`.
 
-    `form`: the only one that it runs for, if not all.
+    `wanted`: whether it runs at all for a backend with these features.
     """
 
     name: str
     run: Callable[[Graph, Context], bool]
     ensures: Phase
-    form: ProgramForm | None = None
+    wanted: Callable[[Features], bool] = lambda _: True
 
 
 def _plain(
     pass_: Callable[[Graph], bool],
     ensures: Phase,
     name: str = "",
-    form: ProgramForm | None = None,
+    wanted: Callable[[Features], bool] = lambda _: True,
 ) -> Step:
-    return Step(name or pass_.__name__, lambda graph, _: pass_(graph), ensures, form)
+    return Step(name or pass_.__name__, lambda graph, _: pass_(graph), ensures, wanted)
 
 
 PIPELINE: tuple[Step, ...] = (
@@ -100,7 +90,7 @@ PIPELINE: tuple[Step, ...] = (
     # Per-head norms that stood behind a permute are [T, H, D] only now.
     _plain(raise_norm, Phase.MODEL, "raise_head_norms"),
     # Gate and up first: what is left for merging are q, k and v.
-    _plain(fuse_gated, Phase.MODEL, form=ProgramForm.PAGED),
+    _plain(fuse_gated, Phase.MODEL, wanted=lambda f: f.gated_panels),
     _plain(merge_projections, Phase.MODEL),
     _plain(fuse_residual_norm, Phase.MODEL),
     _plain(fuse_epilogues, Phase.MODEL),
@@ -108,19 +98,15 @@ PIPELINE: tuple[Step, ...] = (
     # Before quantization, which puts three operands where the head had one; and before
     # lowering: rows are selected on values, not on pools.
     _plain(select_logits, Phase.FUSED),
-    Step("quantize", lambda g, c: quantize(g, c.scheme), Phase.FUSED),
-    _plain(fuse_norm_quantize, Phase.QUANTIZED),
+    Step("quantize", lambda g, c: quantize(g, c.scheme, c.features.quantized_inputs), Phase.FUSED),
+    _plain(fuse_norm_quantize, Phase.QUANTIZED, wanted=lambda f: f.quantized_inputs),
     Step(
-        "lower_attention",
-        lambda g, c: lower_attention(g, c.scheme.cache),
-        Phase.QUANTIZED,
-        ProgramForm.PAGED,
-    ),
-    Step(
-        "lower_slots", lambda g, c: lower_slots(g, c.scheme.cache), Phase.SERVING, ProgramForm.SLOTS
+        "lower_state",
+        lambda g, c: lower_state(g, c.features.state, c.scheme.cache),
+        Phase.SERVING,
     ),
     # Last: layers are equal only once all of them are lowered. (Rolled ones lose their names.)
-    _plain(roll_layers, Phase.SERVING, form=ProgramForm.PAGED),
+    _plain(roll_layers, Phase.SERVING, wanted=lambda f: f.rolled_layers),
 )
 
 
@@ -147,7 +133,7 @@ def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) ->
     for step in PIPELINE:
         if step.ensures > upto:
             break
-        if step.form not in (None, context.form):
+        if not step.wanted(context.features):
             continue
         start = time.perf_counter()
         changed = step.run(graph, context)

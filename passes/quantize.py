@@ -16,10 +16,11 @@ from typing import TypeVar
 from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Softmax, TopK
+from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
-from ..weights.quantization import WeightFormat
-from ..weights.values import held_formats
+from ..weights.formats.registry import is_quantized
+from ..weights.held_blocks import held_formats
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class Scheme:
     """Formats of linear weights, of the output head (and its table), and of the cache.
 
     `holds`: formats in which blocks that the checkpoint has already are kept as they are.
-    `float_inputs`: layers with blocked weights take their inputs as they are, because the runtime
-    that computes them has its own way with these; else inputs become int8 blocks (`QuantizeRows`).
     """
 
     name: str
@@ -36,12 +35,9 @@ class Scheme:
     head: DType
     cache: DType
     holds: tuple[DType, ...] = ()
-    float_inputs: bool = False
 
 
 _IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
-_BLOCKED = (DType.I8C, *_IN_BLOCKS)
-_FORMATS = (*_BLOCKED, DType.BF16, DType.F16)
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
@@ -97,8 +93,11 @@ def _named(
     raise LlmcError("LLMC-E0201", f"unknown {what} {name!r}", f"use one of {', '.join(known)}")
 
 
-def quantize(graph: Graph, scheme: Scheme) -> bool:
-    """Give every weight its format and quantize the inputs of blocked ones; True if any changed."""
+def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> bool:
+    """Give every weight its format; True if any changed.
+
+    `quantized_inputs`: inputs of layers with weights in blocks become int8 blocks, too.
+    """
     weights: dict[Value, Value] = {}
     rows: dict[Value, tuple[Value, ...]] = {}
     head = _head(graph)
@@ -106,22 +105,22 @@ def quantize(graph: Graph, scheme: Scheme) -> bool:
         if isinstance(node.op, Linear):
             index = node.op.num_x
             weight = node.inputs[index]
-            if not weight.is_constant or weight.type.dtype in _FORMATS:
+            if not weight.is_constant or _has_format(weight):
                 continue
             wanted = (
                 DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
             )
             new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
-            if scheme.float_inputs:
-                graph.set_inputs(node, [*node.inputs[:index], new, *node.inputs[index + 1 :]])
-            else:
+            if quantized_inputs:
                 _use(graph, node, node.op, index, new, rows)
+            else:
+                graph.set_inputs(node, [*node.inputs[:index], new, *node.inputs[index + 1 :]])
     for node in graph.nodes:
         if isinstance(node.op, Embedding) and node.inputs[0].is_constant:
             table, ids = node.inputs
-            if table.type.dtype in _FORMATS:
+            if _has_format(table):
                 continue
-            if table not in weights and ids.name != "token_ids":
+            if table not in weights and ids.role is not StepArray.TOKEN_IDS:
                 continue
             new = weights.setdefault(table, _formatted(table, scheme.head, scheme))
             graph.set_inputs(node, [new, ids])
@@ -137,7 +136,7 @@ def _use(
     rows: dict[Value, tuple[Value, ...]],
 ) -> None:
     inputs = [*node.inputs[:index], weight, *node.inputs[index + 1 :]]
-    if weight.type.dtype not in _BLOCKED:
+    if not is_quantized(weight.type.dtype):
         graph.set_inputs(node, inputs)
         return
     x = node.inputs[0]
@@ -146,18 +145,21 @@ def _use(
     graph.replace_op(node, replace(op, quantized=True), [*rows[x], *inputs[1:]])
 
 
+def _has_format(weight: Value) -> bool:
+    """Whether a weight is stored in fewer bits already."""
+    dtype = weight.type.dtype
+    return is_quantized(dtype) or dtype in (DType.BF16, DType.F16)
+
+
 def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
-    if wanted in _BLOCKED:
-        held = (DType(format) for format in held_formats(recipe))
+    if is_quantized(wanted):
+        held = held_formats(recipe)
         wanted = next((format for format in held if format in scheme.holds), wanted)
     if wanted == DType.F32:
         return weight
-    if wanted.is_float:
-        recipe = rec.Cast(recipe, wanted)
-    else:
-        recipe = rec.Quantize(WeightFormat(wanted), recipe)
+    recipe = rec.Cast(recipe, wanted) if wanted.is_float else rec.Quantize(wanted, recipe)
     return Graph.constant(weight.name, recipe, weight.type.with_dtype(wanted))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Call
+from ..ir.roles import Role, StepArray, without_number
 from ..ir.scalar import scalar_of
 
 _LAYER = re.compile(r"^(?:.*?\.)?\d+(?=\.|$)")
@@ -94,7 +95,7 @@ def _layer_of(node: Node) -> str:
 
 def _hoist_tables(graph: Graph) -> bool:
     """Move nodes that read only positions and constants to the front, in order."""
-    tables: set[Value] = {v for v in graph.inputs if v.name == "positions"}
+    tables: set[Value] = {v for v in graph.inputs if v.role is StepArray.POSITIONS}
     front, rest = [], []
     for node in graph.nodes:
         if node.inputs and all(v.is_constant or v in tables for v in node.inputs):
@@ -146,10 +147,16 @@ def _body(name: str, graph: Graph, segment: _Segment) -> Graph:
     body = Graph(name, graph.phase)
     new: dict[Value, Value] = {}
     for i, value in enumerate(segment.operands):
-        new[value] = body.add_input(f"arg{i}", value.type)
+        new[value] = body.add_input(f"arg{i}", value.type, _role_inside(value))
     for node in segment.nodes:
         scope = _LAYER.sub("", node.scope).lstrip(".")
         made = body.append(node.op, [new.get(v, v) for v in node.inputs], scope, node.source)
         new.update(zip(node.outputs, made.outputs, strict=True))
     body.outputs = [new[v] for v in segment.results]
     return body
+
+
+def _role_inside(operand: Value) -> Role | None:
+    """A table's or state's kind of role; state that an earlier node wrote is state still."""
+    source = operand.state or operand
+    return without_number(source.role)

@@ -12,14 +12,16 @@ from dataclasses import fields, replace
 
 from ..ir.graph import Graph, Node
 from ..ir.ops import Linear, LogitsRows, Norm, Op, PagedAttention
+from ..ir.roles import StepArray
 from ..ir.types import DType, R, Sym, TensorType
 
 
 def select_logits(graph: Graph) -> bool:
     """Insert the selection; False if there is one."""
-    if any(v.name == "logits_rows" for v in graph.inputs):
+    role = StepArray.LOGITS_ROWS
+    if graph.input_as(role) is not None:
         return False
-    rows = graph.add_input("logits_rows", TensorType(DType.I32, (R,)))
+    rows = graph.add_input(role.value, TensorType(DType.I32, (R,)), role)
     chain: list[Node] = []
     value = graph.outputs[0]
     while (node := value.producer) is not None and _row_wise(node):

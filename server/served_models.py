@@ -9,10 +9,9 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..base.errors import LlmcError
-from ..runtime.engine.sampling.parameters import SamplingParams
 from .config import ServerConfig
 from .connection.error_objects import RequestError
 
@@ -54,7 +53,7 @@ class Served:
             _ = template.knows_tools
         with model.thread.paused() as engine:
             prompt = (0,) * min(self.context, _WARM_TOKENS)
-            engine.add(model.make_request(prompt, SamplingParams(temperature=1), max_tokens=1))
+            engine.add(model.make_request(prompt, temperature=1, max_tokens=1))
             while engine.has_work:
                 engine.step()
             engine.counters = EngineCounters()
@@ -120,18 +119,3 @@ class Catalog:
     def sequences(self) -> int:
         """Sequences of all models that haven't ended."""
         return sum(served.sequences for served in self)
-
-    def as_list(self) -> list[dict[str, Any]]:
-        """What `/v1/models` says."""
-        return [model_object(served) for served in self]
-
-
-def model_object(served: Served) -> dict[str, Any]:
-    """A model as OpenAI's interface shows it."""
-    return {
-        "id": served.name,
-        "object": "model",
-        "created": served.created,
-        "owned_by": "llmc",
-        "max_model_len": served.context,
-    }

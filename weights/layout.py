@@ -8,11 +8,12 @@ from format and shape, so a program knows its offsets before any weight is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from .quantization import WeightFormat
+from ..ir.types import DType
+from .formats.number_format import Quantized
 
 ALIGNMENT = 64
 """Bytes that every section starts at a multiple of."""
@@ -26,18 +27,22 @@ class Layout(Protocol):
         """Equal names mean equal bytes: targets of one layout share one weights entry."""
         ...
 
-    def sections(self, format: WeightFormat, shape: Sequence[int]) -> tuple[int, ...]:
+    def sections(self, dtype: DType, shape: Sequence[int]) -> tuple[int, ...]:
         """Bytes of each section.
 
         Raises:
-            LlmcError: LLMC-E0416, the matrix is larger than the layout's target takes.
+            LlmcError: LLMC-E0231, the layout's target doesn't take this format; LLMC-E0416, the
+                matrix is larger than it takes.
         """
         ...
 
-    def pack(self, format: WeightFormat, rows: Any) -> tuple[np.ndarray, ...]:
+    def pack(self, dtype: DType, rows: Quantized | np.ndarray) -> tuple[np.ndarray, ...]:
         """Bytes (u8) that consecutive rows add to each section.
 
-        `rows` is `Quantized` for the quantized formats, else float32 [rows, K].
+        `rows` is `Quantized` for number formats, float32 [rows, K] for plain element types.
+
+        Raises:
+            ValueError: `rows` isn't of that format.
         """
         ...
 

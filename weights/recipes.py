@@ -15,17 +15,15 @@ from math import prod
 from typing import Any, Protocol
 
 from ..ir.recipe import CheckpointTensor, Computed, Constant, Recipe, Shape, Tree
+from ..ir.tiles import PANEL, round_up
 from ..ir.types import DType, TensorType, broadcast_shapes
-from .quantization import WeightFormat
+from .formats.registry import is_quantized
 
 __all__ = [
-    "PANEL", "Apply", "Cast", "CheckpointTensor", "Computed", "Concat", "Constant",
+    "Apply", "Cast", "CheckpointTensor", "Computed", "Concat", "Constant",
     "Elementwise", "InterleavePanels", "Pack", "Permute", "Quantize", "Recipe", "Reshape", "Slice",
     "Take", "add", "chunk", "concat", "leaves", "mul", "stack", "transpose", "unsqueeze",
 ]  # fmt: skip
-
-PANEL = 16
-"""Output rows of one panel: gate and up rows alternate by this many."""
 
 
 class HasReference(Protocol):
@@ -148,7 +146,7 @@ class InterleavePanels(Tree):
 
     @property
     def type(self) -> TensorType:
-        padded = -(-self.gate.shape[self.row_dim] // PANEL) * PANEL
+        padded = round_up(self.gate.shape[self.row_dim], PANEL)
         return self.gate.type.with_shape(_replace(self.gate.shape, self.row_dim, 2 * padded))
 
 
@@ -207,18 +205,19 @@ class Apply(Tree):
 
 @dataclass(frozen=True, eq=False)
 class Quantize(Tree):
-    """`arg` [..., N, K] in a weight format, rows quantized one by one."""
+    """`arg` [..., N, K] in a number format, rows quantized one by one."""
 
-    format: WeightFormat
+    format: DType
     arg: Recipe
     label = "quantize"
 
     def __post_init__(self) -> None:
-        _require(len(self.arg.shape) >= 2 and self.format.is_quantized, f"quantize {self.arg.type}")
+        matrix = len(self.arg.shape) >= 2
+        _require(matrix and is_quantized(self.format), f"quantize {self.arg.type}")
 
     @property
     def type(self) -> TensorType:
-        return self.arg.type.with_dtype(DType(self.format))
+        return self.arg.type.with_dtype(self.format)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +228,7 @@ class Pack(Tree):
     """
 
     layout: str
-    format: WeightFormat
+    format: DType
     arg: Recipe
     label = "pack"
 
@@ -241,7 +240,7 @@ class Pack(Tree):
     @property
     def type(self) -> TensorType:
         """Logical type; how many bytes that is, the backend's packer knows."""
-        return self.arg.type.with_dtype(DType(self.format))
+        return self.arg.type.with_dtype(self.format)
 
     @property
     def content(self) -> Recipe:

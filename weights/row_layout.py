@@ -22,11 +22,12 @@ from math import prod
 
 import numpy as np
 
-from .quantization import BLOCK, Quantized, WeightFormat, padded_k, to_bf16
+from ..ir.types import DType
+from .formats.elements import to_elements
+from .formats.number_format import NumberFormat, Quantized
+from .formats.registry import format_of, is_quantized
 
 Array = np.ndarray
-_FLOAT_BYTES = {WeightFormat.F32: 4, WeightFormat.BF16: 2}
-_FOUR_BITS = (WeightFormat.I4S, WeightFormat.I4A)
 
 
 @dataclass(frozen=True)
@@ -39,45 +40,46 @@ class RowLayout:
     def name(self) -> str:
         return "rows-unsigned" if self.unsigned else "rows"
 
-    def sections(self, format: WeightFormat, shape: Sequence[int]) -> tuple[int, ...]:
+    def sections(self, dtype: DType, shape: Sequence[int]) -> tuple[int, ...]:
         """Bytes of codes, scales and minima."""
         *lead, n, k = shape
         rows = prod(lead) * n
-        if not format.is_quantized:
-            return (rows * k * _FLOAT_BYTES[format],)
-        if format is WeightFormat.I8C:
-            return rows * k, rows * 4
-        codes = rows * padded_k(k) // (2 if format in _FOUR_BITS else 1)
-        scales = rows * padded_k(k) // BLOCK * 4
-        return (codes, scales, scales) if format is WeightFormat.I4A else (codes, scales)
+        if not is_quantized(dtype):
+            return (rows * k * dtype.itemsize,)
+        format = format_of(dtype)
+        codes = rows * code_columns(format, k) * format.bits // 8
+        scales = rows * scales_per_row(format, k) * 4
+        return (codes, scales, scales) if format.has_mins else (codes, scales)
 
-    def pack(self, format: WeightFormat, rows: Quantized | Array) -> tuple[Array, ...]:
+    def pack(self, dtype: DType, rows: Quantized | Array) -> tuple[Array, ...]:
         """Bytes that these rows add to each section.
 
         Raises:
             ValueError: `rows` isn't of that format.
         """
         if not isinstance(rows, Quantized):
-            if format.is_quantized:
-                raise ValueError(f"{format} rows must be quantized before packing")
-            return (_bytes(to_bf16(rows) if format is WeightFormat.BF16 else rows),)
-        if rows.format is not format:
-            raise ValueError(f"{rows.format} rows can't be packed as {format}")
-        if format is WeightFormat.I8C:
-            return _bytes(rows.codes[:, : rows.k]), _bytes(rows.scales)
-        parts = [_bytes(self._codes(rows)), _bytes(rows.scales.astype(np.float32))]
+            if is_quantized(dtype):
+                raise ValueError(f"{dtype} rows must be quantized before packing")
+            return (_bytes(to_elements(rows, dtype)),)
+        format = rows.format
+        if format.dtype is not dtype:
+            raise ValueError(f"{format.dtype} rows can't be packed as {dtype}")
+        codes = rows.codes[:, : code_columns(format, rows.k)]
+        packed = format.packed(codes, unsigned=self.unsigned and not format.per_row)
+        parts = [_bytes(packed), _bytes(rows.scales.astype(np.float32))]
         if rows.mins is not None:
             parts.append(_bytes(rows.mins.astype(np.float32)))
         return tuple(parts)
 
-    def _codes(self, rows: Quantized) -> Array:
-        """Codes as they are stored, two 4-bit ones a byte."""
-        codes = rows.codes.view(np.uint8)
-        if rows.format is WeightFormat.I8B:
-            return codes + np.uint8(128) if self.unsigned else codes
-        if rows.format is WeightFormat.I4S and not self.unsigned:
-            codes = (codes - np.uint8(8)) & np.uint8(15)
-        return codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
+
+def code_columns(format: NumberFormat, k: int) -> int:
+    """Codes that a row of `k` columns has here: whole blocks where these have scales."""
+    return k if format.per_row else format.padded(k)
+
+
+def scales_per_row(format: NumberFormat, k: int) -> int:
+    """Scales of a row of `k` columns."""
+    return 1 if format.per_row else format.blocks(k)
 
 
 def _bytes(values: Array) -> Array:

@@ -21,11 +21,13 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from ..base.errors import LlmcError
-from ..ir.types import DType
+from ..ir.tiles import PANEL
+from .formats.elements import to_elements
+from .formats.registry import is_quantized
 from .layout import Layout, aligned
-from .quantization import to_bf16
-from .recipes import PANEL, Pack, Quantize, Recipe, leaves
-from .values import RecipeValues, TensorReader, matrix_shape
+from .recipes import Pack, Quantize, Recipe, leaves
+from .rows import matrix_shape
+from .values import RecipeValues, TensorReader
 
 Array = np.ndarray
 Job = Callable[[], tuple[Array, ...]]
@@ -124,17 +126,17 @@ def _jobs(recipe: Recipe, values: RecipeValues, layout: Layout) -> Iterator[Job]
 
 def _pack_job(recipe: Pack, values: RecipeValues, layout: Layout, start: int, stop: int) -> Job:
     def job() -> tuple[Array, ...]:
-        if recipe.format.is_quantized:
+        if is_quantized(recipe.dtype):
             try:
-                rows = values.quantized_rows(recipe.content, recipe.format, start, stop)
+                rows = values.quantized_rows(recipe.content, recipe.dtype, start, stop)
             except OverflowError as error:
                 names = ", ".join(
                     sorted({getattr(leaf, "name", str(leaf)) for leaf in leaves(recipe)})
                 )
-                raise LlmcError("LLMC-E0408", f"{names} in {recipe.format}: {error}") from error
+                raise LlmcError("LLMC-E0408", f"{names} in {recipe.dtype}: {error}") from error
         else:
             rows = values.rows(recipe.content, start, stop)
-        parts = layout.pack(recipe.format, rows)
+        parts = layout.pack(recipe.dtype, rows)
         return tuple(np.ascontiguousarray(part).reshape(-1) for part in parts)
 
     return job
@@ -142,11 +144,7 @@ def _pack_job(recipe: Pack, values: RecipeValues, layout: Layout, start: int, st
 
 def _plain_job(recipe: Recipe, values: RecipeValues, start: int, stop: int) -> Job:
     def job() -> tuple[Array, ...]:
-        rows = values.rows(recipe, start, stop)
-        if recipe.dtype is DType.BF16:
-            rows = to_bf16(rows)
-        elif recipe.dtype is DType.F16:
-            rows = rows.astype(np.float16)
+        rows = to_elements(values.rows(recipe, start, stop), recipe.dtype)
         return (np.ascontiguousarray(rows).reshape(-1).view(np.uint8),)
 
     return job

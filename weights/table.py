@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ..ir.graph import Value
+from ..ir.types import DType
 from .layout import Layout, aligned, section_offsets, total_bytes
-from .quantization import WeightFormat
 from .recipes import Pack, Recipe
 
 
@@ -20,15 +20,15 @@ from .recipes import Pack, Recipe
 class WeightTensor:
     """Bytes [offset, offset + nbytes) hold `recipe`: packed if it is a `Pack`, else row-major.
 
-    `format` is a weight format or an element type; `shape` the logical shape; `sections` the
-    offset and the bytes of each section of the layout.
+    `dtype` is the element type or number format; `shape` the logical shape; `sections` the offset
+    and the bytes of each section of the layout.
     """
 
     name: str
     recipe: Recipe
     offset: int
     nbytes: int
-    format: str
+    dtype: DType
     shape: tuple[int, ...]
     sections: tuple[tuple[int, int], ...] = ()
 
@@ -49,9 +49,9 @@ class WeightTable:
 
     def packed(self, value: Value) -> WeightTensor:
         """The tensor of a matrix [N, K] or [E, N, K] in the layout."""
-        format = WeightFormat(value.type.dtype.value)
-        sizes = self.layout.sections(format, _shape(value))
-        return self._add(value, Pack(self.layout.name, format, value.recipe), sizes)
+        dtype = value.type.dtype
+        sizes = self.layout.sections(dtype, _shape(value))
+        return self._add(value, Pack(self.layout.name, dtype, value.recipe), sizes)
 
     def plain(self, value: Value) -> WeightTensor:
         """The tensor of a constant that is read element by element."""
@@ -61,11 +61,11 @@ class WeightTable:
         known = self._by_recipe.get(recipe)
         if known is None:
             name = self._unique(value.name or f"constant{len(self.tensors)}")
-            format, start = value.type.dtype.value, self.nbytes
+            dtype, start = value.type.dtype, self.nbytes
             offsets = (start + offset for offset in section_offsets(sizes))
             sections = tuple(zip(offsets, sizes, strict=True))
             nbytes = total_bytes(sizes)
-            known = WeightTensor(name, recipe, start, nbytes, format, _shape(value), sections)
+            known = WeightTensor(name, recipe, start, nbytes, dtype, _shape(value), sections)
             self.tensors.append(known)
             self._by_recipe[recipe] = known
         return known

@@ -1,19 +1,17 @@
 """Values of weight recipes, by slices of rows.
 
-In: a recipe and a `TensorReader` (the checkpoint). Out: float32 rows, or quantized rows. A tensor
-[..., K] is taken as a matrix of `prod(...)` rows; a vector [N] as N rows of one column.
+In: a recipe and a `TensorReader` (the checkpoint). Out: float32 rows, or quantized rows.
 
-Row-local recipes read only the rows asked for. Nodes that only move rows around (concat, reshape
-and permute of leading dimensions, slices, interleaved panels) are row gathers, so blocks that a
-GGUF file holds go through them with their bits unchanged. What isn't row-local (a transpose, an
-`Apply`) is evaluated for the smallest leading index it depends on and kept in a small cache.
+Row-local recipes read only the rows asked for. Nodes that only move rows around are row gathers
+(`weights/rows.py`), so blocks that a GGUF file holds go through them with their bits unchanged.
+What isn't row-local (a transpose, an `Apply`) is evaluated for the smallest leading index it
+depends on and kept in a small cache.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
@@ -21,31 +19,11 @@ import numpy as np
 
 from ..ir.recipe import CheckpointTensor, Computed, Constant, Recipe, Shape
 from ..ir.types import DType
-from .quantization import (
-    HELD_FORMATS,
-    Quantized,
-    WeightFormat,
-    concatenate,
-    dequantize,
-    from_bf16,
-    quantize,
-    to_bf16,
-    zero_rows,
-)
-from .recipes import (
-    PANEL,
-    Apply,
-    Cast,
-    Concat,
-    Elementwise,
-    InterleavePanels,
-    Permute,
-    Quantize,
-    Reshape,
-    Slice,
-    Take,
-    leaves,
-)
+from .formats.elements import rounded
+from .formats.number_format import Quantized, concatenate
+from .formats.registry import dequantize, format_of, quantize
+from .recipes import Apply, Cast, Concat, Elementwise, Permute, Quantize, Reshape, Slice, Take
+from .rows import RowSource, lead_dims, matrix_shape, row_sources
 
 Array = np.ndarray
 _FUNCTIONS = {"add": np.add, "mul": np.multiply, "neg": np.negative, "log": np.log, "exp": np.exp}
@@ -67,17 +45,8 @@ class TensorReader(Protocol):
         ...
 
     def blocks(self, tensor: CheckpointTensor, rows: Array) -> Quantized:
-        """Stored blocks of a q4_0, q4_1 or q8_0 tensor, in the first of its `HELD_FORMATS`."""
+        """Stored blocks of a q4_0, q4_1 or q8_0 tensor, in the format that has the same bits."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Rows of a result that come from rows of one argument (None: zero padding)."""
-
-    recipe: Recipe | None
-    rows: Array
-    at: Array
 
 
 class RecipeValues:
@@ -97,10 +66,10 @@ class RecipeValues:
         return self._gather(recipe, _range(recipe, start, stop))
 
     def quantized_rows(
-        self, recipe: Recipe, format: WeightFormat, start: int = 0, stop: int | None = None
+        self, recipe: Recipe, dtype: DType, start: int = 0, stop: int | None = None
     ) -> Quantized:
-        """Rows `start:stop` in `format`; stored blocks that `format` holds keep their bits."""
-        return self._quantized(recipe, _range(recipe, start, stop), format)
+        """Rows `start:stop` in a number format; stored blocks that it holds keep their bits."""
+        return self._quantized(recipe, _range(recipe, start, stop), dtype)
 
     def _gather(self, recipe: Recipe, rows: Array) -> Array:
         match recipe:
@@ -114,7 +83,7 @@ class RecipeValues:
                 operands = [self._broadcast(a, recipe.shape, rows) for a in recipe.operands]
                 return _FUNCTIONS[recipe.kind](*operands)
             case Cast():
-                return _round(self._gather(recipe.arg, rows), recipe.to)
+                return rounded(self._gather(recipe.arg, rows), recipe.to)
             case Quantize():
                 return dequantize(self._quantized(recipe.arg, rows, recipe.format))
         sources = row_sources(recipe, rows)
@@ -124,7 +93,7 @@ class RecipeValues:
             return self._columns(recipe, rows)
         return self._from_wholes(recipe, rows)
 
-    def _assemble(self, recipe: Recipe, sources: list[_Source], count: int) -> Array:
+    def _assemble(self, recipe: Recipe, sources: list[RowSource], count: int) -> Array:
         if len(sources) == 1 and sources[0].recipe is not None:
             return self._gather(sources[0].recipe, sources[0].rows)
         dtype = np.float32 if recipe.dtype.is_float else np.dtype(_INTEGERS[recipe.dtype])
@@ -151,9 +120,9 @@ class RecipeValues:
         if arg.shape == shape:
             return self._gather(arg, rows)
         padded = (1,) * (len(shape) - len(arg.shape)) + arg.shape
-        index = np.unravel_index(rows, _lead(shape))
+        index = np.unravel_index(rows, lead_dims(shape))
         clipped = tuple(i if d > 1 else i * 0 for i, d in zip(index, padded, strict=False))
-        return self._gather(arg, np.ravel_multi_index(clipped, _lead(padded)))
+        return self._gather(arg, np.ravel_multi_index(clipped, lead_dims(padded)))
 
     def _from_wholes(self, recipe: Recipe, rows: Array) -> Array:
         depth = _independent_dims(recipe)
@@ -211,21 +180,22 @@ class RecipeValues:
             raise ValueError(f"{recipe} gave shape {value.shape}, not {recipe.shape}")
         return value
 
-    def _quantized(self, recipe: Recipe, rows: Array, format: WeightFormat) -> Quantized:
-        if isinstance(recipe, Quantize) and recipe.format == format:
-            return self._quantized(recipe.arg, rows, format)
-        if isinstance(recipe, CheckpointTensor) and format in HELD_FORMATS.get(recipe.stored, ()):
-            kept = _reformat(self._reader.blocks(recipe, rows), format)
+    def _quantized(self, recipe: Recipe, rows: Array, dtype: DType) -> Quantized:
+        if isinstance(recipe, Quantize) and recipe.format is dtype:
+            return self._quantized(recipe.arg, rows, dtype)
+        format = format_of(dtype)
+        if isinstance(recipe, CheckpointTensor) and recipe.stored in format.holds:
+            kept = format.hold(self._reader.blocks(recipe, rows))
             if kept is not None:
                 return kept
         sources = row_sources(recipe, rows)
         if not sources:
-            return quantize(self._gather(recipe, rows), format)
+            return quantize(self._gather(recipe, rows), dtype)
         columns = matrix_shape(recipe.shape)[1]
         parts = [
-            zero_rows(format, len(s.rows), columns)
+            format.zero_rows(len(s.rows), columns)
             if s.recipe is None
-            else self._quantized(s.recipe, s.rows, format)
+            else self._quantized(s.recipe, s.rows, dtype)
             for s in sources
         ]
         if len(parts) == 1:
@@ -233,117 +203,6 @@ class RecipeValues:
         order = np.concatenate([s.at for s in sources])
         joined = concatenate(parts)
         return joined if bool((np.diff(order) == 1).all()) else joined.take(np.argsort(order))
-
-
-def matrix_shape(shape: Shape) -> tuple[int, int]:
-    """Rows and columns of a tensor of `shape` taken as a matrix."""
-    return prod(_lead(shape)), shape[-1] if len(shape) > 1 else 1
-
-
-def row_sources(recipe: Recipe, rows: Array) -> list[_Source] | None:
-    """Where each of `rows` comes from, if `recipe` only moves whole rows; else None."""
-    if not moves_rows(recipe):
-        return None
-    here = np.arange(len(rows))
-    if isinstance(recipe, Reshape):
-        return [_Source(recipe.arg, rows, here)]
-    index = list(np.unravel_index(rows, _lead(recipe.shape)))
-    if isinstance(recipe, Concat):
-        return _concat_sources(recipe, index)
-    if isinstance(recipe, InterleavePanels):
-        return _panel_sources(recipe, index)
-    if isinstance(recipe, Slice):
-        index[recipe.dim] = index[recipe.dim] + recipe.start
-    elif isinstance(recipe, Take):
-        index[recipe.dim] = recipe.index.value[index[recipe.dim]]
-    else:
-        assert isinstance(recipe, Permute)
-        lead = recipe.dims[:-1] or recipe.dims
-        index = [index[lead.index(d)] for d in range(len(lead))]
-    return [_Source(recipe.args[0], _ravel(index, recipe.args[0].shape), here)]
-
-
-def moves_rows(recipe: Recipe) -> bool:
-    """Every row of `recipe` is a row of one of its arguments, or zero padding."""
-    rank = len(recipe.shape)
-    match recipe:
-        case Reshape():
-            return matrix_shape(recipe.shape)[1] == matrix_shape(recipe.arg.shape)[1]
-        case Permute():
-            return rank <= 1 or recipe.dims[-1] == rank - 1
-        case Slice() | Take() | Concat():
-            return rank == 1 or recipe.dim < rank - 1
-        case InterleavePanels():
-            return True
-    return False
-
-
-def held_formats(recipe: Recipe) -> tuple[WeightFormat, ...]:
-    """The formats, best first, in which all of `recipe` keeps the bits of stored blocks."""
-    if isinstance(recipe, CheckpointTensor):
-        return HELD_FORMATS.get(recipe.stored, ())
-    if not moves_rows(recipe):
-        return ()
-    held = [held_formats(a) for a in recipe.args if not isinstance(a, Computed)]
-    return tuple(f for f in held[0] if all(f in other for other in held[1:]))
-
-
-def requantized_tensors(recipe: Recipe, format: WeightFormat) -> tuple[CheckpointTensor, ...]:
-    """Stored block tensors that lose their bits when `recipe` is quantized to `format`."""
-    if isinstance(recipe, CheckpointTensor):
-        lost = recipe.is_blocked and format not in HELD_FORMATS.get(recipe.stored, ())
-        return (recipe,) if lost else ()
-    if moves_rows(recipe) or (isinstance(recipe, Quantize) and recipe.format == format):
-        found = [t for a in recipe.args for t in requantized_tensors(a, format)]
-    else:
-        found = [t for t in leaves(recipe) if isinstance(t, CheckpointTensor) and t.is_blocked]
-    return tuple(dict.fromkeys(found))
-
-
-def _concat_sources(recipe: Concat, index: list[Array]) -> list[_Source]:
-    ends = np.cumsum([p.shape[recipe.dim] for p in recipe.parts])
-    along = index[recipe.dim]
-    which = np.searchsorted(ends, along, side="right")
-    sources = []
-    for i in np.unique(which):
-        part, at = recipe.parts[i], np.flatnonzero(which == i)
-        own = [d[at] for d in index]
-        own[recipe.dim] = own[recipe.dim] - (ends[i] - part.shape[recipe.dim])
-        sources.append(_Source(part, _ravel(own, part.shape), at))
-    return sources
-
-
-def _panel_sources(recipe: InterleavePanels, index: list[Array]) -> list[_Source]:
-    dim = recipe.row_dim
-    panel, lane = np.divmod(index[dim], PANEL)
-    row = panel // 2 * PANEL + lane
-    inside = row < recipe.gate.shape[dim]
-    sources = []
-    for part, chosen in (
-        (recipe.gate, inside & (panel % 2 == 0)),
-        (recipe.up, inside & (panel % 2 == 1)),
-        (None, ~inside),
-    ):
-        at = np.flatnonzero(chosen)
-        if not len(at):
-            continue
-        own = [row[at] if d == dim else index[d][at] for d in range(len(index))]
-        sources.append(_Source(part, at if part is None else _ravel(own, part.shape), at))
-    return sources
-
-
-def _reformat(quantized: Quantized, format: WeightFormat) -> Quantized | None:
-    """The same values in another format that holds them, or None if a scale would overflow."""
-    if quantized.format == format:
-        return quantized
-    if format is WeightFormat.I8B:  # d * (q - 8)
-        codes = quantized.codes.astype(np.int8)
-        codes -= 8
-        return Quantized(format, codes, quantized.scales, None, quantized.k)
-    with np.errstate(over="ignore"):
-        mins = quantized.scales * np.float16(-8)  # a power of two: exact
-    changed = Quantized(format, quantized.codes, quantized.scales, mins, quantized.k)
-    return changed if changed.is_finite() else None
 
 
 def _independent_dims(recipe: Recipe) -> int:
@@ -358,24 +217,9 @@ def _independent_dims(recipe: Recipe) -> int:
     return min(depth, len(recipe.shape) - 1, len(recipe.args[0].shape) - 1)
 
 
-def _round(values: Array, to: DType) -> Array:
-    if to is DType.BF16:
-        return from_bf16(to_bf16(values))
-    return values.astype(np.float16).astype(np.float32) if to is DType.F16 else values
-
-
 def _range(recipe: Recipe, start: int, stop: int | None) -> Array:
     count = matrix_shape(recipe.shape)[0]
     return np.arange(start, count if stop is None else min(stop, count))
-
-
-def _lead(shape: Shape) -> Shape:
-    """The dimensions that make up rows."""
-    return shape[:-1] if len(shape) > 1 else shape
-
-
-def _ravel(index: list[Array], shape: Shape) -> Array:
-    return np.ravel_multi_index(tuple(index), _lead(shape))
 
 
 def _as_slice(at: Array) -> Array | slice:

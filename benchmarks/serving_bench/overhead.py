@@ -14,10 +14,10 @@ from time import perf_counter
 from llmc.artifact.manifest import Variant
 from llmc.artifact.reader import ArtifactReader
 from llmc.runtime.api.loading import open_artifact_program
-from llmc.runtime.api.variants import select_variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling.parameters import SamplingParams
+from llmc.runtime.executors.registry import runnable_variant
 from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ def measure(artifact: str, sequences: int, mode: str, steps: int) -> dict[str, l
     """Seconds of each step and of each `add`, of `sequences` requests that follow one another;
     none if the artifact can't do it."""
     reader = ArtifactReader(artifact)
-    variant = select_variant(reader.manifest)
+    variant = runnable_variant(reader.manifest)
     assert reader.manifest.tokenizer is not None
     tokenizer = Tokenizer(reader.read(reader.manifest.tokenizer))
     ids = tokenizer.encode(TEXT, add_special_tokens=False)

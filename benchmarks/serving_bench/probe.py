@@ -71,9 +71,9 @@ class StepClock:
 
 def install(path: str) -> None:
     """In the server's process, before the command runs."""
-    from llmc.runtime.executors.cpu import CpuProgram
+    from llmc.runtime.executors.cpu import CpuExecutor
 
-    CpuProgram.step = StepClock(Path(path)).counting(CpuProgram.step)
+    CpuExecutor.step = StepClock(Path(path)).counting(CpuExecutor.step)
     target = Path(f"{path}.json")
 
     def on_signal(_: int, __: FrameType | None) -> None:

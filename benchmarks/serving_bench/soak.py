@@ -19,7 +19,7 @@ from typing import Any
 from llmc.artifact.manifest import weight_bytes
 from llmc.artifact.reader import ArtifactReader
 from llmc.runtime.api.loading import fixed_bytes
-from llmc.runtime.api.variants import select_variant
+from llmc.runtime.executors.registry import runnable_variant
 
 from . import probe
 from .client import Answer, post
@@ -91,7 +91,7 @@ def run(options: Options) -> CaseResult:
 def _memory(artifact: str) -> int:
     """What the server may take: what it needs without a cache, and a small cache."""
     reader = ArtifactReader(artifact)
-    variant = select_variant(reader.manifest)
+    variant = runnable_variant(reader.manifest)
     return fixed_bytes(variant, weight_bytes(reader.manifest, variant)) + CACHE_BYTES
 
 

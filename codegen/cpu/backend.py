@@ -15,7 +15,7 @@ from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
 from ...base import machine
 from ...ir.graph import Graph
 from ...ir.ops import Call, Linear, Op
-from ...passes.pipeline import ProgramForm
+from ...passes.features import OWN_KERNELS
 from ...passes.quantize import Scheme, find_scheme
 from ...weights.layout import Layout
 from ...weights.table import WeightTable
@@ -79,7 +79,7 @@ class CpuBackend:
     """x86-64 (AVX2, AVX-512, portable C++) and aarch64 (NEON), whatever machine compiles."""
 
     name = "cpu"
-    form = ProgramForm.PAGED
+    features = OWN_KERNELS
     suffix = ".so"
     tools = ("ziglang",)
 

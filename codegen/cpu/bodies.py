@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.plan import Buffer, MemoryPlan, Schedule
+from ...ir.roles import State, Table
 from ...ir.scalar import scalar_of
-from ...ir.types import DType, Sym, TensorType
+from ...ir.types import DType, TensorType
 from ...passes.place_barriers import place_barriers
 from ...passes.plan_memory import plan_memory
 from ...passes.verify_plan import verify_plan
@@ -69,16 +70,6 @@ def finish(fn: Function, outputs: dict[Value, View]) -> None:
             copy(fn, view, place)
 
 
-def is_pool(type: TensorType) -> bool:
-    """A key or value pool: [P<group>, 32, H_kv, D]."""
-    return type.rank == 4 and isinstance(type.shape[0], Sym) and type.shape[0].name[0] == "P"
-
-
-def is_block_table(type: TensorType) -> bool:
-    """[S, B] block ids."""
-    return type.rank == 2 and all(isinstance(d, Sym) for d in type.shape)
-
-
 def bind_pool(fn: Function, value: Value, pool: str, buffer: str) -> None:
     """Let `value` be the pool that the C++ expression `pool` (a `char*`) gives."""
     dtype = value.type.dtype
@@ -112,10 +103,10 @@ def _bind_input(
             fn.views[value] = main.view(first)
         else:
             fn.weight_inputs |= {value}
-    elif is_pool(value.type):
+    elif isinstance(value.role, State):
         bind_pool(fn, value, f"s.pools[c.pools[{len(body.pools)}]]", f"pool_arg{len(body.pools)}")
         body.pools.append(position)
-    elif is_block_table(value.type):
+    elif isinstance(value.role, Table):
         fn.tables[value] = f"s.groups[c.groups[{len(body.tables)}]]"
         body.tables.append(position)
     elif all(v is first for v in given) and first.producer is None:
@@ -128,7 +119,7 @@ def _bind_input(
 def _bind_results(body: Body, fn: Function) -> dict[Value, View]:
     outputs: dict[Value, View] = {}
     for position, value in enumerate(body.graph.outputs):
-        if is_pool(value.type):
+        if value.state is not None:
             continue  # written in place
         name = body.results[position] = f"y{len(body.results)}"
         place = fn.external(name, value.type, f"a.{name}", const=False)
@@ -210,7 +201,7 @@ def _pass_pools(fn: Function, node: Node, body: Body) -> None:
     """Pools that the body returns are the memory it was given."""
     given = {fn_pool.buffer: i for i, fn_pool in _given_pools(body)}
     for value, result in zip(body.graph.outputs, node.outputs, strict=True):
-        if is_pool(value.type):
+        if value.state is not None:
             position = given[body.planned.function.pools[value].buffer]
             fn.pools[result] = fn.pools[node.inputs[position]]
 

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from ...ir.graph import Node, Value
 from ...ir.ops import CombineExperts, Embedding, GroupedLinear, Linear, QuantizeRows, RouteTokens
 from ...ir.ops.linear import quantized_types
-from ...ir.types import Dim, DType
-from ...weights.quantization import WeightFormat
+from ...ir.tiles import PANEL
+from ...ir.types import Dim
+from ...weights.formats.registry import is_quantized
 from .emit_movement import emit_row_lookup
 from .function import Function, call, float_literal
 from .layout import View
 from .loops import Nest, loop_nest
 from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
-from .packing import PANEL, panel_bytes
+from .packing import PACKED, panel_bytes
 
 MADE = ("made.q", "made.scale", "made.sum")
 """Where a kernel puts quantized rows: members of `RowsForTeam`."""
 
-_FORMATS = {DType(f.value) for f in WeightFormat}
 _ACTS = {
     "": "none", "relu": "relu", "silu": "silu", "gelu": "gelu_erf", "gelu_tanh": "gelu_tanh",
     "relu2": "relu2", "sigmoid": "sigmoid", "tanh": "tanh_", "quick_gelu": "quick_gelu",
@@ -60,7 +60,7 @@ def _fetch_ahead(fn: Function, op: Linear, weight: Value, rows: str) -> None:
     assert isinstance(k, int)
     panels = 2 if op.gated else 1
     units = -(-n // panels // PANEL)
-    nbytes = panels * panel_bytes(WeightFormat(weight.type.dtype.value), k)
+    nbytes = panels * panel_bytes(weight.type.dtype, k)
     address = fn.weight(weight, packed=True)
     fn.code[fn.last_linear].append(call("fetch_ahead", rows, units, nbytes, address))
 
@@ -84,7 +84,7 @@ def _sizes(op: Linear, weight: Value) -> tuple[int, Dim]:
 
 def _input(fn: Function, values: tuple[Value, ...], weight: Value) -> tuple[str, list[View], str]:
     """(kernel argument, views read, number of rows) of a linear layer's input."""
-    quantized = WeightFormat(weight.type.dtype.value).is_quantized
+    quantized = is_quantized(weight.type.dtype)
     views = [fn.view(v) for v in values]
     if quantized and len(views) == 1:
         views = quantize(fn, views[0])
@@ -159,7 +159,7 @@ def emit_embedding(fn: Function, node: Node) -> None:
     table, ids = node.inputs
     if not table.is_constant and table not in fn.weight_inputs:
         return emit_row_lookup(fn, node, fn.view(table), ids)
-    if table.type.dtype not in _FORMATS:
+    if table.type.dtype not in PACKED:
         raise fn.refuse(f"a table of {table.type.dtype}")
     index = int32(fn, fn.view(ids))
     out = fn.result(node.output)

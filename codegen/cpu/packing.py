@@ -40,61 +40,49 @@ from math import prod
 import numpy as np
 
 from ...base.errors import LlmcError
-from ...weights.quantization import (
-    BLOCK,
-    Quantized,
-    WeightFormat,
-    concatenate,
-    from_bf16,
-    padded_k,
-    to_bf16,
-    zero_rows,
-)
+from ...ir.tiles import BLOCK, PANEL
+from ...ir.types import DType
+from ...weights.formats.elements import from_bf16, to_elements
+from ...weights.formats.number_format import NumberFormat, Quantized, concatenate
+from ...weights.formats.registry import format_of, is_quantized
 
 Array = np.ndarray
-
-PANEL = 16
-"""Rows of a panel."""
 
 MAX_K = 1 << 18
 """Columns of the widest matrix that the kernels take (their scratch memory per row is bounded)."""
 
+PACKED: tuple[DType, ...] = (DType.F32, DType.BF16, DType.I8C, DType.I8B, DType.I4S, DType.I4A)
+"""The formats that the kernels read."""
+
 _LINE = 64
-_BYTES_8, _BYTES_4 = 512, 256  # data of a block
-_EIGHT_BIT = (WeightFormat.I8C, WeightFormat.I8B)
 # Rows that are transposed at a time: bounds the temporaries and keeps them near the cache.
 _ROWS = 64
 
 
-def panel_bytes(format: WeightFormat | str, k: int) -> int:
+def panel_bytes(dtype: DType, k: int) -> int:
     """Bytes of one panel of a matrix with `k` columns.
 
-    Raises LLMC-E0416 for more than `MAX_K` columns.
+    Raises LLMC-E0231 for a format that isn't `PACKED`, LLMC-E0416 for more than `MAX_K` columns.
     """
-    format = WeightFormat(format)
+    if dtype not in PACKED:
+        raise LlmcError("LLMC-E0231", f"target cpu has no kernels for weights in {dtype}")
     if k > MAX_K:
         raise LlmcError(
             "LLMC-E0416", f"a linear layer has {k} inputs, the cpu target takes {MAX_K}"
         )
-    blocks = -(-k // BLOCK)
-    if format is WeightFormat.F32:
-        return k * _LINE
-    if format is WeightFormat.BF16:
-        return -(-k // 2) * _LINE
-    if format is WeightFormat.I8C:
-        return _LINE + blocks * _BYTES_8
-    if format is WeightFormat.I4A:
-        return blocks * (_LINE + _BYTES_4)
-    data = _BYTES_8 if format is WeightFormat.I8B else _BYTES_4
-    return -(-blocks // 2) * (_LINE + 2 * data)
+    if not is_quantized(dtype):
+        return -(-k * dtype.itemsize // 4) * _LINE
+    format = format_of(dtype)
+    unit = _unit_type(format, k)
+    return -(-format.blocks(k) // unit["data"].shape[0]) * unit.itemsize
 
 
-def packed_bytes(format: WeightFormat | str, n: int, k: int) -> int:
+def packed_bytes(dtype: DType, n: int, k: int) -> int:
     """Bytes of a packed matrix [n, k]."""
-    return -(-n // PANEL) * panel_bytes(format, k)
+    return -(-n // PANEL) * panel_bytes(dtype, k)
 
 
-def pack(format: WeightFormat | str, rows: Quantized | Array) -> Array:
+def pack(dtype: DType, rows: Quantized | Array) -> Array:
     """Packs a slice of rows: u8 [panels, panel_bytes].
 
     `rows` is `Quantized` for the integer formats (of the same format), else float32 [N, K]; `bf16`
@@ -104,23 +92,22 @@ def pack(format: WeightFormat | str, rows: Quantized | Array) -> Array:
     Raises:
         ValueError: `rows` isn't of that format.
     """
-    format = WeightFormat(format)
     if isinstance(rows, Quantized):
-        if rows.format is not format:
-            raise ValueError(f"{rows.format} rows can't be packed as {format}")
+        if rows.format.dtype is not dtype:
+            raise ValueError(f"{rows.format.dtype} rows can't be packed as {dtype}")
         count, k = rows.rows, rows.k
     else:
-        if format.is_quantized:
-            raise ValueError(f"{format} rows must be quantized before packing")
+        if is_quantized(dtype):
+            raise ValueError(f"{dtype} rows must be quantized before packing")
         count, k = rows.shape
     panels = -(-count // PANEL)
-    out = np.empty((panels, panel_bytes(format, k)), np.uint8)
+    out = np.empty((panels, panel_bytes(dtype, k)), np.uint8)
     for start in range(0, count, _ROWS):
         target = out[start // PANEL : (start + _ROWS) // PANEL]
         if isinstance(rows, Quantized):
             _pack_quantized(rows.take(slice(start, start + _ROWS)), target)
         else:
-            _pack_floats(format, rows[start : start + _ROWS], target)
+            _pack_floats(dtype, rows[start : start + _ROWS], target)
     return out
 
 
@@ -129,55 +116,51 @@ class PanelLayout:
 
     name = "panel16"
 
-    def sections(self, format: WeightFormat, shape: Sequence[int]) -> tuple[int, ...]:
+    def sections(self, dtype: DType, shape: Sequence[int]) -> tuple[int, ...]:
         """One section: the panels of all matrices."""
         *experts, n, k = shape
-        return (prod(experts) * packed_bytes(format, n, k),)
+        return (prod(experts) * packed_bytes(dtype, n, k),)
 
-    def pack(self, format: WeightFormat, rows: Quantized | Array) -> tuple[Array, ...]:
+    def pack(self, dtype: DType, rows: Quantized | Array) -> tuple[Array, ...]:
         """Panels of a slice of rows (`pack`)."""
-        return (pack(format, rows),)
+        return (pack(dtype, rows),)
 
 
 PANEL16 = PanelLayout()
 
 
-def unpack(format: WeightFormat | str, packed: Array, n: int, k: int) -> Quantized | Array:
+def unpack(dtype: DType, packed: Array, n: int, k: int) -> Quantized | Array:
     """The inverse of `pack`: `Quantized`, or float32 [n, k] for `f32` and `bf16`; all exact."""
-    format = WeightFormat(format)
-    packed = packed.reshape(-1, panel_bytes(format, k))
-    if format.is_quantized:
-        return _unpack_quantized(format, packed, n, k)
-    return _unpack_floats(format, packed, n, k)
+    packed = packed.reshape(-1, panel_bytes(dtype, k))
+    if is_quantized(dtype):
+        return _unpack_quantized(format_of(dtype), packed, n, k)
+    return _unpack_floats(dtype, packed, n, k)
 
 
-def _pack_floats(format: WeightFormat, rows: Array, out: Array) -> None:
-    if format is WeightFormat.BF16:
-        rows = rows if rows.dtype == np.uint16 else to_bf16(rows)
-    else:
-        rows = np.asarray(rows, np.float32)
-    step = 2 if format is WeightFormat.BF16 else 1
+def _pack_floats(dtype: DType, rows: Array, out: Array) -> None:
+    if rows.dtype != np.uint16:
+        rows = to_elements(np.asarray(rows, np.float32), dtype)
+    step = 4 // dtype.itemsize  # a lane is 4 bytes: one f32 or two bf16
     count, k = rows.shape
     if count < out.shape[0] * PANEL or k % step:
         padded = np.zeros((out.shape[0] * PANEL, -(-k // step) * step), rows.dtype)
         padded[:count, :k] = rows
         rows = padded
-    # A lane is 4 bytes in both formats: one f32 or two bf16.
     lanes = np.ascontiguousarray(rows).view(np.uint32).reshape(-1, PANEL, out.shape[1] // _LINE)
     out.view(np.uint32).reshape(-1, lanes.shape[2], PANEL)[...] = lanes.transpose(0, 2, 1)
 
 
-def _unpack_floats(format: WeightFormat, packed: Array, n: int, k: int) -> Array:
+def _unpack_floats(dtype: DType, packed: Array, n: int, k: int) -> Array:
     lanes = packed.view(np.uint32).reshape(packed.shape[0], -1, PANEL).transpose(0, 2, 1)
     lanes = np.ascontiguousarray(lanes).reshape(packed.shape[0] * PANEL, -1)[:n]
-    if format is WeightFormat.F32:
+    if dtype is DType.F32:
         return lanes.view(np.float32)
     return from_bf16(lanes.view(np.uint16)[:, :k])
 
 
 def _pack_quantized(rows: Quantized, out: Array) -> None:
     rows = _pad_rows(rows, out.shape[0] * PANEL)
-    fields = out.view(_unit_type(rows.format, out.shape[1]))
+    fields = out.view(_unit_type(rows.format, rows.k))
     _, units, per_unit, _, _ = fields["data"].shape
     blocks = units * per_unit
     codes, scales = rows.codes.view(np.uint8), rows.scales
@@ -185,7 +168,7 @@ def _pack_quantized(rows: Quantized, out: Array) -> None:
         codes = np.pad(codes, ((0, 0), (0, BLOCK)), constant_values=rows.format.zero_code)
         scales = np.pad(scales, ((0, 0), (0, 1)))
     chunks = codes.view(np.uint32).reshape(-1, PANEL, units, per_unit, 8).transpose(0, 2, 3, 4, 1)
-    if rows.format in _EIGHT_BIT:
+    if rows.format.bits == 8:
         np.bitwise_xor(chunks, np.uint32(0x80808080), out=fields["data"])  # + 128
     else:  # codes are below 16, so shifted bytes don't mix
         fields["data"][...] = chunks[:, :, :, :4] | chunks[:, :, :, 4:] << np.uint32(4)
@@ -194,41 +177,41 @@ def _pack_quantized(rows: Quantized, out: Array) -> None:
         fields["mins"][...] = _by_unit(rows.mins, fields["mins"])
 
 
-def _unpack_quantized(format: WeightFormat, packed: Array, n: int, k: int) -> Quantized:
-    fields = packed.view(_unit_type(format, packed.shape[1]))
-    data, blocks = fields["data"], padded_k(k) // BLOCK
-    if format in _EIGHT_BIT:
+def _unpack_quantized(format: NumberFormat, packed: Array, n: int, k: int) -> Quantized:
+    fields = packed.view(_unit_type(format, k))
+    data, blocks = fields["data"], format.blocks(k)
+    if format.bits == 8:
         chunks = data ^ np.uint32(0x80808080)
     else:
         mask = np.uint32(0x0F0F0F0F)
         chunks = np.concatenate([data & mask, data >> np.uint32(4) & mask], axis=3)
-    lanes = np.ascontiguousarray(chunks.transpose(0, 4, 1, 2, 3))
-    dtype = np.int8 if format in _EIGHT_BIT else np.uint8
-    codes = lanes.view(dtype).reshape(packed.shape[0] * PANEL, -1)[:n, : blocks * BLOCK]
+    lanes = np.ascontiguousarray(chunks.transpose(0, 4, 1, 2, 3)).view(format.code_type)
+    codes = lanes.reshape(packed.shape[0] * PANEL, -1)[:n, : blocks * BLOCK]
     scales = _by_row(fields["scales"])[:n]
-    if format is WeightFormat.I8C:
+    if format.per_row:
         return Quantized(format, codes, scales[:, 0], None, k)
-    mins = _by_row(fields["mins"])[:n] if format is WeightFormat.I4A else None
+    mins = _by_row(fields["mins"])[:n] if format.has_mins else None
     return Quantized(format, codes, scales[:, :blocks], mins, k)
 
 
 def _pad_rows(rows: Quantized, count: int) -> Quantized:
     missing = count - rows.rows
-    return concatenate([rows, zero_rows(rows.format, missing, rows.k)]) if missing else rows
+    return concatenate([rows, rows.format.zero_rows(missing, rows.k)]) if missing else rows
 
 
-def _unit_type(format: WeightFormat, panel_size: int) -> np.dtype:
-    """What a panel of an integer format consists of, as a record. `data` is [blocks, lines, 16]."""
-    if format is WeightFormat.I8C:
-        blocks = (panel_size - _LINE) // _BYTES_8
-        fields = [("scales", "<f4", (1, PANEL)), ("data", "<u4", (blocks, 8, PANEL))]
-    elif format is WeightFormat.I4A:
-        fields = [("scales", "<f2", (1, PANEL)), ("mins", "<f2", (1, PANEL))]
-        fields += [("data", "<u4", (1, 4, PANEL))]
+def _unit_type(format: NumberFormat, k: int) -> np.dtype:
+    """What a panel of an integer format consists of, as a record: a line of side data, then blocks.
+
+    A line is 16 f32 scales of rows, or 16 f16 for each of two blocks, or scales and minima of one.
+    `data` is [blocks, lines, 16] u32.
+    """
+    if format.per_row:
+        blocks, fields = format.blocks(k), [("scales", "<f4", (1, PANEL))]
+    elif format.has_mins:
+        blocks, fields = 1, [("scales", "<f2", (1, PANEL)), ("mins", "<f2", (1, PANEL))]
     else:
-        lines = 8 if format is WeightFormat.I8B else 4
-        fields = [("scales", "<f2", (2, PANEL)), ("data", "<u4", (2, lines, PANEL))]
-    return np.dtype(fields)
+        blocks, fields = 2, [("scales", "<f2", (2, PANEL))]
+    return np.dtype([*fields, ("data", "<u4", (blocks, BLOCK * format.bits // 32, PANEL))])
 
 
 def _by_unit(values: Array, like: Array) -> Array:

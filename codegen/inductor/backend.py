@@ -18,11 +18,11 @@ from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
 from ...base import machine
 from ...base.errors import LlmcError
 from ...ir.graph import Graph, Value
-from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, Op, PagedAttention
 from ...ir.scalar import scalar_of
+from ...ir.states import cache_groups
 from ...ir.types import DType
-from ...passes.pipeline import ProgramForm
+from ...passes.features import FOREIGN_RUNTIME
 from ...passes.quantize import SCHEMES, Scheme, find_scheme
 from ...weights.layout import Layout
 from ...weights.row_layout import RowLayout
@@ -38,7 +38,6 @@ _SCHEMES = {
     name: replace(scheme, cache=DType.BF16 if scheme.cache == DType.I8 else scheme.cache)
     for name, scheme in SCHEMES.items()
 } | {"fp16": Scheme("fp16", DType.F16, DType.F16, DType.F16)}
-_SCHEMES = {name: replace(scheme, float_inputs=True) for name, scheme in _SCHEMES.items()}
 _CACHES = {"f32": DType.F32, "bf16": DType.BF16, "fp16": DType.F16}
 _NOT_OURS = (Call, CacheWrite, PagedAttention)
 """Ops of the paged form."""
@@ -54,7 +53,7 @@ class InductorProgram:
 
     @property
     def cache_groups(self) -> list[CacheGroup]:
-        return manifest_groups(self.graph, self.limits.block_size)
+        return cache_groups(self.graph, self.limits.block_size)
 
     @property
     def vocab_size(self) -> int:
@@ -69,7 +68,7 @@ class InductorProgram:
 
     def options(self, level: str) -> Mapping[str, Option]:
         """`sites`: the cache group of each attention site, in the order of the caches."""
-        group = {s: i for i, g in enumerate(self.graph.cache_groups) for s in g.sites}
+        group = {s: i for i, g in enumerate(self.graph.groups) for s in g.sites}
         return {"sites": " ".join(str(group[site]) for site in sorted(group))}
 
     def build(self, level: str, out: Path, build: Build) -> None:
@@ -93,7 +92,7 @@ class InductorBackend:
     """x86-64 with AVX2 or AVX-512, whatever machine compiles."""
 
     name = "inductor"
-    form = ProgramForm.SLOTS
+    features = FOREIGN_RUNTIME
     suffix = ".so"
     tools = ("torch",)
 

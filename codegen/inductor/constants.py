@@ -15,11 +15,9 @@ import torch
 
 from ...ir.ops import TORCH_DTYPE
 from ...ir.types import DType, TensorType
-from ...weights.quantization import BLOCK
+from ...weights.formats.registry import format_of
+from ...weights.row_layout import code_columns, scales_per_row
 from ...weights.table import WeightTensor
-
-_FOUR_BITS = (DType.I4S, DType.I4A)
-_BLOCKED = (DType.I8B, *_FOUR_BITS)
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,16 @@ class Part:
 
 def parts_of(tensor: WeightTensor) -> tuple[Part, ...]:
     """The parts of a weight; a quantized one has those that `weights/row_layout.py` lists."""
-    dtype, offsets = DType(tensor.format), [offset for offset, _ in tensor.sections]
+    dtype, offsets = tensor.dtype, [offset for offset, _ in tensor.sections]
     if dtype in TORCH_DTYPE:
         return (Part(offsets[0], dtype, tensor.shape),)
+    format = format_of(dtype)
     *lead, k = tensor.shape
-    if dtype == DType.I8C:
-        kinds = [(DType.I8, (*lead, k)), (DType.F32, tuple(lead))]
-    else:
-        blocks = -(-k // BLOCK)
-        codes = (DType.U8, (*lead, blocks * BLOCK // 2))
-        if dtype == DType.I8B:
-            codes = (DType.I8, (*lead, blocks * BLOCK))
-        kinds = [codes, *[(DType.F32, (*lead, blocks))] * (len(offsets) - 1)]
+    signed_bytes = format.bits == 8 and not format.has_mins
+    codes = (*lead, code_columns(format, k) * format.bits // 8)
+    scales = (*lead,) if format.per_row else (*lead, scales_per_row(format, k))
+    kinds = [(DType.I8 if signed_bytes else DType.U8, codes)]
+    kinds += [(DType.F32, scales)] * (len(offsets) - 1)
     return tuple(Part(at, *kind) for at, kind in zip(offsets, kinds, strict=True))
 
 
@@ -65,14 +61,15 @@ def value_of(type: TensorType, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     dtype = type.dtype
     if dtype in TORCH_DTYPE:
         return parts[0]
+    format = format_of(dtype)
     codes, scales, *minima = parts
-    if dtype == DType.I8C:
+    if format.per_row:
         return codes.float() * scales.unsqueeze(-1)
-    if dtype in _FOUR_BITS:
+    if format.bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), -1).flatten(-2)
-    if dtype == DType.I4S:  # two's complement of four bits
-        codes = (codes ^ 8).to(torch.int8) - 8
-    value = codes.float().unflatten(-1, (-1, BLOCK)) * scales.unsqueeze(-1)
+        if not format.has_mins:  # two's complement of four bits
+            codes = (codes ^ 8).to(torch.int8) - 8
+    value = codes.float().unflatten(-1, (-1, format.block)) * scales.unsqueeze(-1)
     if minima:
         value = value + minima[0].unsqueeze(-1)
     return value.flatten(-2)[..., : type.shape[-1]]

@@ -34,7 +34,7 @@ def workspace_bytes(graph: Graph, limits: Limits) -> int:
 
 def _bytes(value: Value, sizes: dict[str, int]) -> int:
     shape = value.type.shape
-    if len(shape) == 4:  # a cache, which was there before
+    if value.state is not None:  # it was there before
         return 0
     dtype = TORCH_DTYPE.get(value.type.dtype)
     return prod(bind_dim(d, sizes) for d in shape) * (dtype.itemsize if dtype else 4)

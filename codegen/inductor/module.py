@@ -16,13 +16,13 @@ from torch.fx.experimental import _config as shape_config
 from ...artifact.manifest import Limits
 from ...ir.graph import Graph, Value
 from ...ir.ops import TORCH_DTYPE, Embedding
+from ...ir.roles import StepArray
 from ...ir.scalar import scalar_of
 from .constants import Part, value_of
 from .forms import Run, evaluate
 
 LEAST = 2
 """The smallest Q and U that a compiled module takes: torch gives a size of 1 its own code."""
-_CACHES = ("key_cache.", "value_cache.")
 
 Parts = Mapping[Value, Sequence[Part]]
 
@@ -35,7 +35,7 @@ class SlotModule(torch.nn.Module):
         self.graph, self.parts = graph, parts
         for part in dict.fromkeys(part for some in parts.values() for part in some):
             self.register_buffer(part.name, part.empty())
-        self.caches = [v for v in graph.inputs if v.name.startswith(_CACHES)]
+        self.caches = graph.state_inputs
 
     def forward(
         self,
@@ -51,13 +51,14 @@ class SlotModule(torch.nn.Module):
             torch._check(tensor.shape[0] == sequences)
         sizes = {"T": sequences * query, "S": sequences, "R": logits_rows.shape[0]}
         run = Run(query, extent.shape[0], sizes)
-        inputs = {
-            "token_ids": token_ids.flatten(),
-            "positions": positions.flatten(),
-            "start": start,
-            "logits_rows": logits_rows,
-        } | {v.name: cache for v, cache in zip(self.caches, caches, strict=True)}
-        values = {v: inputs[v.name] for v in self.graph.inputs}
+        arrays = {
+            StepArray.TOKEN_IDS: token_ids.flatten(),
+            StepArray.POSITIONS: positions.flatten(),
+            StepArray.START: start,
+            StepArray.LOGITS_ROWS: logits_rows,
+        }
+        values = dict(zip(self.caches, caches, strict=True))
+        values |= {v: arrays[v.role] for v in self.graph.inputs if isinstance(v.role, StepArray)}
         for node in self.graph.nodes:
             if isinstance(node.op, Embedding) and node.inputs[0] in self.parts:
                 table, ids = node.inputs

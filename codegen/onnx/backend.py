@@ -7,7 +7,7 @@ operators of ONNX alone. Levels are execution providers; the model is the same f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
 from ...base.errors import LlmcError
 from ...ir.graph import Graph
-from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import Op
+from ...ir.states import cache_groups
 from ...ir.types import DType
-from ...passes.pipeline import ProgramForm
+from ...passes.features import FOREIGN_RUNTIME
 from ...passes.quantize import Scheme, find_scheme
 from ...weights.row_layout import RowLayout
 from ...weights.table import WeightTable
@@ -84,7 +84,7 @@ class OnnxBackend:
     """
 
     name = "onnx"
-    form = ProgramForm.SLOTS
+    features = FOREIGN_RUNTIME
     suffix = ".onnx"
     tools = ("onnx-ir", "onnx")
 
@@ -108,7 +108,7 @@ class OnnxBackend:
                 f"target onnx keeps no {kv_cache} cache beside {name} weights",
                 "leave --kv-cache out",
             )
-        return replace(scheme, float_inputs=True)
+        return scheme
 
     def layout(self, scheme: Scheme) -> RowLayout:
         """Signed codes are ONNX's own, unsigned ones what ONNX Runtime multiplies with."""
@@ -158,7 +158,7 @@ class OnnxBackend:
         from .program import make_model
 
         assert weights is not None
-        half = any(group.dtype is DType.F16 for group in graph.cache_groups)
+        half = any(value.type.dtype is DType.F16 for value in graph.state_inputs)
         precision = DType.F16 if half else DType.F32
         vocab = graph.outputs[0].type.shape[-1]
         assert isinstance(vocab, int)
@@ -167,6 +167,6 @@ class OnnxBackend:
             self.dialect,
             precision,
             limits,
-            manifest_groups(graph, limits.block_size),
+            cache_groups(graph, limits.block_size),
             vocab,
         )

@@ -1,26 +1,24 @@
 """Weights as initializers of the model: external data in the artifact's one file of weights.
 
 Offsets count from the beginning of the weights' data section (`folder.py` moves them where a file
-has a header). Formats of `weights/quantization.py` become the integer tensors that ONNX knows, over
-the bytes of the layout "rows"; one tensor may be seen as several, one for each expert.
+has a header). Number formats become the integer tensors that ONNX knows, over the bytes of the
+layout "rows"; one tensor may be seen as several, one for each expert.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import onnx_ir as ir
 
 from ...ir.graph import Value
 from ...ir.types import DType
-from ...weights.quantization import BLOCK, WeightFormat, padded_k
-from ...weights.row_layout import RowLayout
+from ...weights.formats.number_format import NumberFormat
+from ...weights.formats.registry import format_of
+from ...weights.row_layout import RowLayout, code_columns, scales_per_row
 from ...weights.table import WeightTable, WeightTensor
-
-if TYPE_CHECKING:
-    from .model import Model
 
 PLAIN_TYPE: dict[DType, ir.DataType] = {
     DType.F32: ir.DataType.FLOAT,
@@ -33,19 +31,27 @@ PLAIN_TYPE: dict[DType, ir.DataType] = {
     DType.BOOL: ir.DataType.BOOL,
 }
 """Element types as they are stored."""
-FOUR_BITS = (WeightFormat.I4S, WeightFormat.I4A)
+
+
+class HoldsInitializers(Protocol):
+    """The model under construction, as far as constants need it."""
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """The value that holds `tensor`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A quantized matrix [N, K]: in blocks of 32 along K, or with a scale for each row (`i8c`).
+    """A quantized matrix [N, K]: in blocks along K, or with a scale for each row.
 
     `codes` i8 (u8 if `unsigned`) [N, Kp], 4-bit ones u8 [N, Kp/2], two to a byte; Kp is `padded`.
-    `scales` f32 [N, Kp/32], or [N]; `minima` f32 [N, Kp/32] for `i4a`, else None. `unsigned`: codes
-    around zero have half their range added. `i4a` is unsigned by nature and adds nothing.
+    `scales` f32 [N, blocks], or [N]; `minima` f32 [N, blocks] if the format has them, else None.
+    `unsigned`: codes around zero have half their range added. Codes that count from a minimum are
+    unsigned by nature and add nothing.
     """
 
-    format: WeightFormat
+    format: NumberFormat
     codes: ir.Value
     scales: ir.Value
     minima: ir.Value | None
@@ -56,22 +62,22 @@ class Matrix:
     @property
     def padded(self) -> int:
         """Columns that codes have."""
-        return self.k if self.format is WeightFormat.I8C else padded_k(self.k)
+        return code_columns(self.format, self.k)
 
     @property
     def blocks(self) -> int:
         """Scales of a row."""
-        return 1 if self.format is WeightFormat.I8C else self.padded // BLOCK
+        return scales_per_row(self.format, self.k)
 
     @property
     def is_4_bit(self) -> bool:
         """Two codes share a byte."""
-        return self.format in FOUR_BITS
+        return self.format.bits == 4
 
     @property
     def zero(self) -> int:
-        """What stands for 0 among codes around zero."""
-        return 8 if self.is_4_bit else 128
+        """What stands for 0 among codes around zero, where these are unsigned."""
+        return 1 << (self.format.bits - 1)
 
 
 class Constants:
@@ -83,7 +89,7 @@ class Constants:
         self._unsigned = isinstance(table.layout, RowLayout) and table.layout.unsigned
         self._known: dict[str, ir.Value] = {}
 
-    def plain(self, model: Model, value: Value, expert: int | None = None) -> ir.Value:
+    def plain(self, model: HoldsInitializers, value: Value, expert: int | None = None) -> ir.Value:
         """A constant stored element by element; with `expert` one of its first dimension."""
         tensor = self._table.plain(value)
         shape, offset, nbytes = tensor.shape, tensor.offset, tensor.nbytes
@@ -93,17 +99,17 @@ class Constants:
         dtype = PLAIN_TYPE[value.type.dtype]
         return self._external(model, _name(tensor, expert), dtype, shape, (offset, nbytes))
 
-    def matrix(self, model: Model, value: Value, expert: int | None = None) -> Matrix:
+    def matrix(self, model: HoldsInitializers, value: Value, expert: int | None = None) -> Matrix:
         """A quantized weight [N, K], or one of [E, N, K]."""
         tensor = self._table.packed(value)
-        format = WeightFormat(value.type.dtype.value)
+        format = format_of(value.type.dtype)
         *experts, n, k = tensor.shape
-        unsigned = format in FOUR_BITS or (format is WeightFormat.I8B and self._unsigned)
-        code_type = ir.DataType.UINT8 if unsigned else ir.DataType.INT8
-        columns = k if format is WeightFormat.I8C else padded_k(k)
-        blocks = (n,) if format is WeightFormat.I8C else (n, padded_k(k) // BLOCK)
+        unsigned = self._unsigned and not format.per_row
+        signed_bytes = format.bits == 8 and not (unsigned or format.has_mins)
+        code_type = ir.DataType.INT8 if signed_bytes else ir.DataType.UINT8
+        blocks = (n,) if format.per_row else (n, scales_per_row(format, k))
         parts = [
-            ("codes", code_type, (n, columns // 2 if format in FOUR_BITS else columns)),
+            ("codes", code_type, (n, code_columns(format, k) * format.bits // 8)),
             ("scales", ir.DataType.FLOAT, blocks),
             ("minima", ir.DataType.FLOAT, blocks),
         ]
@@ -114,11 +120,10 @@ class Constants:
             place = offset + (expert or 0) * nbytes, nbytes
             found.append(self._external(model, name, dtype, shape, place))
         codes, scales, *minima = found
-        unsigned = self._unsigned and format is not WeightFormat.I8C
         return Matrix(format, codes, scales, next(iter(minima), None), unsigned, n, k)
 
     def retyped(
-        self, model: Model, known: ir.Value, dtype: ir.DataType, shape: tuple[int, ...]
+        self, model: HoldsInitializers, known: ir.Value, dtype: ir.DataType, shape: tuple[int, ...]
     ) -> ir.Value:
         """The bytes of an initializer seen as another type."""
         tensor = known.const_value
@@ -130,7 +135,7 @@ class Constants:
 
     def _external(
         self,
-        model: Model,
+        model: HoldsInitializers,
         name: str,
         dtype: ir.DataType,
         shape: tuple[int, ...],

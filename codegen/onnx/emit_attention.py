@@ -62,7 +62,7 @@ def emit_slot_write(model: Model, node: Node) -> None:
             rows = model.add("Cast", rows, to=PLAIN_TYPE[cache.type.dtype].value)
         past = model.read(cache)
         written = model.add("TensorScatter", past, rows, starts(model, start), axis=-2)
-        model.caches[cache.name] = written
+        model.caches[cache] = written
         results.append(written)
     model.result(*results)
 

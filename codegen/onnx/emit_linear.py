@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.graph import Node, Value
-from ...ir.ops import PANEL, Embedding, Linear
+from ...ir.ops import Embedding, Linear
+from ...ir.tiles import PANEL
 from ...ir.types import DType, Sym
-from ...weights.quantization import BLOCK, WeightFormat
 from .constants import PLAIN_TYPE, Matrix
 from .emit_elementwise import unary
 from .emit_movement import slice_of
@@ -87,7 +87,7 @@ def padded_columns(model: Model, x: ir.Value, matrix: Matrix) -> ir.Value:
 def dequantized(model: Model, matrix: Matrix) -> ir.Value:
     """The float values [N, Kp] of a quantized matrix."""
     scales = model.in_precision(matrix.scales)
-    if matrix.format is WeightFormat.I8C:
+    if matrix.format.per_row:
         return model.add("DequantizeLinear", matrix.codes, scales, axis=0)
     codes = matrix.codes
     if matrix.is_4_bit:
@@ -95,11 +95,12 @@ def dequantized(model: Model, matrix: Matrix) -> ir.Value:
         kind = ir.DataType.INT4 if signed else ir.DataType.UINT4
         codes = model.constants.retyped(model, codes, kind, (matrix.n, matrix.padded))
     zeros = [_zero_points(model, matrix)] if matrix.unsigned and matrix.minima is None else []
-    values = model.add("DequantizeLinear", codes, scales, *zeros, axis=1, block_size=BLOCK)
+    block = matrix.format.block
+    values = model.add("DequantizeLinear", codes, scales, *zeros, axis=1, block_size=block)
     if matrix.minima is None:
         return values
     minima = model.add("Unsqueeze", model.in_precision(matrix.minima), model.int64(-1))
-    blocks = model.add("Reshape", values, model.int64(matrix.n, matrix.blocks, BLOCK))
+    blocks = model.add("Reshape", values, model.int64(matrix.n, matrix.blocks, block))
     total = model.add("Add", blocks, minima)
     return model.add("Reshape", total, model.int64(matrix.n, matrix.padded))
 

@@ -58,7 +58,7 @@ class Model:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=graph.name)
         self.node: Node | None = None
         self.constants = constants
-        self.caches: dict[str, ir.Value] = {}
+        self.caches: dict[Value, ir.Value] = {}
         """Name of a cache input → the cache after this step's write."""
         self.precision = precision
         self.slot_length = slot_length

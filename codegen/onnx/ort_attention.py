@@ -57,7 +57,7 @@ def ort_slot_attention(model: Model, node: Node) -> None:
     for cache, written, present in zip(
         (key_cache, value_cache), write.outputs, (keys, values), strict=True
     ):
-        model.caches[cache.name] = present
+        model.caches[cache] = present
         model.define(written, present)
     model.result(model.reshape(y, (Sym("rows"), heads, width)))
 

@@ -18,8 +18,9 @@ import onnx_ir as ir
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Embedding, GroupedLinear, Linear
+from ...ir.tiles import BLOCK
 from ...ir.types import DType
-from ...weights.quantization import BLOCK
+from ...weights.formats.registry import format_of, is_quantized
 from . import emit_experts, emit_linear
 from .constants import Matrix
 from .emit_movement import slice_of
@@ -56,7 +57,7 @@ def product(
         inputs += [None, None, bias]
     y = model.add(
         "MatMulNBits", *inputs, domain=DOMAIN, K=matrix.padded, N=matrix.n,
-        bits=_bits(matrix), block_size=BLOCK, accuracy_level=_IN_BLOCKS_OF_INT8,
+        bits=matrix.format.bits, block_size=BLOCK, accuracy_level=_IN_BLOCKS_OF_INT8,
     )  # fmt: skip
     corrections = _corrections(model, matrix)
     if corrections is None:
@@ -65,16 +66,16 @@ def product(
 
 
 def _in_blocks(weight: Value) -> bool:
-    return weight.type.dtype in (DType.I8B, DType.I4S, DType.I4A)
-
-
-def _bits(matrix: Matrix) -> int:
-    return 4 if matrix.is_4_bit else 8
+    dtype = weight.type.dtype
+    if not is_quantized(dtype):
+        return False
+    format = format_of(dtype)
+    return not format.per_row and format.block == BLOCK
 
 
 def _codes(model: Model, matrix: Matrix) -> ir.Value:
     """Codes as MatMulNBits has them: u8 [N, blocks, bytes of a block]."""
-    shape = matrix.n, matrix.blocks, BLOCK * _bits(matrix) // 8
+    shape = matrix.n, matrix.blocks, BLOCK * matrix.format.bits // 8
     return model.constants.retyped(model, matrix.codes, ir.DataType.UINT8, shape)
 
 
@@ -85,7 +86,7 @@ def _corrections(model: Model, matrix: Matrix) -> ir.Value | None:
         return None
 
     def corrections() -> ir.Value:
-        offset = model.add("Mul", matrix.scales, model.number(8.0, DType.F32))
+        offset = model.add("Mul", matrix.scales, model.number(float(matrix.zero), DType.F32))
         return model.add("Add", minima, offset)
 
     return model.in_precision(model.shared(("corrections", minima), corrections))
@@ -121,7 +122,7 @@ def ort_embedding(model: Model, node: Node) -> None:
     flat = ids if ids_value.type.rank == 1 else model.add("Reshape", ids, model.int64(-1))
     rows = model.add(
         "GatherBlockQuantized", matrix.codes, flat, model.in_precision(matrix.scales),
-        domain=DOMAIN, bits=_bits(matrix), block_size=BLOCK, gather_axis=0, quantize_axis=1,
+        domain=DOMAIN, bits=matrix.format.bits, block_size=BLOCK, gather_axis=0, quantize_axis=1,
     )  # fmt: skip
     corrections = _corrections(model, matrix)
     if corrections is not None:

@@ -18,6 +18,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.interpreter import scalar_tensor
 from ...ir.ops import Reshape, Slice, SlotAttention, SlotWrite
 from ...ir.recipe import Computed, Constant
+from ...ir.roles import StepArray
 from ...ir.types import DType, TensorType
 from ...weights.recipes import leaves
 
@@ -79,7 +80,7 @@ def _follows_from_positions(value: Value) -> bool:
         return all(isinstance(leaf, Computed | Constant) for leaf in leaves(value.recipe))
     node = value.producer
     if node is None:
-        return value.name == "positions"
+        return value.role is StepArray.POSITIONS
     return all(map(_follows_from_positions, node.inputs))
 
 

@@ -18,7 +18,8 @@ import json
 import onnx_ir as ir
 
 from ...artifact.manifest import Limits
-from ...ir.graph import Graph
+from ...ir.graph import Graph, Value
+from ...ir.roles import StepArray
 from ...ir.types import DType, R, S, Sym, TensorType
 from ...weights.table import WeightTable
 from .constants import Constants
@@ -27,7 +28,6 @@ from .emitters import emit_node
 from .model import ONNX_TYPE, Model, dim_name
 
 IR_VERSION = 12
-_CACHES = ("key_cache.", "value_cache.")
 _DOC = """Decoder of a language model with its cache held by the caller.
 
 Row s of token_ids brings query_tokens tokens of the sequence in slot s, whose first `start[s]`
@@ -74,18 +74,26 @@ def _add_inputs(model: Model, graph: Graph, limits: Limits) -> None:
     token_ids = _input(model, "token_ids", ir.DataType.INT64, sequences, query)
     start = _input(model, "start", ir.DataType.INT64, sequences)
     rows = _input(model, "logits_rows", ir.DataType.INT64, dim_name(R))
-    for value in graph.inputs:
-        if value.name.startswith(_CACHES):
-            dims = map(dim_name, value.type.shape)
-            cache = _input(model, value.name, ONNX_TYPE[value.type.dtype], *dims)
-            model.define(value, cache)
-            model.caches[value.name] = cache
-    named = {v.name: v for v in graph.inputs}
+    for value in graph.state_inputs:
+        dims = map(dim_name, value.type.shape)
+        cache = _input(model, value.name, ONNX_TYPE[value.type.dtype], *dims)
+        model.define(value, cache)
+        model.caches[value] = cache
     _set_sizes(model, token_ids, rows)
     flat = model.add("Reshape", token_ids, model.int64(-1))
-    for name, found in (("token_ids", flat), ("start", start), ("logits_rows", rows)):
-        model.define(named[name], model.add("Cast", found, to=ir.DataType.INT32.value))
-    model.define(named["positions"], _positions(model, start, limits.max_context))
+    brought = (
+        (StepArray.TOKEN_IDS, flat), (StepArray.START, start), (StepArray.LOGITS_ROWS, rows)
+    )  # fmt: skip
+    for role, found in brought:
+        model.define(_of_role(graph, role), model.add("Cast", found, to=ir.DataType.INT32.value))
+    positions = _positions(model, start, limits.max_context)
+    model.define(_of_role(graph, StepArray.POSITIONS), positions)
+
+
+def _of_role(graph: Graph, role: StepArray) -> Value:
+    value = graph.input_as(role)
+    assert value is not None, f"a serving graph has {role}"
+    return value
 
 
 def _set_sizes(model: Model, token_ids: ir.Value, rows: ir.Value) -> None:
@@ -114,9 +122,8 @@ def _add_outputs(model: Model, graph: Graph) -> None:
     (logits,) = graph.outputs
     result = model.add("Cast", model.read(logits), to=ir.DataType.FLOAT.value)
     _output(model, "logits", result, logits.type)
-    for value in graph.inputs:
-        if value.name.startswith(_CACHES):
-            _output(model, f"{value.name}.out", model.caches[value.name], value.type)
+    for value in graph.state_inputs:
+        _output(model, f"{value.name}.out", model.caches[value], value.type)
 
 
 def _output(model: Model, name: str, value: ir.Value, type: TensorType) -> None:
@@ -143,8 +150,7 @@ def _metadata(graph: Graph, limits: Limits, dialect: str) -> dict[str, str]:
     """What a program that drives the model must know beside its signature."""
     caches = {
         v.name: [d if isinstance(d, int) else dim_name(d) for d in v.type.shape]
-        for v in graph.inputs
-        if v.name.startswith(_CACHES)
+        for v in graph.state_inputs
     }
     return {
         "dialect": dialect,

@@ -14,9 +14,9 @@ from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
 from ...base import machine
 from ...base.errors import LlmcError
 from ...ir.graph import Graph
-from ...ir.interpreted_program import manifest_groups
 from ...ir.ops import Op
-from ...passes.pipeline import ProgramForm
+from ...ir.states import cache_groups
+from ...passes.features import FOREIGN_RUNTIME
 from ...passes.quantize import Scheme
 from ...runtime.executors.tensorrt_gpu import device_sm
 from ...runtime.executors.tensorrt_library import distribution, is_rtx, library
@@ -48,7 +48,7 @@ class TrtProgram:
 
     @property
     def cache_groups(self) -> list[CacheGroup]:
-        return manifest_groups(self.graph, self.limits.block_size)
+        return cache_groups(self.graph, self.limits.block_size)
 
     @property
     def memory_plan(self) -> MemoryPlan:
@@ -106,7 +106,7 @@ class TrtBackend:
     """NVIDIA GPUs through TensorRT."""
 
     name = "trt"
-    form = ProgramForm.SLOTS
+    features = FOREIGN_RUNTIME
     suffix = ".engine"
 
     def __init__(self, *, refit: bool = False, timing_cache: str = "") -> None:

@@ -20,11 +20,11 @@ import torch
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpreter import scalar_tensor
 from ...ir.ops import TORCH_DTYPE, Embedding, Linear
+from ...ir.roles import Role, State, StepArray
 from ...ir.types import DType, Env
-from ...weights.quantization import dequantize
+from ...weights.formats.registry import dequantize
 from ...weights.recipes import Quantize, Recipe
 from ...weights.values import RecipeValues
-from .network import CACHES
 from .precision import UNBOUNDED
 
 LARGEST_OVER_TYPICAL = 8.0
@@ -46,20 +46,20 @@ def input_ranges(graph: Graph, values: RecipeValues, ids: Sequence[int]) -> dict
 def first_inputs(graph: Graph, ids: Sequence[int]) -> dict[Value, torch.Tensor]:
     """One slot that holds nothing yet, and logits for the last token."""
     count = len(ids)
-    known = {
-        "token_ids": torch.tensor(ids, dtype=torch.int32),
-        "positions": torch.arange(count, dtype=torch.int32),
-        "start": torch.zeros(1, dtype=torch.int32),
-        "logits_rows": torch.tensor([count - 1], dtype=torch.int32),
+    known: dict[Role | None, torch.Tensor] = {
+        StepArray.TOKEN_IDS: torch.tensor(ids, dtype=torch.int32),
+        StepArray.POSITIONS: torch.arange(count, dtype=torch.int32),
+        StepArray.START: torch.zeros(1, dtype=torch.int32),
+        StepArray.LOGITS_ROWS: torch.tensor([count - 1], dtype=torch.int32),
     }
     tensors = {}
     for value in graph.inputs:
-        if value.name.startswith(CACHES):
+        if isinstance(value.role, State):
             _, heads, _, width = value.type.shape
             dtype = TORCH_DTYPE[value.type.dtype]
             tensors[value] = torch.zeros((1, heads, count, width), dtype=dtype)  # type: ignore[arg-type]
         else:
-            tensors[value] = known[value.name]
+            tensors[value] = known[value.role]
     return tensors
 
 

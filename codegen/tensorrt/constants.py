@@ -17,9 +17,11 @@ import numpy as np
 
 from ...ir.graph import Value
 from ...ir.types import DType
-from ...weights.quantization import BLOCK, WeightFormat, dequantize, to_bf16
+from ...weights.formats.elements import to_elements
+from ...weights.formats.registry import dequantize, format_of
 from ...weights.recipes import Quantize, Recipe
-from ...weights.values import RecipeValues, matrix_shape
+from ...weights.rows import matrix_shape
+from ...weights.values import RecipeValues
 
 _SLICE_ELEMENTS = 1 << 21
 _IN_FILE_BYTES = 1 << 20
@@ -57,7 +59,7 @@ class Constants:
         array = _allocate((rows, columns), numpy_type)
         for start, stop in _slices(rows, columns):
             part = self._float_rows(recipe, start, stop)
-            array[start:stop] = to_bf16(part) if dtype is DType.BF16 else part
+            array[start:stop] = to_elements(part, dtype)
         return Held(value.name, type_name, shape, array, prod(shape))
 
     def _float_rows(self, recipe: Recipe, start: int, stop: int) -> np.ndarray:
@@ -71,7 +73,7 @@ class Constants:
         rows, columns = matrix_shape(shape)
         codes, scales = _allocate((rows, columns), np.int8), np.empty(rows, np.float32)
         for start, stop in _slices(rows, columns):
-            part = self._values.quantized_rows(value.recipe, WeightFormat.I8C, start, stop)
+            part = self._values.quantized_rows(value.recipe, DType.I8C, start, stop)
             codes[start:stop] = part.codes[:, :columns]
             scales[start:stop] = part.scales
         held = Held(value.name, "int8", shape, codes, prod(shape))
@@ -84,18 +86,18 @@ class Constants:
         """
         shape = _shape(value)
         rows, columns = matrix_shape(shape)
-        padded = -(-columns // BLOCK) * BLOCK
+        format = format_of(DType.I4S)
+        padded, blocks = format.padded(columns), format.blocks(columns)
         codes = _allocate((rows, padded // 2), np.uint8)
-        scales = _allocate((rows, padded // BLOCK), np.float16)
+        scales = _allocate((rows, blocks), np.float16)
         for start, stop in _slices(rows, columns):
-            part = self._values.quantized_rows(value.recipe, WeightFormat.I4S, start, stop)
-            signed = part.codes ^ 8  # q in 0..15 stands for q - 8
-            codes[start:stop] = signed[:, 0::2] | (signed[:, 1::2] << 4)
+            part = self._values.quantized_rows(value.recipe, DType.I4S, start, stop)
+            codes[start:stop] = format.packed(part.codes)
             scales[start:stop] = part.scales
         lead = shape[:-1]
         return (
             Held(value.name, "int4", (*lead, padded), codes, rows * padded),
-            Held(f"{value.name}.scale", "float16", (*lead, padded // BLOCK), scales, scales.size),
+            Held(f"{value.name}.scale", "float16", (*lead, blocks), scales, scales.size),
         )
 
     def fp8(self, value: Value) -> tuple[Held, np.ndarray]:

@@ -20,7 +20,7 @@ import numpy as np
 from ...base.errors import LlmcError
 from ...ir.graph import Node, Value
 from ...ir.ops import Linear
-from ...ir.ops.linear import BLOCK
+from ...ir.tiles import BLOCK
 from ...ir.types import DType
 from .constants import Held
 from .emit_elementwise import apply
@@ -44,10 +44,8 @@ def product(net: Net, node: Node, x: Value, weight: Value, flat: Tensor | None =
     tensor = flat if flat is not None else net.raw(x)
     if net.in_fp8(node, weight):
         tensor, matrix = _fp8(net, node, tensor, weight)
-    elif weight.type.dtype is DType.I8C:
-        tensor, matrix = _int8(net, node, tensor, weight)
-    elif weight.type.dtype is DType.I4S:
-        tensor, matrix = _int4(net, tensor, weight)
+    elif weight.type.dtype in QUANTIZED:
+        tensor, matrix = QUANTIZED[weight.type.dtype](net, node, tensor, weight)
     else:
         wanted = net.types[weight.type.dtype]
         tensor, matrix = net.cast(tensor, wanted), net.cast(net.raw(weight), wanted)
@@ -127,7 +125,7 @@ def _dequantized(net: Net, weight: Value, codes: Held, scales: np.ndarray) -> Te
     return net.once(("matrix", weight), make)
 
 
-def _int4(net: Net, x: Tensor, weight: Value) -> tuple[Tensor, Tensor]:
+def _int4(net: Net, _node: Node, x: Tensor, weight: Value) -> tuple[Tensor, Tensor]:
     """The block is what the shapes of codes and scales say. `x` is padded to whole blocks."""
 
     def make() -> Tensor:
@@ -141,6 +139,10 @@ def _int4(net: Net, x: Tensor, weight: Value) -> tuple[Tensor, Tensor]:
 
     matrix = net.once(("matrix", weight), make)
     return pad_last(net, net.cast(x, net.compute_type), BLOCK), matrix
+
+
+QUANTIZED = {DType.I8C: _int8, DType.I4S: _int4}
+"""Number formats that there are layers for: what makes operand and matrix of a product."""
 
 
 def pad_last(net: Net, x: Tensor, multiple: int) -> Tensor:

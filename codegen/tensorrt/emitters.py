@@ -83,7 +83,7 @@ EMITTERS: dict[type[Op], Emitter] = {
 }
 TOPK_MOST = 3840
 _TYPES = {
-    DType.F32, DType.BF16, DType.F16, DType.I64, DType.I32, DType.BOOL, DType.I8C, DType.I4S,
+    DType.F32, DType.BF16, DType.F16, DType.I64, DType.I32, DType.BOOL, *emit_linear.QUANTIZED,
 }  # fmt: skip
 
 
@@ -113,9 +113,10 @@ def check(graph: Graph) -> None:
         LlmcError: LLMC-E0401 naming the op and the module that it is from.
     """
     for node in graph.nodes:
-        types = [v.type.dtype for v in (*node.inputs, *node.outputs)]
-        if not supports(node.op) or not _TYPES.issuperset(types):
-            raise LlmcError("LLMC-E0401", f"trt can't do {node.op} at {node.scope or 'the graph'}")
+        unknown = {v.type.dtype for v in (*node.inputs, *node.outputs)} - _TYPES
+        if unknown or not supports(node.op):
+            what = " ".join([str(node.op), *(f"of {dtype}" for dtype in sorted(unknown))])
+            raise LlmcError("LLMC-E0401", f"trt can't do {what} at {node.scope or 'the graph'}")
 
 
 def emit(net: Net, graph: Graph) -> None:

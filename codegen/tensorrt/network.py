@@ -14,6 +14,7 @@ from typing import Any
 
 from ...artifact.manifest import Limits
 from ...ir.graph import Graph, Value
+from ...ir.roles import Role, State, StepArray
 from ...ir.types import DType
 from ...runtime.executors.tensorrt_library import MESSAGES
 from .constants import Constants
@@ -23,7 +24,6 @@ from .precision import Precision
 from .sizes import Sizes
 
 CACHE_OUT = ".out"
-CACHES = ("key_cache.", "value_cache.")
 
 
 @dataclass
@@ -63,22 +63,25 @@ def make_network(
 
 def _add_inputs(net: Net, graph: Graph, limits: Limits) -> None:
     trt, add = net.trt, net.network.add_input
-    given = {
-        "token_ids": add("token_ids", trt.int32, (-1, -1)),
-        "positions": add("positions", trt.int32, (-1, -1)),
-        "start": add("start", trt.int32, (-1,)),
-        "logits_rows": add("logits_rows", trt.int32, (-1,)),
-    }
-    net.begin_run(Sizes(net, given["token_ids"], given["logits_rows"]), given["start"])
+    ids, positions = (
+        add(array.value, trt.int32, (-1, -1))
+        for array in (StepArray.TOKEN_IDS, StepArray.POSITIONS)
+    )
+    start, rows = (
+        add(array.value, trt.int32, (-1,)) for array in (StepArray.START, StepArray.LOGITS_ROWS)
+    )
+    net.begin_run(Sizes(net, ids, rows), start)
+    given: dict[Role | None, Any] = {StepArray.START: start, StepArray.LOGITS_ROWS: rows}
+    by_token: dict[Role | None, Any] = {StepArray.TOKEN_IDS: ids, StepArray.POSITIONS: positions}
     for value in graph.inputs:
-        if value.name.startswith(CACHES):
+        if isinstance(value.role, State):
             _, heads, _, width = value.type.shape
             shape = (-1, heads, limits.block_size, width)
             net.tensors[value] = add(value.name, net.types[value.type.dtype], shape)
-        elif value.name in ("token_ids", "positions"):
-            net.tensors[value] = net.reshape(given[value.name], (-1,))
+        elif value.role in by_token:
+            net.tensors[value] = net.reshape(by_token[value.role], (-1,))
         else:
-            net.tensors[value] = given[value.name]
+            net.tensors[value] = given[value.role]
 
 
 def _mark_outputs(net: Net, graph: Graph) -> None:
@@ -90,26 +93,24 @@ def _mark_outputs(net: Net, graph: Graph) -> None:
         raise ValueError("the logits are an input of the network")
     tensor.name = "logits"
     net.network.mark_output(tensor)
-    for value in graph.inputs:
-        if value.name.startswith(CACHES):
-            updated = net.raw(_last_write(value))
-            updated.name = value.name + CACHE_OUT
-            net.network.mark_output(updated)
+    for value in graph.state_inputs:
+        updated = net.raw(_last_write(value))
+        updated.name = value.name + CACHE_OUT
+        net.network.mark_output(updated)
 
 
 def _last_write(cache: Value) -> Value:
-    """What the only slot write of a cache gives."""
-    (writer,) = [n for n in cache.users if cache in n.inputs[2:4] and len(n.outputs) == 2]
-    return writer.outputs[writer.inputs[2:4].index(cache)]
+    """What the only write of a cache gives."""
+    (written,) = [v for node in cache.users for v in node.outputs if v.state is cache]
+    return written
 
 
 def cache_inputs(graph: Graph) -> list[tuple[str, DType, int, int]]:
     """(name, element type, heads, width) of every cache, in the order of the graph's inputs."""
     found = []
-    for value in graph.inputs:
-        if value.name.startswith(CACHES):
-            _, heads, _, width = value.type.shape
-            assert isinstance(heads, int)
-            assert isinstance(width, int)
-            found.append((value.name, value.type.dtype, heads, width))
+    for value in graph.state_inputs:
+        _, heads, _, width = value.type.shape
+        assert isinstance(heads, int)
+        assert isinstance(width, int)
+        found.append((value.name, value.type.dtype, heads, width))
     return found

@@ -47,7 +47,7 @@ class Precision:
 
 def _precision(name: str, weight: DType, compute: DType, sms: tuple[int, ...]) -> Precision:
     head = weight if weight is DType.I8C else compute
-    return Precision(Scheme(name, weight, head, compute, float_inputs=True), compute, sms)
+    return Precision(Scheme(name, weight, head, compute), compute, sms)
 
 
 _CACHE_NAMES = {DType.F32: "f32", DType.F16: "fp16", DType.BF16: "bf16"}

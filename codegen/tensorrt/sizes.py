@@ -7,14 +7,11 @@ Symbols: S and Q are the dimensions of the input `token_ids` [S, Q], T = S * Q, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...ir.types import Sym
-
-if TYPE_CHECKING:
-    from .net import Net, Tensor
+from .layers import Layers, Tensor
 
 Dim = int | str | Sym
 """A number, the name of a symbol, or a symbol with its factor."""
@@ -23,7 +20,7 @@ Dim = int | str | Sym
 class Sizes:
     """Makes shape tensors (i64), each once."""
 
-    def __init__(self, net: Net, token_ids: Tensor, logits_rows: Tensor) -> None:
+    def __init__(self, net: Layers, token_ids: Tensor, logits_rows: Tensor) -> None:
         self._net = net
         shape = net.out(net.network.add_shape(token_ids))
         rows = net.out(net.network.add_shape(logits_rows))

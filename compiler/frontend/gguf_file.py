@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import LlmcError
-from ...weights.quantization import BLOCK, Quantized, WeightFormat, from_bf16
+from ...ir.types import DType
+from ...weights.formats.elements import from_bf16
+from ...weights.formats.number_format import Quantized
+from ...weights.formats.registry import format_of
 from ...weights.recipes import CheckpointTensor
-from ...weights.values import matrix_shape
+from ...weights.rows import matrix_shape
 from .row_file import Extent, RowFile, require_finite
 
 _SCALARS = {
@@ -224,7 +227,7 @@ def _dequantize(raw: np.ndarray, tensor: CheckpointTensor) -> np.ndarray:
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:
     """u8 [N, blocks, 16] -> codes [N, blocks * 32]: low nibbles are the first 16 of a block."""
-    codes = np.empty((*packed.shape[:2], BLOCK), np.uint8)
+    codes = np.empty((*packed.shape[:2], 32), np.uint8)
     np.bitwise_and(packed, 15, out=codes[..., :16])
     np.right_shift(packed, 4, out=codes[..., 16:])
     return codes.reshape(len(packed), -1)
@@ -236,19 +239,19 @@ def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
 
 def _unpack_q4_0(raw: np.ndarray, k: int) -> Quantized:
     blocks = raw.reshape(len(raw), -1, 18)
-    return Quantized(WeightFormat.I4S, _nibbles(blocks[..., 2:]), _halves(blocks, 0), None, k)
+    return Quantized(format_of(DType.I4S), _nibbles(blocks[..., 2:]), _halves(blocks, 0), None, k)
 
 
 def _unpack_q4_1(raw: np.ndarray, k: int) -> Quantized:
     blocks = raw.reshape(len(raw), -1, 20)
     codes, mins = _nibbles(blocks[..., 4:]), _halves(blocks, 2)
-    return Quantized(WeightFormat.I4A, codes, _halves(blocks, 0), mins, k)
+    return Quantized(format_of(DType.I4A), codes, _halves(blocks, 0), mins, k)
 
 
 def _unpack_q8_0(raw: np.ndarray, k: int) -> Quantized:
     blocks = raw.reshape(len(raw), -1, 34)
     codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(len(raw), -1)
-    return Quantized(WeightFormat.I8B, codes, _halves(blocks, 0), None, k)
+    return Quantized(format_of(DType.I8B), codes, _halves(blocks, 0), None, k)
 
 
 _UNPACK = {"q4_0": _unpack_q4_0, "q4_1": _unpack_q4_1, "q8_0": _unpack_q8_0}

@@ -22,6 +22,7 @@ from ...base.errors import LlmcError
 from ...ir import ops
 from ...ir.graph import Graph, Value
 from ...ir.phase import Phase
+from ...ir.roles import StepArray
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...weights.recipes import Computed, Recipe
@@ -30,7 +31,7 @@ from .aten_base import FROM_TORCH, cast
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
 from .trace import Traced
 
-INPUTS = ("token_ids", "positions")
+INPUTS = (StepArray.TOKEN_IDS, StepArray.POSITIONS)
 
 
 def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
@@ -114,10 +115,10 @@ class _Importer:
     def _placeholder(self, node: torch.fx.Node) -> Value | None:
         spec = self.specs[node.name]
         if spec.target is None:
-            name = INPUTS[sum(v.name in INPUTS for v in self.graph.inputs)]
+            role = INPUTS[len(self.graph.inputs)]
             if self.symbol is None:
                 self.symbol = node.meta["val"].shape[1].node.expr
-            return self.graph.add_input(name, TensorType(DType.I64, (1, T)))
+            return self.graph.add_input(role.value, TensorType(DType.I64, (1, T)), role)
         if not node.users:
             return None
         name = spec.target.removeprefix("model.")

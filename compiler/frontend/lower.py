@@ -11,7 +11,8 @@ from typing import Any
 
 from ...base.errors import LlmcError
 from ...ir.graph import Graph
-from ...passes.pipeline import Context, PassTime, ProgramForm, run_pipeline
+from ...passes.features import Features
+from ...passes.pipeline import Context, PassTime, run_pipeline
 from ...passes.quantize import Scheme
 from ...weights.recipes import CheckpointTensor, Recipe
 from . import interfaces
@@ -43,7 +44,7 @@ class TracedModel:
         self.left_out = tensor_names(recipes.values()) - read
         """Checkpoint tensors that have a place in the model but are never read by the trace."""
 
-    def lower(self, scheme: Scheme, form: ProgramForm = ProgramForm.PAGED) -> LoweredModel:
+    def lower(self, scheme: Scheme, features: Features) -> LoweredModel:
         """Run the passes on a graph of its own.
 
         Raises:
@@ -51,8 +52,8 @@ class TracedModel:
         """
         graph = self._imported or import_graph(self.traced, self._recipes)
         self._imported = None  # passes change it
-        passes = run_pipeline(graph, Context(scheme, form))
-        if not graph.cache_groups:
+        passes = run_pipeline(graph, Context(scheme, features))
+        if not graph.groups:
             raise LlmcError(
                 "LLMC-E0402",
                 f"{type(self.traced.model).__name__} has no attention that llmc sees",
@@ -85,14 +86,14 @@ def lower_model(
     max_context: int,
     recipes: Recipes,
     scheme: Scheme,
-    form: ProgramForm = ProgramForm.PAGED,
+    features: Features,
 ) -> LoweredModel:
-    """Trace the model of `config` and lower it with `scheme` to a program of this form.
+    """Trace the model of `config` and lower it with `scheme` for a backend with these features.
 
     Raises:
         LlmcError: LLMC-E04xx, what the model does that can't be compiled.
     """
-    return trace_model(config, max_context, recipes).lower(scheme, form)
+    return trace_model(config, max_context, recipes).lower(scheme, features)
 
 
 _NOT_BUILT = ("LLMC-E0402", "LLMC-E0418")

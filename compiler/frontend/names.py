@@ -20,7 +20,8 @@ import torch
 
 from ...base.errors import LlmcError
 from ...weights.recipes import CheckpointTensor, Recipe, leaves
-from ...weights.values import RecipeValues, matrix_shape
+from ...weights.rows import matrix_shape
+from ...weights.values import RecipeValues
 from .model_source import Loaded, ModelSource
 from .recording import RecordedTensor
 

@@ -1,7 +1,7 @@
 """The probe: before anything is built, a shrunken model must answer as its source does.
 
 A narrow twin of the config (`models/twin.py`) with random weights goes through trace and passes,
-in every form of program that will be emitted; the resulting graphs are interpreted on the
+with every set of features that a backend wants; the resulting graphs are interpreted on the
 conformance schedule (several sequences in a step, chunks, a past beyond window and rope
 thresholds) and compared with transformers eager.
 Packing, masks, positions and every rewrite are thereby checked for each architecture compiled.
@@ -15,6 +15,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from ...models.conformance import TOLERANCE, Report, Text, blocks_needed, run_sc
 from ...models.eager import fix_rope, reference_texts
 from ...models.random_weights import randomize
 from ...models.twin import twin
-from ...passes.pipeline import ProgramForm
+from ...passes.features import Features
 from ...passes.quantize import SCHEMES
 from ...weights.recipes import CheckpointTensor
 from ...weights.values import RecipeValues
@@ -49,25 +50,23 @@ MAX_TOKENS = 48
 SEED = 20
 
 
-def probe(
-    config: Any, config_bytes: bytes, forms: Iterable[ProgramForm] = (ProgramForm.PAGED,)
-) -> str:
-    """Check the architecture of `config` in all `forms`; returns a note for the compile's report.
+def probe(config: Any, config_bytes: bytes, wanted: Iterable[Features]) -> str:
+    """Check the architecture of `config` with each of the `wanted` features, for the report a note.
 
     Raises:
         LlmcError: LLMC-E0415 the logits differ or say nothing; others as the compile itself would.
     """
-    forms = sorted(set(forms), key=lambda form: form.value)
-    stamp = _stamp(config, config_bytes, forms)
+    wanted = sorted(set(wanted), key=_text)
+    stamp = _stamp(config, config_bytes, wanted)
     if stamp.exists():
         return "probe: passed before for this config"
     small = twin(config)
     if small is None:
         return "probe: skipped, no small model can be made of the config"
-    found = compare(small.config, forms)
-    for form, report in found.items():
+    found = compare(small.config, wanted)
+    for features, report in found.items():
         if report.worst > TOLERANCE:
-            where = f"{report.where} ({form.value})"
+            where = f"{report.where} ({features.name})"
             raise LlmcError(
                 "LLMC-E0415", f"logits differ by {report.worst:.1e} of their range: {where}"
             )
@@ -81,28 +80,28 @@ def probe(
     return note
 
 
-def compare(config: Any, forms: Iterable[ProgramForm]) -> dict[ProgramForm, Report]:
-    """What the conformance schedule finds between graph and eager, for each form of program."""
+def compare(config: Any, wanted: Iterable[Features]) -> dict[Features, Report]:
+    """What the conformance schedule finds between graph and eager, for each set of features."""
     model = _eager_model(config)
     texts = reference_texts(model, CONTEXT, SEED)
     _refuse_empty_answers(texts)
     values = RecipeValues(StateReader(model.state_dict()))
     traced = trace_model(copy.deepcopy(config), CONTEXT, own_tensors)
     return {
-        form: run_schedule(
-            _interpreted(traced.lower(SCHEMES["f32"], form).graph, form, values),
+        features: run_schedule(
+            _interpreted(traced.lower(SCHEMES["f32"], features).graph, features, values),
             texts,
             max_context=CONTEXT,
         )
-        for form in forms
+        for features in wanted
     }
 
 
 def _interpreted(
-    graph: Graph, form: ProgramForm, values: RecipeValues
+    graph: Graph, features: Features, values: RecipeValues
 ) -> InterpretedProgram | InterpretedSlots:
     """The graph as a program with a cache for the conformance schedule."""
-    slots = form is ProgramForm.SLOTS
+    slots = features.uniform_query
     limits = Limits(
         max_tokens=MAX_TOKENS,
         max_sequences=8,
@@ -148,6 +147,11 @@ def _eager_model(config: Any) -> Any:
     return fix_rope(model.eval(), CONTEXT)
 
 
+def _text(features: Features) -> str:
+    """All of the features, in order: equal for equal ones."""
+    return str([features.name, *(getattr(features, f.name) for f in fields(features)[1:])])
+
+
 class StateReader:
     """Rows of a state dict's tensors."""
 
@@ -162,14 +166,14 @@ class StateReader:
         raise TypeError(f"{tensor.name} is not stored in blocks")
 
 
-def _stamp(config: Any, config_bytes: bytes, forms: Sequence[ProgramForm]) -> Path:
-    """The file that says that this config passed in these forms, with this code."""
+def _stamp(config: Any, config_bytes: bytes, wanted: Sequence[Features]) -> Path:
+    """The file that says that this config passed with these features, with this code."""
     package = Path(__file__).parents[2]
     code = hashlib.sha256(code_digest(config).encode())
     for folder in ("ir", "passes", "compiler", "models"):
         for file in sorted((package / folder).rglob("*.py")):
             code.update(file.read_bytes())
     versions = {name: version(name) for name in ("torch", "transformers")}
-    names = [form.value for form in forms]
+    names = [_text(features) for features in wanted]
     text = json.dumps([config_bytes.decode(errors="replace"), names, versions, code.hexdigest()])
     return cache_dir() / "probes" / hashlib.sha256(text.encode()).hexdigest()

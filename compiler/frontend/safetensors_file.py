@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import LlmcError
-from ...weights.quantization import Quantized, from_bf16
+from ...weights.formats.elements import from_bf16
+from ...weights.formats.number_format import Quantized
 from ...weights.recipes import CheckpointTensor
-from ...weights.values import matrix_shape
+from ...weights.rows import matrix_shape
 from .row_file import Extent, RowFile, require_finite
 
 _MAX_HEADER = 100 * 1000 * 1000  # the format's own limit

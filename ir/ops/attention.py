@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..phase import Phase
 from ..types import Dim, DType, R, TensorType, bind_dim
 from .base import Op, require
 from .cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
@@ -63,6 +64,8 @@ class Attention(Op):
     only. `window` w > 0 lets a token see itself and the w - 1 before it. `softcap`
     c > 0 maps scores to c * tanh(score / c).
     """
+
+    last_phase = Phase.QUANTIZED
 
     scale: float
     window: int = 0
@@ -146,6 +149,9 @@ class CacheWrite(Op):
     `rotary` elements of every key head are rotated on the way (see `Rotary`).
     """
 
+    first_phase = Phase.QUANTIZED
+    in_place = (2, 3)
+
     rotary: int = 0
     interleaved: bool = False
 
@@ -186,6 +192,8 @@ class PagedAttention(Op):
 
     Backends may round queries and the softmax's weights to the precision of the pools.
     """
+
+    first_phase = Phase.QUANTIZED
 
     scale: float
     window: int = 0
@@ -236,6 +244,8 @@ def query_spans(query_start: torch.Tensor, context_len: torch.Tensor) -> list[tu
 @dataclass(frozen=True)
 class LogitsRows(Op):
     """The rows of x [T, N] that logits are wanted for: rows i32[R] → [R, N]."""
+
+    first_phase = Phase.QUANTIZED
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, _ = inputs

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..phase import Phase
 from ..types import DType, Env, Sym, TensorType, bind_dim
 
 TORCH_DTYPE: dict[DType, torch.dtype] = {
@@ -38,6 +39,13 @@ class Op:
 
     has_effect: ClassVar[bool] = False
     """True if the op must stay even when nothing reads its outputs."""
+
+    first_phase: ClassVar[Phase] = Phase.TRACED
+    last_phase: ClassVar[Phase] = Phase.SERVING
+    """The phases whose graphs may hold the op; also one before, whose passes make it."""
+
+    in_place: ClassVar[tuple[int, ...]] = ()
+    """Output i has the memory of operand `in_place[i]`: state that the op updates."""
 
     def __init_subclass__(cls, mnemonics: tuple[str, ...] = ()) -> None:
         OPS.update(dict.fromkeys(mnemonics or (snake_case(cls.__name__),), cls))

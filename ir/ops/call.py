@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..phase import Phase
 from ..types import TensorType
 from .base import Op
 
@@ -18,6 +19,7 @@ class Call(Op):
     The interpreter evaluates calls itself, since only it knows the bodies.
     """
 
+    first_phase = Phase.SERVING
     has_effect = True
 
     body: str

@@ -14,18 +14,11 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
+from ..phase import Phase
+from ..tiles import BLOCK, PANEL, round_up
 from ..types import Dim, DType, Sym, TensorType
 from .base import Op, require
 from .elementwise import UNARY
-
-PANEL = 16
-"""Output rows per packed panel."""
-BLOCK = 32
-"""Elements along K that share a scale."""
-
-
-def round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,8 @@ class QuantizeRows(Op):
     total = scale * sum(q) (what a weight's minimum is multiplied with). Kp is K
     rounded up to 32; the padding is 0.
     """
+
+    first_phase = Phase.QUANTIZED
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         (x,) = inputs

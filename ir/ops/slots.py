@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..phase import Phase
 from ..types import DType, Sym, TensorType
 from .attention import Rotary
 from .base import Op, require
@@ -32,6 +33,9 @@ class SlotWrite(Op):
     With `rotary` > 0, cos and sin follow and the first `rotary` elements of every key head are
     rotated on the way (see `Rotary`).
     """
+
+    first_phase = Phase.QUANTIZED
+    in_place = (2, 3)
 
     rotary: int = 0
     interleaved: bool = False
@@ -75,6 +79,8 @@ class SlotAttention(Op):
 
     Backends may round queries and the softmax's weights to the precision of the cache.
     """
+
+    first_phase = Phase.QUANTIZED
 
     scale: float
     window: int = 0

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, ref
 
 from ..engine.loop.thread import EngineThread
 from ..engine.request import Delta, FinishReason, Request
-from .generation_options import GRAMMARS, GenerateOptions, check_options, requests_of
+from .generation_options import GRAMMARS, GenerateOptions, check_options
 from .stream import Chunk, Reading, ReadingProperties
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class AsyncTextStream(ReadingProperties, AsyncIterator[Chunk]):
             raise
         if self._reading.ended:
             self._closed = True
-            self._model.stats = self.stats
+            self._model.keep_stats(self.stats)
         return chunk
 
     def cancel(self) -> None:
@@ -260,7 +260,7 @@ class AsyncEngine:
         check_options(options)
         stream = AsyncTextStream(self.model, self._stream(), began)
         if self._is_quick(prompt, options):
-            stream._start(requests_of(self.model, prompt, options))
+            stream._start(self.model.make_requests(prompt, **options))
         else:
             loop = asyncio.get_running_loop()
             stream._start_when(loop.run_in_executor(None, self._prepare, prompt, options))
@@ -273,7 +273,7 @@ class AsyncEngine:
         return not is_text or (self._is_warm and len(str(prompt)) < LONG_PROMPT)
 
     def _prepare(self, prompt: "Prompt", options: GenerateOptions) -> list[Request]:
-        requests = requests_of(self.model, prompt, options)
+        requests = self.model.make_requests(prompt, **options)
         self._is_warm = True
         return requests
 

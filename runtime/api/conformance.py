@@ -14,8 +14,8 @@ from ...artifact.manifest import ConformanceVector
 from ...artifact.reader import ArtifactReader
 from ...base.arrays import Float32Array
 from ...base.errors import LlmcError
+from ..executors.registry import runnable_variant
 from .model import Model, model_of
-from .variants import select_variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def verify(path: str | Path, *, threads: int | None = None) -> list[Check]:
     reader = ArtifactReader(path)
     checks = digests(reader)
     if all(check.ok for check in checks):  # damaged weights are not worth running
-        first = select_variant(reader.manifest).target
+        first = runnable_variant(reader.manifest).target
         targets = [first, *(v.target for v in reader.manifest.variants if v.target != first)]
         for target in dict.fromkeys(targets):
             checks += _replayed(reader, target, threads, required=target == first)

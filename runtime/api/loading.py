@@ -11,8 +11,7 @@ from ...artifact.reader import ArtifactReader
 from ...base import machine
 from ...base.errors import LlmcError
 from ..engine.cache.block_pool import blocks_needed
-from ..executors.registry import executor
-from .variants import select_variant
+from ..executors.registry import executor_module, runnable_variant
 
 
 def fixed_bytes(variant: Variant, weights_bytes: int) -> int:
@@ -140,7 +139,7 @@ def open_program(
     """Starts the program of a variant. `weights`: the data section of its weights entry."""
     variant = with_context(variant, max_context)
     nbytes = len(program) if weights is None else len(weights)
-    runs = executor(variant.target)
+    runs = executor_module(variant.target)
     blocks = plan_cache(
         variant,
         weights_bytes=nbytes,
@@ -163,7 +162,7 @@ def open_artifact_program(
     memory: int | None = None,
 ) -> tuple[Variant, Program]:
     """The best variant of an open artifact (of `target`, if it is given), running."""
-    variant = select_variant(reader.manifest, target)
+    variant = runnable_variant(reader.manifest, target)
     weights = None if variant.weights is None else reader.weights_data(variant.weights)
     program = open_program(
         variant,

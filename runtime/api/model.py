@@ -22,16 +22,14 @@ from ...base.errors import LlmcError
 from ..engine.engine import Engine, EngineOptions
 from ..engine.loop.thread import EngineThread
 from ..engine.request import Request
-from ..engine.sampling.parameters import SamplingParams
-from ..text.output import OutputText
 from ..text.tokenizer import Tokenizer
-from .generation_options import GenerateOptions, check_options, requests_of, seeded
+from .generation_options import GenerateOptions
 from .loading import Capacity, capacity_of, open_artifact_program
+from .request_maker import RequestMaker
 from .stream import Choice, Chunk, Stats, Stream
 
 if TYPE_CHECKING:
     from ...base.arrays import Float32Array
-    from ..engine.sampling.grammar import CompiledGrammar, Grammar, GrammarCompiler
     from ..text.chat import ChatTemplate
 
 __all__ = ["Choice", "Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
@@ -67,21 +65,22 @@ class Model:
         the first request."""
         self.stats: Stats | None = None
         """Of the generation that was last read to its end."""
-        self._eos_ids = frozenset(self.generation.eos_token_ids)
-        self._tokenizer = Tokenizer(tokenizer) if tokenizer is not None else None
+        self.request_maker = RequestMaker(
+            Tokenizer(tokenizer) if tokenizer is not None else None,
+            program.vocab_size,
+            frozenset(self.generation.eos_token_ids),
+        )
         self._chat_source = chat_template
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether the model can read and write text, not only token ids."""
-        return self._tokenizer is not None
+        return self.request_maker.has_tokenizer
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer; E0210 if there is none."""
-        if self._tokenizer is None:
-            raise LlmcError("LLMC-E0210", "the artifact has no tokenizer")
-        return self._tokenizer
+        return self.request_maker.tokenizer
 
     @cached_property
     def chat_template(self) -> "ChatTemplate | None":
@@ -122,86 +121,23 @@ class Model:
         if the model was closed.
         """
         began = monotonic()
-        check_options(options)
-        return Stream(self, self.thread, requests_of(self, prompt, options), began)
+        requests = self.make_requests(prompt, **options)
+        return Stream(self.thread, requests, began, self.keep_stats)
 
-    def make_request(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams | None = None,
-        *,
-        max_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        stop_token_ids: Sequence[int] = (),
-        ignore_eos: bool = False,
-        grammar: "Grammar | CompiledGrammar | None" = None,
-        priority: int = 0,
-        client: str = "",
-        namespace: str = "",
-        deadline: float | None = None,
-        keep_special: bool = False,
-    ) -> Request:
-        """A request for the engine's thread, with this model's end-of-text ids and tokenizer.
+    def keep_stats(self, stats: Stats) -> None:
+        """Remembers how a generation went that was read to its end."""
+        self.stats = stats
 
-        `deadline`: of `time.monotonic`. Errors: E0205, E0210 for stop strings without a tokenizer,
-        E0211. The engine checks the rest when the request is submitted.
-        """
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        text = None
-        if stop or self.has_tokenizer:
-            text = OutputText(self.tokenizer, stop, keep_special=keep_special)
-        eos_ids = frozenset(stop_token_ids)
-        if not ignore_eos:
-            eos_ids |= self._eos_ids
-        return Request(
-            tuple(prompt_ids),
-            max_tokens,
-            params or SamplingParams(),
-            eos_ids,
-            text=text,
-            grammar=self.compile_grammar(grammar) if grammar is not None else None,
-            priority=priority,
-            client=client,
-            namespace=namespace,
-            deadline=deadline,
-        )
+    def make_request(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Request:
+        """The first of `make_requests`."""
+        return self.make_requests(prompt, **options)[0]
 
-    def make_requests(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams | None = None,
-        *,
-        n: int = 1,
-        **options: Any,
-    ) -> list[Request]:
-        """`n` requests for continuations of one prompt, which is computed once. Options as for
-        `make_request`; request i has the seed + i, if there is one."""
-        if n < 1:
-            raise LlmcError("LLMC-E0205", f"n cannot be {n}")
-        params, prompt_ids = params or SamplingParams(), tuple(prompt_ids)
-        requests = [
-            self.make_request(prompt_ids, seeded(params, index), **options) for index in range(n)
-        ]
-        for request in requests[1:]:
-            request.follows = requests[0]
-        return requests
-
-    def compile_grammar(self, grammar: "Grammar | CompiledGrammar") -> "CompiledGrammar":
-        """A grammar made ready for this model, which may take a while; the latest are remembered.
-
-        Errors: E0210 without a tokenizer, E0211 if it doesn't go with it, E0703.
-        """
-        from ..engine.sampling.grammar import CompiledGrammar
-
-        if isinstance(grammar, CompiledGrammar):
-            return grammar
-        return self._grammars.compile(grammar)
-
-    @cached_property
-    def _grammars(self) -> "GrammarCompiler":
-        from ..engine.sampling.grammar import GrammarCompiler
-
-        return GrammarCompiler(self.tokenizer.data, self.program.vocab_size, self._eos_ids)
+    def make_requests(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> list[Request]:
+        """Requests for the engine's thread, as `generate` makes them: `n` continuations of one
+        prompt. The engine checks the rest of it when they are submitted."""
+        asked = self.request_maker.options(options)
+        prompt_ids = self.encode(prompt, raw=options.get("raw", False))
+        return self.request_maker.make(prompt_ids, asked)
 
     @property
     def capacity(self) -> Capacity:

@@ -1,21 +1,18 @@
 """One generation as chunks: what the engine tells about its requests, put together for a reader.
 
 `Reading` makes chunks of deltas and keeps what was read; `Stream` is the reader that a thread
-iterates over. (`engine/async_engine.py` has the one for tasks.) The engine's thread computes ahead
+iterates over. (`async_engine.py` has the one for tasks.) The engine's thread computes ahead
 of the reader, so a slow reader delays nobody.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
 from ..engine.loop.thread import EngineThread, again
 from ..engine.request import Delta, FinishReason, Request, TokenLogprob
-
-if TYPE_CHECKING:
-    from .model import Model
 
 
 class Chunk(Struct, frozen=True):
@@ -162,12 +159,17 @@ class _QueueSink:
 
 class Stream(ReadingProperties, Iterator[Chunk]):
     """The chunks of one generation, by one thread at a time. `close` ends it early, and so does
-    dropping it; a program that fails raises its error from `next`."""
+    dropping it; a program that fails raises its error from `next`. `ended` gets the stats of one
+    that was read to its end."""
 
     def __init__(
-        self, model: "Model", thread: EngineThread, requests: Sequence[Request], began: float
+        self,
+        thread: EngineThread,
+        requests: Sequence[Request],
+        began: float,
+        ended: Callable[[Stats], None],
     ) -> None:
-        self._model, self._thread = model, thread
+        self._thread, self._ended = thread, ended
         self._reading = Reading(requests, began)
         self._queue: SimpleQueue[Delta] = SimpleQueue()
         sink = _QueueSink(self._queue)
@@ -185,7 +187,7 @@ class Stream(ReadingProperties, Iterator[Chunk]):
             raise
         finally:
             if self._reading.ended:
-                self._model.stats = self.stats
+                self._ended(self.stats)
 
     def close(self) -> None:
         """Ends the generation if it isn't complete; its cache is free before the next step."""

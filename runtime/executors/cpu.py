@@ -6,12 +6,9 @@ and cache are anonymous mappings, whose pages cost memory only once they are use
 """
 
 import ctypes
-import hashlib
 import os
-import stat
 from array import array
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
@@ -19,6 +16,7 @@ from ...artifact.program import StepInputs, StepOutputs, check_inputs
 from ...base import machine
 from ...base.errors import LlmcError
 from .cpu_sampling import native_draw
+from .native_library import library_path
 from .native_memory import address_of, allocate
 from .pages import PagesAhead
 
@@ -86,13 +84,13 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
-) -> "CpuProgram":
+) -> "CpuExecutor":
     """The executor of target `cpu`. Errors: E0509, E0600, E0601."""
     weights = memoryview(b"") if weights is None else weights
-    return CpuProgram(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+    return CpuExecutor(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
 
 
-class CpuProgram:
+class CpuExecutor:
     """One loaded library with its arena and cache.
 
     `library`: bytes of the shared library; `weights`: the data section, 64-byte aligned and kept
@@ -253,23 +251,21 @@ def _int32(count: int) -> memoryview:
     return allocate(4 * count).cast("i")
 
 
-# A memory file must stay open as long as its library is loaded (the loader knows libraries by
-# path, and /proc/self/fd/N would come to mean another one), and libraries are never unloaded. So
-# each distinct library is loaded once in a process.
 _LOADED: dict[str, ctypes.CDLL] = {}
+"""Each distinct library is loaded once in a process, by its path."""
 
 
 def load_library(data: bytes | memoryview) -> ctypes.CDLL:
     """The library in `data`, with argument types set; E0509 if it isn't one of ours."""
-    digest = hashlib.sha256(data).hexdigest()
-    if digest not in _LOADED:
+    path = library_path(data)
+    if path not in _LOADED:
         try:
-            library = ctypes.CDLL(library_path(data, digest))
+            library = ctypes.CDLL(path)
             _declare(library)
         except (OSError, AttributeError) as error:
             raise LlmcError("LLMC-E0509", f"the program can't be loaded: {error}") from error
-        _LOADED[digest] = library
-    return _LOADED[digest]
+        _LOADED[path] = library
+    return _LOADED[path]
 
 
 def _declare(library: ctypes.CDLL) -> None:
@@ -281,29 +277,3 @@ def _declare(library: ctypes.CDLL) -> None:
     abi = (library.llmc_abi() or b"").decode("ascii", "replace")
     if abi.split(";")[0] != str(ABI_VERSION):
         raise LlmcError("LLMC-E0509", f"the program speaks interface {abi!r}, not {ABI_VERSION}")
-
-
-def library_path(data: bytes | memoryview, digest: str) -> str:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(f"llmc-{digest[:12]}", os.MFD_CLOEXEC)
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        return f"/proc/self/fd/{descriptor}"
-    return str(cached_library(data, digest))
-
-
-def cached_library(data: bytes | memoryview, digest: str) -> Path:
-    """Where there are no memory files: a copy named by its digest in a folder of this user only."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "llmc" / "programs"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise LlmcError("LLMC-E0509", f"{folder} must be a private folder of this user (mode 0700)")
-    path = folder / f"{digest}.so"
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-        return path
-    temporary = folder / f".{os.urandom(6).hex()}.tmp"
-    temporary.write_bytes(data)
-    temporary.replace(path)
-    return path

@@ -9,7 +9,6 @@ anonymous mappings, of which a run gets the views of its slots: no copy.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from contextlib import suppress
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
-from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...artifact.manifest import Limits, Variant
 from ...base import machine
 from ...base.errors import LlmcError
+from .native_library import library_path
 from .native_memory import allocate
-from .slots import SlotPlanner, SlotRun
+from .slot_executor import SlotExecutor, first_line
+from .slots import SlotRun
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +52,13 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
-) -> InductorProgram:
+) -> InductorExecutor:
     """The executor of target `inductor`. Errors: E0509, E0601."""
     weights = memoryview(b"") if weights is None else weights
-    return InductorProgram(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+    return InductorExecutor(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
 
 
-class InductorProgram:
+class InductorExecutor(SlotExecutor):
     """One loaded library with its caches.
 
     `library`: bytes of the shared library; `weights`: the data section, kept mapped by this object;
@@ -78,36 +78,18 @@ class InductorProgram:
     ) -> None:
         import torch
 
-        if (variant.signature_version, variant.abi_version) != (SIGNATURE_VERSION, ABI_VERSION):
-            raise LlmcError("LLMC-E0509", "the program has another interface version")
-        self.limits: Limits = variant.limits
-        self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
         slots = min(cache_blocks)
-        self.cache_blocks = (slots,) * len(cache_blocks)
-        self.vocab_size = variant.vocab_size
+        super().__init__(variant, slots)
         torch.set_num_threads(threads)
         self._runner: Any = _load(library)
         self._constants = _bind(self._runner, weights)
         self._caches = _caches(variant, slots)
-        self._planner = SlotPlanner(self.limits, slots)
-        self._logits = _tensor(
-            allocate(self.limits.max_logits_rows * self.vocab_size * 4, huge_pages=True),
-            (self.limits.max_logits_rows, self.vocab_size), "f32",
-        )  # fmt: skip
         self._extent = torch.zeros(self.limits.block_size, dtype=torch.uint8)
-
-    def step(self, inputs: StepInputs) -> StepOutputs:
-        """Runs one step, as one or several runs. E0102 if the library fails."""
-        if self._runner is None:
-            raise LlmcError("LLMC-E0100", "the program is closed")
-        check_inputs(inputs, self)
-        for run in self._planner.runs(inputs):
-            self._run(_widened(run, self.limits))
-        return StepOutputs(self._logits[: len(inputs.logits_rows)].numpy)
 
     def _run(self, run: SlotRun) -> None:
         import torch
 
+        run = _widened(run, self.limits)
         shape = (run.rows, run.query)
         extent = max(run.start) + run.query
         rows = run.logits_rows or [0]  # the library wants one
@@ -119,22 +101,14 @@ class InductorProgram:
             self._extent[:extent],
             *(cache[run.first : run.first + run.rows] for cache in self._caches),
         ]
-        try:
-            (logits,) = self._runner.run(arguments)
-        except RuntimeError as error:
-            raise LlmcError("LLMC-E0102", f"the compiled program failed: {_line(error)}") from error
-        if run.outputs:
-            self._logits[run.outputs] = logits
+        (logits,) = self._runner.run(arguments)
+        self._place(run, logits.numpy())
 
-    def copy_block(self, group: int, source: int, target: int) -> None:
-        """Copies a slot, which the first group names for all of them."""
-        if group == 0:
-            for cache in self._caches:
-                cache[target] = cache[source]
-            self._planner.copied(source, target)
+    def _copy_slot(self, source: int, target: int) -> None:
+        for cache in self._caches:
+            cache[target] = cache[source]
 
-    def close(self) -> None:
-        """Lets go of library, caches and weights."""
+    def _release(self) -> None:
         self._runner, self._caches, self._constants = None, [], {}
 
 
@@ -154,24 +128,15 @@ def _widened(run: SlotRun, limits: Limits) -> SlotRun:
     )
 
 
-# As for target `cpu`: a memory file stays open as long as its library may be loaded, since the
-# loader knows libraries by path.
-_FILES: dict[str, str] = {}
-
-
 def _load(library: bytes | memoryview) -> Any:
     """torch's runner of the library; E0509 if it can't be loaded."""
     from torch._C import _aoti  # type: ignore[attr-defined]
 
-    from .cpu import library_path
-
-    digest = hashlib.sha256(library).hexdigest()
-    if digest not in _FILES:
-        _FILES[digest] = library_path(library, digest)
     try:
-        return _aoti.AOTIModelContainerRunnerCpu(_FILES[digest], 1)
+        return _aoti.AOTIModelContainerRunnerCpu(library_path(library), 1)
     except (OSError, RuntimeError) as error:
-        raise LlmcError("LLMC-E0509", f"the program can't be loaded: {_line(error)}") from error
+        cause = f"the program can't be loaded: {first_line(error)}"
+        raise LlmcError("LLMC-E0509", cause) from error
 
 
 def _bind(runner: Any, weights: memoryview) -> dict[str, torch.Tensor]:
@@ -231,10 +196,5 @@ class _refusal:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, RuntimeError | ValueError):
-            text = f"{self.cause}: {_line(error)}"
+            text = f"{self.cause}: {first_line(error)}"
             raise LlmcError("LLMC-E0509", text) from error
-
-
-def _line(error: BaseException) -> str:
-    """The first line of what torch says."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -12,13 +12,12 @@ writes new keys and values in place and copies nothing.
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ...artifact.manifest import SIGNATURE_VERSION, CacheGroup, Limits, Variant
-from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...artifact.manifest import Variant
 from ...base import machine
 from ...base.errors import LlmcError
-from .native_memory import allocate
 from .onnx_weights import ExternalWeight, external_weights
-from .slots import SlotPlanner, SlotRun
+from .slot_executor import SlotExecutor, array_of, first_line, zeros
+from .slots import SlotRun
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +54,12 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
-) -> "OnnxProgram":
-    """Starts a program: see `OnnxProgram`."""
-    return OnnxProgram(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+) -> "OnnxExecutor":
+    """Starts a program: see `OnnxExecutor`."""
+    return OnnxExecutor(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
 
 
-class OnnxProgram:
+class OnnxExecutor(SlotExecutor):
     """One session with its caches.
 
     `program`: a serialized model; `weights`: the data section that its initializers lie in, kept
@@ -77,25 +76,17 @@ class OnnxProgram:
         threads: int,
         cache_blocks: tuple[int, ...],
     ) -> None:
-        if variant.signature_version != SIGNATURE_VERSION:
-            raise LlmcError("LLMC-E0509", "the program has another interface version")
-        self.limits: Limits = variant.limits
-        self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
-        self.cache_blocks = cache_blocks
-        self.vocab_size = variant.vocab_size
+        slots = min(cache_blocks, default=variant.limits.max_sequences)
+        alone = variant.options.get("dialect", "ort") == "ort"
+        super().__init__(variant, slots, prompts_alone=alone)
         self._ort = _onnxruntime()
         self._provider = str(variant.options.get("provider", "cpu"))
         self._session: Any = self._open(bytes(program), weights, threads)
-        self._slots = min(cache_blocks, default=self.limits.max_sequences)
-        alone = variant.options.get("dialect", "ort") == "ort"
-        self._planner = SlotPlanner(self.limits, self._slots, prompts_alone=alone)
         self._caches = {
-            one.name: self._cache(one.type, one.shape)
+            one.name: self._cache(one.type, (slots, *one.shape[1:]))
             for one in self._session.get_inputs()
             if one.name.startswith(_CACHES)
         }
-        rows = self.limits.max_logits_rows, self.vocab_size
-        self._logits = _array(allocate(4 * rows[0] * rows[1], huge_pages=True), rows, "float32")
         self._prepared: dict[tuple[int, ...], _Call] = {}
 
     def _open(self, program: bytes, weights: memoryview | None, threads: int) -> Any:
@@ -116,46 +107,32 @@ class OnnxProgram:
         except MemoryError as error:
             raise LlmcError("LLMC-E0601", "the model doesn't fit in memory") from error
         except Exception as error:  # its errors have no common class of their own
-            reason = " ".join(str(error).split())[:300]
-            raise LlmcError("LLMC-E0509", f"onnxruntime refuses the model: {reason}") from error
+            cause = f"onnxruntime refuses the model: {first_line(error)}"
+            raise LlmcError("LLMC-E0509", cause) from error
 
-    def _cache(self, type: str, shape: list[Any]) -> "_Cache":
+    def _cache(self, type: str, shape: tuple[Any, ...]) -> "_Cache":
         """Zeros for every slot: a masked value times zero must be zero, so none may be NaN."""
         import numpy as np
 
         element = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[type]
-        whole = (self._slots, shape[1], self.limits.block_size, shape[3])
-        nbytes = prod(whole) * np.dtype(element).itemsize
+        slots, heads, _, width = shape
+        whole = (slots, heads, self.limits.block_size, width)
         if self._provider == "cpu":
-            return _Cache("cpu", whole, _array(allocate(nbytes), whole, element), element)
+            return _Cache("cpu", whole, zeros(whole, element), element)
         value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(whole, element), "cuda", 0)
         return _Cache("cuda", whole, value, element)
 
-    def step(self, inputs: StepInputs) -> StepOutputs:
-        """Runs one step; other Python threads go on meanwhile. E0102 if the runtime fails."""
-        if self._session is None:
-            raise LlmcError("LLMC-E0100", "the program is closed")
-        check_inputs(inputs, self)
-        for run in self._planner.runs(inputs):
-            try:
-                self._run(run)
-            except Exception as error:
-                reason = " ".join(str(error).split())[:300]
-                raise LlmcError("LLMC-E0102", f"the compiled program failed: {reason}") from error
-        return StepOutputs.of(self._logits[: len(inputs.logits_rows)])
-
     def _run(self, run: SlotRun) -> None:
-        """One call of the session; its rows of logits go where they belong in the step's."""
-        first_output = run.outputs[0] if run.outputs else 0
-        straight = run.outputs == list(range(first_output, first_output + len(run.outputs)))
-        if not run.outputs or not straight:
+        """Where rows of logits lie together in the step's, the session writes them there."""
+        first = run.outputs[0] if run.outputs else 0
+        if not run.outputs or run.outputs != list(range(first, first + len(run.outputs))):
             self._scattered(run)
             return
         rows = len(run.outputs)
-        key = (run.first, run.rows, rows, first_output)
+        key = (run.first, run.rows, rows, first)
         call = self._prepared.pop(key, None) if run.query == 1 else None
         if call is None:
-            call = self._bound(run, self._logits[first_output : first_output + rows])
+            call = self._bound(run, self._logits[first : first + rows])
         if run.query == 1:
             if len(self._prepared) >= _PREPARED:
                 self._prepared.pop(next(iter(self._prepared)))
@@ -167,13 +144,11 @@ class OnnxProgram:
         """A run whose logits rows lie apart in the step's, or that has none (it makes one)."""
         import numpy as np
 
-        rows = run.logits_rows or [0]
-        logits = np.empty((len(rows), self.vocab_size), np.float32)
+        logits = np.empty((max(1, len(run.logits_rows)), self.vocab_size), np.float32)
         call = self._bound(run, logits)
         call.fill(run)
         self._session.run_with_iobinding(call.binding)
-        if run.outputs:
-            self._logits[run.outputs] = logits
+        self._place(run, logits)
 
     def _bound(self, run: SlotRun, logits: "np.ndarray") -> "_Call":
         """A binding of a range of slots, with arrays for the other inputs."""
@@ -195,15 +170,12 @@ class OnnxProgram:
         binding.bind_ortvalue_output("logits", value(logits))
         return call
 
-    def copy_block(self, group: int, source: int, target: int) -> None:
-        """Copies a slot, which all groups have in common: with the first group, all of it."""
-        if group == 0:
-            for cache in self._caches.values():
-                cache.copy(source, target)
-            self._planner.copied(source, target)
+    def _copy_slot(self, source: int, target: int) -> None:
+        for cache in self._caches.values():
+            cache.copy(source, target)
 
-    def close(self) -> None:
-        """Ends the session, which stops its threads, and lets go of all memory."""
+    def _release(self) -> None:
+        """Ends the session, which stops its threads."""
         self._session = None
         self._prepared, self._caches, self._weights = {}, {}, []
 
@@ -287,7 +259,7 @@ def _tensor(ort: Any, weight: ExternalWeight, weights: memoryview) -> Any:
     place = weights[weight.offset : weight.offset + weight.nbytes]
     storage, onnx_type = _STORAGE[weight.data_type]
     try:
-        array = _array(place, weight.shape, storage)
+        array = array_of(place, weight.shape, storage)
     except ValueError as error:
         raise LlmcError("LLMC-E0509", f"{weight.name} has another size than its shape") from error
     if onnx_type:
@@ -307,9 +279,3 @@ _STORAGE: dict[int, tuple[str, int]] = {
     _BF16: ("uint16", _BF16),
 }
 """Element types of onnx.proto → numpy's, and the type to tell where numpy has none."""
-
-
-def _array(memory: memoryview, shape: tuple[int, ...], dtype: Any) -> "np.ndarray":
-    import numpy as np
-
-    return np.frombuffer(memory, dtype).reshape(shape)

@@ -1,21 +1,22 @@
-"""The executors: which module runs the programs of a target.
+"""The executors: which module runs the programs of a target, and which variant runs here.
 
-A target's module has three functions, as `Executor` says. It is imported when an artifact with such
-a variant is opened, and imports the target's own packages inside.
+A target's module has three functions, as `ExecutorModule` says. It is imported when an artifact
+with such a variant is opened, and imports the target's own packages inside.
 """
 
 from importlib import import_module
 from typing import Protocol, cast
 
-from ...artifact.manifest import Variant
+from ...artifact.manifest import Manifest, Variant
 from ...artifact.program import Program
+from ...artifact.variants import select_variant
 from ...base.errors import LlmcError
 
 _MODULES = {"cpu": "cpu", "inductor": "inductor", "onnx": "onnx", "trt": "tensorrt"}
 """Target → module in `executors/`. Its extra in our own package has the target's name."""
 
 
-class Executor(Protocol):
+class ExecutorModule(Protocol):
     """What a module in `executors/` offers."""
 
     def problem(self, variant: Variant) -> LlmcError | None:
@@ -43,12 +44,19 @@ class Executor(Protocol):
         ...
 
 
-def executable(target: str) -> bool:
-    """Whether this runtime knows the target at all."""
-    return target in _MODULES
+def executor_module(target: str) -> ExecutorModule:
+    """The module of a target that this runtime knows."""
+    return cast(ExecutorModule, import_module(f".{_MODULES[target]}", __package__))
 
 
-def executor(target: str) -> Executor:
-    """The executor of a target that is `executable`."""
-    module = import_module(f".{_MODULES[target]}", __package__)
-    return cast(Executor, module)
+def executor_problem(variant: Variant) -> LlmcError | None:
+    """What the executor of a variant's target has against it."""
+    return executor_module(variant.target).problem(variant)
+
+
+def runnable_variant(manifest: Manifest, target: str | None = None) -> Variant:
+    """The variant that this runtime starts on this machine (of `target`, if it is given).
+
+    Errors: as `select_variant` has them, and what the target's executor says.
+    """
+    return select_variant(manifest, target, targets=_MODULES, executor_problem=executor_problem)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...artifact.manifest import ELEMENT_BYTES, CacheGroup, Limits, Variant
-from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...artifact.manifest import ELEMENT_BYTES, Variant
 from ...base.errors import LlmcError
-from .slots import SlotPlanner, SlotRun
+from .slot_executor import SlotExecutor
+from .slots import SlotRun
 from .tensorrt_engine import DECODE, PREFILL, check_engine
+from .tensorrt_gpu import CudaGpu, device_sm, free_memory
 
 if TYPE_CHECKING:
     from ...base.arrays import Float32Array
@@ -29,7 +30,10 @@ _I32 = 4
 
 
 class Gpu(Protocol):
-    """What a program needs of a device with a loaded engine. Addresses are plain integers."""
+    """What a program needs of a device with a loaded engine. Addresses are plain integers.
+
+    Errors: E0722, the GPU fails; as it works by itself, a call may tell of an earlier failure.
+    """
 
     def allocate(self, nbytes: int) -> int:
         """Zeroed device memory that lives as long as the program."""
@@ -60,8 +64,6 @@ class Cache(Struct, frozen=True):
 
 def problem(variant: Variant) -> LlmcError | None:
     """E0514: no NVIDIA GPU here, or none that the engine is for."""
-    from .tensorrt_gpu import device_sm
-
     try:
         found = device_sm()
     except LlmcError as error:
@@ -75,8 +77,6 @@ def problem(variant: Variant) -> LlmcError | None:
 
 def available_memory() -> int:
     """What the first GPU has left."""
-    from .tensorrt_gpu import free_memory
-
     return free_memory()
 
 
@@ -87,12 +87,10 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
-) -> "TrtProgram":
+) -> "TensorRtExecutor":
     """Checks the engine's header, loads it and allocates. Errors: E0509, E0514, E0601."""
-    from .tensorrt_gpu import CudaGpu
-
     check_engine(program, str(variant.options["version"]), engine_sms(variant))
-    return TrtProgram(variant, CudaGpu(program), slots=min(cache_blocks))
+    return TensorRtExecutor(variant, CudaGpu(program), slots=min(cache_blocks))
 
 
 def engine_sms(variant: Variant) -> tuple[int, ...]:
@@ -100,40 +98,27 @@ def engine_sms(variant: Variant) -> tuple[int, ...]:
     return tuple(int(sm) for sm in str(variant.options["sms"]).split(","))
 
 
-class TrtProgram:
+class TensorRtExecutor(SlotExecutor):
     """An engine with its caches. `slots`: how many sequences have room."""
 
     def __init__(self, variant: Variant, gpu: Gpu, *, slots: int) -> None:
         self._length = int(variant.options["slot_length"])
-        self.limits: Limits = replace(variant.limits, block_size=self._length)
-        self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
-        self.cache_blocks = (slots,) * len(self.cache_groups)
-        self.vocab_size = variant.vocab_size
+        limits = replace(variant.limits, block_size=self._length)
+        super().__init__(replace(variant, limits=limits), slots)
         self._gpu = gpu
-        self._planner = SlotPlanner(self.limits, slots)
         self._caches = [
             replace(cache, address=gpu.allocate(cache.slot_bytes * slots))
             for cache in parse_caches(str(variant.options["caches"]), self._length)
         ]
-        limits = self.limits
         self._places = _input_places(limits.max_tokens, limits.max_sequences)
         self._inputs = gpu.allocate(self._places["logits_rows"] + limits.max_logits_rows * _I32)
-        self._logits = gpu.allocate(limits.max_logits_rows * self.vocab_size * _I32)
-        self._closed = False
+        self._outputs = gpu.allocate(limits.max_logits_rows * self.vocab_size * _I32)
 
-    def step(self, inputs: StepInputs) -> StepOutputs:
-        """Runs the ranges of a step one after another. Errors: E0100, inputs out of range."""
-        import numpy as np
+    def _run(self, run: SlotRun) -> None:
+        for part in by_profile(run):
+            self._place(part, self._run_part(part))
 
-        check_inputs(inputs, self)
-        logits = np.empty((len(inputs.logits_rows), self.vocab_size), np.float32)
-        for run in self._planner.runs(inputs):
-            for part in by_profile(run):
-                rows = self._run(part)
-                logits[part.outputs] = rows[: len(part.outputs)]
-        return StepOutputs.of(logits)
-
-    def _run(self, run: SlotRun) -> "Float32Array":
+    def _run_part(self, run: SlotRun) -> "Float32Array":
         """One call of the engine; its logits, of row 0 where none are wanted."""
         import numpy as np
 
@@ -148,13 +133,13 @@ class TrtProgram:
             "logits_rows": (len(wanted),),
         }
         at = {name: self._inputs + place for name, place in self._places.items()}
-        at["logits"] = self._logits
+        at["logits"] = self._outputs
         for cache in self._caches:
             shapes[cache.name] = (run.rows, cache.heads, self._length, cache.width)
             first = cache.address + run.first * cache.slot_bytes
             at[cache.name] = at[cache.name + CACHE_OUT] = first
         self._gpu.execute(DECODE if run.query == 1 else PREFILL, shapes, at)
-        data = self._gpu.download(self._logits, len(wanted) * self.vocab_size * _I32)
+        data = self._gpu.download(self._outputs, len(wanted) * self.vocab_size * _I32)
         return np.frombuffer(data, np.float32).reshape(len(wanted), self.vocab_size)
 
     def _pack(self, run: SlotRun, logits_rows: list[int]) -> bytes:
@@ -166,19 +151,13 @@ class TrtProgram:
             block[self._places[name] : self._places[name] + len(data)] = data
         return bytes(block) + array("i", logits_rows).tobytes()
 
-    def copy_block(self, group: int, source: int, target: int) -> None:
-        """Copies a slot, which the first group names for all of them."""
-        if group == 0:
-            for cache in self._caches:
-                to, origin = (cache.address + slot * cache.slot_bytes for slot in (target, source))
-                self._gpu.copy(to, origin, cache.slot_bytes)
-            self._planner.copied(source, target)
+    def _copy_slot(self, source: int, target: int) -> None:
+        for cache in self._caches:
+            to, origin = (cache.address + slot * cache.slot_bytes for slot in (target, source))
+            self._gpu.copy(to, origin, cache.slot_bytes)
 
-    def close(self) -> None:
-        """Frees the engine and all device memory."""
-        if not self._closed:
-            self._closed = True
-            self._gpu.close()
+    def _release(self) -> None:
+        self._gpu.close()
 
 
 def by_profile(run: SlotRun) -> Iterator[SlotRun]:

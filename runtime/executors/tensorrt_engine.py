@@ -1,5 +1,4 @@
-"""Serialized TensorRT for RTX engines: the profiles of ours, and the header of any, which says what
-it is for before it is loaded.
+"""A serialized TensorRT for RTX engine: its profiles, and its header before it is loaded.
 
 64 bytes, found by building for one SM after another (1.7.1); little-endian:
 
@@ -19,7 +18,7 @@ from msgspec import Struct
 from ...base.errors import LlmcError
 
 DECODE, PREFILL = 0, 1
-"""The optimization profiles that every engine of ours has."""
+"""Its optimization profiles: rows of one token each, and one row of several."""
 HEADER_BYTES = 64
 MAGIC = b"vtrt"
 SMS = (75, 80, 86, 89, 120, 121)
@@ -39,7 +38,7 @@ def read_header(engine: bytes | memoryview) -> EngineHeader:
     """
     head = bytes(engine[:HEADER_BYTES])
     if len(head) < HEADER_BYTES or head[:4] != MAGIC or head[28:32] != MAGIC:
-        raise LlmcError("LLMC-E0509", "the program is no TensorRT engine")
+        raise LlmcError("LLMC-E0509", "the program is no TensorRT for RTX engine")
     (nbytes,) = struct.unpack_from("<Q", head, 16)
     if nbytes != len(engine):
         raise LlmcError("LLMC-E0509", f"the engine has {len(engine)} bytes, it says {nbytes}")

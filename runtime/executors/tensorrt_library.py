@@ -1,7 +1,8 @@
 """The TensorRT library: which one is installed, and what it says while it works.
 
-Three packages offer the same Python API: `tensorrt` (datacenter), `tensorrt_rtx`, and the bare
-bindings of the latter, `tensorrt_rtx_bindings`. The first one that can be imported is used.
+TensorRT for RTX comes as `tensorrt_rtx` and as its bare bindings, `tensorrt_rtx_bindings`; the
+first one that can be imported is used. The datacenter library `tensorrt` has the same names but
+builds other engines, for the GPU at hand only: it isn't used.
 
 TensorRT keeps one logger a process (a second one is ignored with a warning), so there is one here.
 It prints nothing: messages are collected, and the first error of a build becomes the user's line.
@@ -18,7 +19,7 @@ from typing import Any
 
 from ...base.errors import LlmcError
 
-MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 INSTALL = 'pip install "llmc-compiler[trt]"'
 
 
@@ -31,12 +32,10 @@ def library() -> Any:
     """
     for name in MODULES:
         try:
-            module = importlib.import_module(name)
+            return importlib.import_module(name)
         except ImportError:
             continue
-        if hasattr(module, "Builder"):  # the datacenter wheels on PyPI are placeholders
-            return module
-    raise LlmcError("LLMC-E0703", "the trt target needs TensorRT", hint=INSTALL)
+    raise LlmcError("LLMC-E0703", "the trt target needs TensorRT for RTX", hint=INSTALL)
 
 
 def is_rtx(trt: Any) -> bool:

@@ -9,75 +9,55 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...base.errors import LlmcError
+from ..config import ServerConfig
+from ..connection.error_objects import unsupported
 from ..connection.server_sent_events import DONE, TextEvent, event, failure
-from ..context import Context, context_of, key_of
 from ..served_models import Served
-from .chat_prompt import as_template_messages, chat_prompt
-from .chat_text import ChatText, chat_texts, marks_for
-from .generation import Running
+from .chat_prompt import ChatPrompts
+from .generating_endpoint import Asked, generate
 from .logprobs import NewLogprobs, chat_entries
 from .protocol.chat import ChatRequest
-from .reply import respond
-from .request_options import Asked, asked_of, check_prompt, grammar_of, max_tokens_of, unsupported
-from .tool_choice import Tools, tools_of
+from .request_limits import check_count
+from .running_requests import Running
+from .tool_choice import tools_of
 
 
 async def chat_completions(http: Request) -> Response:
     """Answers a chat, at once or as a stream of server-sent events."""
-    context = context_of(http)
-    body = await context.body(http, ChatRequest)
-    served = context.catalog.get(body.model)
-    _check(body, context)
+    return await generate(http, ChatRequest, _read, _Answer)
+
+
+def _read(body: ChatRequest, served: Served, config: ServerConfig) -> Asked[ChatPrompts]:
+    _check(body, config)
     tools = tools_of(served, body.tools, body.tool_choice, body.parallel_tool_calls)
-    asked = await _asked(body, served, context, key_of(http), tools)
-    marks = marks_for(served, asked)
-    prompt = await chat_prompt(
+    prompts = ChatPrompts(
         served,
-        as_template_messages(body.messages),
-        tools=tools.offered,
+        body.messages,
+        tools,
         add_generation_prompt=body.add_generation_prompt is not False,
         variables=_variables(body),
     )
-    check_prompt(prompt.ids, served, context.config)
-    wanted = body.max_completion_tokens or body.max_tokens
-    tokens = max_tokens_of(wanted, prompt.ids, served, context.config)
-    first = asked.request(served, prompt.ids, tokens)
-    requests = [first]
-    for place in range(1, body.n or 1):
-        requests.append(asked.request(served, prompt.ids, tokens, place))
-        requests[-1].follows = first
-    running = Running(served, requests, streamed=bool(body.stream))
-    answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, len(requests)))
-    return await respond(http, context, running, answer, stream=bool(body.stream))
+    return Asked(
+        prompts,
+        body.max_completion_tokens or body.max_tokens,
+        n=body.n or 1,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        form=body.response_format,
+    )
 
 
-def _check(body: ChatRequest, context: Context) -> None:
-    """E0213 and E0215 for what contradicts itself or can't be done."""
+def _check(body: ChatRequest, config: ServerConfig) -> None:
+    """E0215 for what contradicts itself or can't be done."""
     for name in ("audio", "functions", "function_call", "web_search_options"):
         if getattr(body, name) is not None:
             raise unsupported(name, "is not supported")
     if body.modalities not in (None, ["text"]):
         raise unsupported("modalities", "can only be text")
-    check_n(body.n, context)
+    check_count(body.n or 1, config)
     if body.top_logprobs is not None and not body.logprobs:
         raise unsupported("top_logprobs", "needs logprobs")
     if body.stream_options is not None and not body.stream:
         raise unsupported("stream_options", "needs stream")
-
-
-def check_n(n: int | None, context: Context, param: str = "n") -> None:
-    """E0215 for more continuations than the server allows in one request."""
-    if (n or 1) > context.config.max_n:
-        raise unsupported(param, f"can be at most {context.config.max_n} here")
-
-
-async def _asked(
-    body: ChatRequest, served: Served, context: Context, key: str, tools: Tools
-) -> Asked:
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    asked = asked_of(body, served, context.config, key, logprobs=logprobs)
-    asked.grammar = await grammar_of(served, body, body.response_format)
-    return await tools.applied_to(asked)
 
 
 def _variables(body: ChatRequest) -> Mapping[str, Any]:
@@ -90,8 +70,9 @@ def _variables(body: ChatRequest) -> Mapping[str, Any]:
 class _Answer:
     """One answer of this endpoint."""
 
-    def __init__(self, body: ChatRequest, running: Running, texts: list[ChatText]) -> None:
-        self._running, self._texts = running, texts
+    def __init__(self, body: ChatRequest, running: Running, prompts: ChatPrompts) -> None:
+        self._running = running
+        self._texts = [prompts.reader() for _ in running.requests]
         self._tokenizer = running.served.model.tokenizer
         self._logprobs = [NewLogprobs(r) for r in running.requests] if body.logprobs else None
         options = body.stream_options

@@ -1,12 +1,16 @@
-"""Chat messages as dictionaries, and prompts made of them."""
+"""Prompts of chats: messages as dictionaries, rendered by the model's template."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ...runtime.api.generation_options import RequestOptions
+from ...runtime.text.reasoning import opened_by
 from ..connection.error_objects import RequestError
 from ..served_models import Served
+from .chat_text import ChatText, Thinking, marks_for
 from .protocol.chat import Message, Part
+from .tool_choice import Tools
 
 _SHORT = 4000
 
@@ -73,6 +77,43 @@ async def chat_prompt(
 
     length = sum(len(str(message.get("content"))) for message in messages)
     return render() if length <= _SHORT else await asyncio.to_thread(render)
+
+
+class ChatPrompts:
+    """The one prompt of a chat, and how what follows it is to be read."""
+
+    def __init__(
+        self,
+        served: Served,
+        messages: Sequence[Message],
+        tools: Tools,
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._served, self._tools = served, tools
+        self._messages = as_template_messages(messages)
+        self._add_generation_prompt, self._variables = add_generation_prompt, variables
+        self._thinking: Thinking | None = None
+
+    async def prepare(self, options: RequestOptions) -> list[list[int]]:
+        """Its ids. Options that tools and thoughts need are set. Errors: E0209, E0211, E0213."""
+        await self._tools.apply_to(options)
+        marks = marks_for(self._served, options)
+        prompt = await chat_prompt(
+            self._served,
+            self._messages,
+            tools=self._tools.offered,
+            add_generation_prompt=self._add_generation_prompt,
+            variables=self._variables,
+        )
+        if marks is not None:
+            self._thinking = Thinking(marks, opened_by(prompt.text, marks))
+        return [prompt.ids]
+
+    def reader(self) -> ChatText:
+        """Reads one of the texts that follow, when the prompt is prepared."""
+        return ChatText(self._tools, self._thinking)
 
 
 _TAKEN = {"messages", "tools", "add_generation_prompt", "self"}

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from ...runtime.api.generation_options import RequestOptions
 from ...runtime.engine.request import Request
-from ...runtime.text.reasoning import Marks, ReasoningStream, keeps_special, marks_of, opened_by
+from ...runtime.text.reasoning import Marks, ReasoningStream, keeps_special, marks_of
 from ...runtime.text.tools.calls import CallDelta
 from ..served_models import Served
-from .request_options import Asked
 from .tool_choice import Tools
 
 
@@ -19,14 +19,15 @@ class Thinking(NamedTuple):
     opened: bool
 
 
-def marks_for(served: Served, asked: Asked) -> Marks | None:
-    """The marks that a model's template knows. A text that must have a form has no such section."""
+def marks_for(served: Served, options: RequestOptions) -> Marks | None:
+    """The marks that a model's template knows, which must appear in its text: `keep_special`. A
+    text that must have a form has no such section."""
     template = served.model.chat_template
-    if template is None or asked.grammar is not None:
+    if template is None or options.grammar is not None:
         return None
     marks = marks_of(template.source)
     if marks is not None and keeps_special(marks, served.model.tokenizer.special_id):
-        asked.keep_special = True
+        options.keep_special = True
     return marks
 
 
@@ -121,9 +122,3 @@ def _call(one: CallDelta) -> dict[str, Any]:
         "type": "function",
         "function": {"name": one.name, "arguments": one.arguments},
     }
-
-
-def chat_texts(tools: Tools, marks: Marks | None, prompt: str, count: int) -> list[ChatText]:
-    """A reader for each of `count` texts that follow a prompt."""
-    thinking = None if marks is None else Thinking(marks, opened_by(prompt, marks))
-    return [ChatText(tools, thinking) for _ in range(count)]

@@ -10,47 +10,69 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...base.errors import LlmcError
+from ...runtime.api.generation_options import RequestOptions
 from ...runtime.engine.request import Request as EngineRequest
-from ..connection.error_objects import RequestError
+from ..config import ServerConfig
+from ..connection.error_objects import RequestError, unsupported
 from ..connection.server_sent_events import DONE, TextEvent, event, failure
-from ..context import Context, context_of, key_of
 from ..served_models import Served
-from .chat_completions import check_n
-from .generation import Running
+from .generating_endpoint import Asked, generate
 from .logprobs import CompletionLogprobs, NewLogprobs
+from .prompt_encoding import encode
 from .protocol.completion import CompletionRequest
-from .reply import respond
-from .request_options import (
-    Asked,
-    asked_of,
-    check_prompt,
-    encode,
-    grammar_of,
-    max_tokens_of,
-    unsupported,
-)
+from .request_limits import check_count
+from .running_requests import Running
 
 DEFAULT_TOKENS = 16
 """What OpenAI's interface generates when a request doesn't say how much."""
 
 
+class _Prompts:
+    """The prompts of a body, texts or ids; `ids` of all of them when they are prepared."""
+
+    def __init__(self, served: Served, prompt: str | list[Any]) -> None:
+        self._served = served
+        alone = isinstance(prompt, str) or isinstance(prompt[0], int)
+        self._prompts: list[Any] = [prompt] if alone else list(prompt)
+        self.ids: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    async def prepare(self, options: RequestOptions) -> list[list[int]]:
+        """The ids of each prompt."""
+        if isinstance(self._prompts[0], str):
+            texts = (encode(self._served, text, special=True) for text in self._prompts)
+            self.ids = list(await asyncio.gather(*texts))
+        else:
+            self.ids = self._prompts
+        return self.ids
+
+
 async def completions(http: Request) -> Response:
     """Continues one or several prompts, at once or as a stream of server-sent events."""
-    context = context_of(http)
-    body = await context.body(http, CompletionRequest)
-    served = context.catalog.get(body.model)
-    _check(body, context)
-    prompts = await _prompts(served, body.prompt)
-    check_n(len(prompts) * (body.best_of or body.n or 1), context, "prompt")
-    asked = await _asked(body, served, context, key_of(http))
-    requests = _requests(body, served, context, asked, prompts)
-    running = Running(served, requests, streamed=bool(body.stream))
-    answer = _Answer(body, running, prompts)
-    return await respond(http, context, running, answer, stream=bool(body.stream))
+    return await generate(http, CompletionRequest, _read, _Answer)
 
 
-def _check(body: CompletionRequest, context: Context) -> None:
-    check_n(body.best_of or body.n, context)
+def _read(body: CompletionRequest, served: Served, config: ServerConfig) -> Asked[_Prompts]:
+    _check(body, config)
+    prompts, each = _Prompts(served, body.prompt), body.best_of or body.n or 1
+    check_count(len(prompts) * each, config, "prompt")
+    logprobs = body.logprobs
+    if logprobs is None and each > (body.n or 1):
+        logprobs = 0  # the best ones are those with the highest
+    return Asked(
+        prompts,
+        DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
+        n=each,
+        logprobs=logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+        form=body.response_format,
+    )
+
+
+def _check(body: CompletionRequest, config: ServerConfig) -> None:
+    check_count(body.best_of or body.n or 1, config)
     if body.suffix:
         raise unsupported("suffix", "is not supported")
     if body.best_of is not None:
@@ -64,58 +86,10 @@ def _check(body: CompletionRequest, context: Context) -> None:
         raise RequestError("LLMC-E0205", "max_tokens cannot be 0", param="max_tokens")
 
 
-async def _prompts(served: Served, prompt: Any) -> list[list[int]]:
-    if isinstance(prompt, str):
-        prompt = [prompt]
-    if isinstance(prompt[0], int):
-        return [prompt]
-    if isinstance(prompt[0], str):
-        return list(await asyncio.gather(*(encode(served, one, special=True) for one in prompt)))
-    return prompt
-
-
-async def _asked(body: CompletionRequest, served: Served, context: Context, key: str) -> Asked:
-    logprobs = body.logprobs
-    if logprobs is None and (body.best_of or 1) > (body.n or 1):
-        logprobs = 0  # the best ones are those with the highest
-    asked = asked_of(
-        body,
-        served,
-        context.config,
-        key,
-        logprobs=logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
-    )
-    asked.grammar = await grammar_of(served, body, body.response_format)
-    return asked
-
-
-def _requests(
-    body: CompletionRequest,
-    served: Served,
-    context: Context,
-    asked: Asked,
-    prompts: Sequence[Sequence[int]],
-) -> list[EngineRequest]:
-    wanted = DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
-    requests: list[EngineRequest] = []
-    for prompt in prompts:
-        check_prompt(prompt, served, context.config)
-        tokens = max_tokens_of(wanted, prompt, served, context.config)
-        first = asked.request(served, prompt, tokens)
-        requests.append(first)
-        for place in range(1, body.best_of or body.n or 1):
-            requests.append(asked.request(served, prompt, tokens, place))
-            requests[-1].follows = first
-    return requests
-
-
 class _Answer:
     """One answer of this endpoint."""
 
-    def __init__(
-        self, body: CompletionRequest, running: Running, prompts: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, body: CompletionRequest, running: Running, prompts: _Prompts) -> None:
         self._body, self._running, self._prompts = body, running, prompts
         self._tokenizer = running.served.model.tokenizer
         self._each = body.best_of or body.n or 1
@@ -123,7 +97,7 @@ class _Answer:
         self._nothing_new = body.max_tokens == 0
         options = body.stream_options
         self._usage = options is not None and bool(options.include_usage)
-        self._prompt_tokens = sum(len(prompt) for prompt in prompts)
+        self._prompt_tokens = sum(len(prompt) for prompt in prompts.ids)
         self._head = {
             "id": f"cmpl-{uuid4().hex}",
             "object": "text_completion",

@@ -1,8 +1,10 @@
 """The OpenAPI document: what bodies the routes take and what they answer.
 
-Bodies are read by `bodies.py` and not by the framework, so the document is told about them here.
+Bodies are read by `request_body.py` and not by the framework, so the document is told about them
+here.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+_NAMED = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{model}"
 _ERROR: dict[str, Any] = {
     "type": "object",
@@ -30,10 +33,19 @@ _ERROR: dict[str, Any] = {
 }
 
 
-def body(schema: type[BaseModel]) -> dict[str, Any]:
-    """What a route's description says of its body."""
-    ref = {"$ref": _REF.format(model=schema.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": ref}}}}
+def parameters_and_body(path: str, body: type[BaseModel] | None) -> dict[str, Any]:
+    """What a route's description says of the names in its path, and of its body."""
+    said: dict[str, Any] = {}
+    names = _NAMED.findall(path)
+    if names:
+        schema = {"type": "string", "minLength": 1}
+        said["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": schema} for name in names
+        ]
+    if body is not None:
+        content = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
+        said["requestBody"] = {"required": True, "content": content}
+    return said
 
 
 def answers(*types: str) -> dict[int | str, dict[str, Any]]:

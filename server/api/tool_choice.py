@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...runtime.api.generation_options import RequestOptions
 from ...runtime.engine.sampling.grammar import Grammar
 from ...runtime.text.tools.calls import ToolFormat, ToolStream
 from ...runtime.text.tools.definitions import Choice, checked_choice, checked_tools
@@ -12,7 +13,6 @@ from ...runtime.text.tools.registry import format_of
 from ..connection.error_objects import RequestError
 from ..served_models import Served
 from .protocol.common import Tool, ToolChoice
-from .request_options import Asked
 
 
 class Tools:
@@ -26,25 +26,24 @@ class Tools:
         """What the template tells the model about."""
         return self._choice.tools or None
 
-    async def applied_to(self, asked: Asked) -> Asked:
-        """What is asked, so that calls can be read, and with a grammar where one is forced.
+    async def apply_to(self, options: RequestOptions) -> None:
+        """Has calls appear in the text, and sets the grammar where one is forced.
 
         Errors: E0211 for schemas that no grammar can be made of, E0213.
         """
         if not self._choice.tools:
-            return asked
+            return
         tokenizer, format = self._served.model.tokenizer, self._format()
-        asked.keep_special = keeps_special(format, tokenizer.special_id)
+        options.keep_special = keeps_special(format, tokenizer.special_id)
         if self._choice.forced:
-            if asked.grammar is not None:
+            if options.grammar is not None:
                 message = "a forced call and another form of the answer exclude one another"
                 raise RequestError("LLMC-E0213", message, param="tool_choice")
             text = forced_grammar(
                 format, self._choice.tools, special_id=tokenizer.special_id, many=self.many
             )
-            compile = self._served.model.compile_grammar
-            asked.grammar = await asyncio.to_thread(lambda: compile(Grammar.lark(text)))
-        return asked
+            compile = self._served.model.request_maker.compile
+            options.grammar = await asyncio.to_thread(lambda: compile(Grammar.lark(text)))
 
     def stream(self) -> ToolStream | None:
         """A reader of calls, if there may be any."""

@@ -45,6 +45,11 @@ class RequestError(LlmcError):
         self.headers = dict(headers or {})
 
 
+def unsupported(param: str, why: str) -> RequestError:
+    """The error for something that OpenAI's interface has and this server hasn't."""
+    return RequestError("LLMC-E0215", f"{param} {why}", param=param)
+
+
 def status_of(error: LlmcError) -> int:
     """The HTTP status that this error is answered with."""
     status = getattr(error, "status", None)

@@ -4,7 +4,7 @@ from typing import Any
 
 from ...base.errors import LlmcError
 from .error_objects import content_of
-from .responses import encode
+from .json_response import encode
 
 DONE = b"data: [DONE]\n\n"
 

@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..context import context_of
 from ..served_models import Catalog
+from ..server_state import state_of
 from .prometheus import EngineCollector
 
 
@@ -50,5 +50,5 @@ def registry_of(catalog: Catalog) -> CollectorRegistry:
 
 async def metrics(http: Request) -> Response:
     """Metrics of all models."""
-    text = generate_latest(registry_of(context_of(http).catalog))
+    text = generate_latest(registry_of(state_of(http).catalog))
     return Response(text, media_type=CONTENT_TYPE_LATEST)

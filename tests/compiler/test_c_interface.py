@@ -11,11 +11,11 @@ import llmc
 import pytest
 from llmc.artifact.manifest import weight_bytes
 from llmc.artifact.reader import ArtifactReader
-from llmc.runtime.api.variants import select_variant
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 from llmc.runtime.executors.cpu import load_library
+from llmc.runtime.executors.registry import runnable_variant
 
 ROOT = Path(__file__).parents[2]
 BAD_STRUCT_SIZE = -1
@@ -52,7 +52,7 @@ class Info(ctypes.Structure):
 
 def test_a_program_describes_itself_as_the_manifest_does(compiled: Path) -> None:
     reader = ArtifactReader(compiled)
-    variant = select_variant(reader.manifest)
+    variant = runnable_variant(reader.manifest)
     library = load_library(reader.read(variant.program))
     info = Info(struct_size=ctypes.sizeof(Info) - 8)
     assert library.llmc_describe(ctypes.byref(info)) == BAD_STRUCT_SIZE

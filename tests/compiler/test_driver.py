@@ -17,6 +17,7 @@ from llmc.compiler.assemble import decode_bytes
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.quality import compare
 from llmc.compiler.targets import Program, Target
+from llmc.passes.features import OWN_KERNELS
 from llmc.passes.quantize import SCHEMES
 from llmc.runtime.api.conformance import verify
 from llmc.weights.table import WeightTable
@@ -169,7 +170,7 @@ def test_kl_divergence() -> None:
 
 def test_a_decode_step_reads_only_active_experts() -> None:
     model = find("qwen3-moe")
-    graph = lower_model(model.configuration(), 64, own_tensors, SCHEMES["f32"]).graph
+    graph = lower_model(model.configuration(), 64, own_tensors, SCHEMES["f32"], OWN_KERNELS).graph
     limits = Limits(
         max_tokens=64, max_sequences=4, max_context=64, max_logits_rows=4, block_size=32
     )

@@ -38,7 +38,6 @@ from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.ops import CACHE_BLOCK
 from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.passes.pipeline import ProgramForm
 from llmc.passes.quantize import SCHEME_NAMES
 from llmc.runtime.api.model import load
 from llmc.weights.values import RecipeValues
@@ -175,7 +174,7 @@ def _references(cell: Cell) -> list[Text]:
     backend = cell.column.backend()
     scheme = backend.scheme(cell.scheme, None)
     graph = lower_model(
-        cell.model.configuration(), context, own_tensors, scheme, backend.form
+        cell.model.configuration(), context, own_tensors, scheme, backend.features
     ).graph
     values, known = RecipeValues(StateReader(eager.state_dict())), {}
 
@@ -184,7 +183,7 @@ def _references(cell: Cell) -> list[Text]:
             known[value] = tensor_of(values, value)  # type: ignore[arg-type]
         return known[value]
 
-    slots = backend.form is ProgramForm.SLOTS
+    slots = backend.features.uniform_query
     limits = Limits(
         max_tokens=context,
         max_sequences=1,

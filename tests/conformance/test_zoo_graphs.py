@@ -13,6 +13,7 @@ from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.ops import CACHE_BLOCK
 from llmc.models.conformance import Report, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
+from llmc.passes.features import OWN_KERNELS
 from llmc.passes.quantize import find_scheme
 from llmc.weights.values import RecipeValues
 from tiny_model import ZooModel
@@ -22,7 +23,9 @@ from zoo import EXTENDED
 def conformance_of(model: ZooModel) -> Report:
     """Lower the model and run its graph through the schedule."""
     context = model.max_context
-    graph = lower_model(model.configuration(), context, own_tensors, find_scheme("f32")).graph
+    graph = lower_model(
+        model.configuration(), context, own_tensors, find_scheme("f32"), OWN_KERNELS
+    ).graph
     built = fix_rope(model.build(), context)
     values = RecipeValues(StateReader(built.state_dict()))
     limits = Limits(

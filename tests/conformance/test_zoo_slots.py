@@ -8,7 +8,7 @@ from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.models.conformance import blocks_needed, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME
 from llmc.passes.quantize import SCHEMES
 from llmc.weights.values import RecipeValues
 from zoo import DISTINCT, find
@@ -22,7 +22,7 @@ def test_conforms(family: str) -> None:
     eager = fix_rope(model.build(), model.max_context)
     texts = reference_texts(eager, model.max_context)
     lowered = lower_model(
-        model.configuration(), model.max_context, own_tensors, SCHEMES["f32"], ProgramForm.SLOTS
+        model.configuration(), model.max_context, own_tensors, SCHEMES["f32"], FOREIGN_RUNTIME
     )
     limits = Limits(
         max_tokens=MAX_TOKENS,

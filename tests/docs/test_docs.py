@@ -37,7 +37,8 @@ def name_of(value: object) -> str:
 
 def test_there_are_pages_to_check() -> None:
     names = {one.name for one in PAGES}
-    for topic in ("artifact-format", "adding-a-pass", "adding-an-op", "adding-a-target"):
+    topics = ("artifact-format", "adding-a-pass", "adding-an-op", "adding-a-target")
+    for topic in (*topics, "adding-a-weight-format"):
         assert f"docs/{topic}.md" in names
     assert len(commands("llmc")) > 15
     assert sum(len(one.inline) for one in PAGES) > 300
@@ -254,9 +255,9 @@ def test_sketch_matches_the_folders() -> None:
 
 def test_floors_are_those_of_the_house_test() -> None:
     house = (ROOT / "tests" / "test_house.py").read_text()
-    floors = ast.literal_eval(
-        re.search(r"^FLOORS = (\{.*?\n\})", house, re.MULTILINE | re.DOTALL)[1]
-    )  # type: ignore[index]
+    found = re.search(r"^FLOORS = (\{.*?\n\})", house, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    floors = ast.literal_eval(found[1])
     for number, room, _ in page("CONTRIBUTING.md").rows("| floor |"):
         first = room.split(",")[0].strip("` /").removesuffix(".py")
         assert floors[first] == int(number), room

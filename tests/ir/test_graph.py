@@ -113,14 +113,16 @@ def test_replace_op_infers_types_again() -> None:
     assert [v.index for v in node.outputs] == [0, 1]
 
 
-def test_outputs_follow_replaced_values_always() -> None:
-    """`where` chooses among readers; the graph's outputs are no reader and always follow."""
+def test_outputs_are_readers_like_others() -> None:
+    """`where` chooses among readers, of which None is the graph's outputs."""
     graph = Graph()
     x = graph.add_input("x", ROWS)
     first, second = graph.append(Unary("neg"), [x]), graph.append(Unary("exp"), [x])
     reader = graph.append(Unary("abs"), [first.output])
     graph.outputs = [first.output, reader.output]
     graph.replace_uses(first.output, second.output, where=lambda _: False)
+    assert graph.outputs == [first.output, reader.output]
+    graph.replace_uses(first.output, second.output, where=lambda user: user is None)
     assert graph.outputs == [second.output, reader.output]
     assert reader.inputs == (first.output,)
 

@@ -5,20 +5,21 @@ import pytest
 import torch
 from llmc.artifact.manifest import Limits
 from llmc.artifact.program import StepInputs, check_inputs
-from llmc.ir.interpreted_program import InterpretedProgram, manifest_groups
+from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.parser import parse
+from llmc.ir.states import cache_groups
 
 TEXT = """
 graph main: SERVING
-input token_ids: i32[T]
-input positions: i32[T]
-input logits_rows: i32[R]
-input query_start: i32[S1]
-input context_len: i32[S]
-input block_table.0: i32[S, B]
-input key_pool.0: {dtype}[P0, 64, 1, 8]
-input value_pool.0: {dtype}[P0, 64, 1, 8]
-cache 0: window={window} heads=1 key=8 value=8 {dtype} sites=[0]
+input token_ids: i32[T] as token_ids
+input positions: i32[T] as positions
+input logits_rows: i32[R] as logits_rows
+input query_start: i32[S1] as query_start
+input context_len: i32[S] as context_len
+input block_table.0: i32[S, B] as table(0)
+input key_pool.0: {dtype}[P0, 64, 1, 8] as state(0, key_pool)
+input value_pool.0: {dtype}[P0, 64, 1, 8] as state(0, value_pool)
+group 0: paged {{window={window}, heads=1, key=8, value=8, dtype={dtype}}} sites=(0,)
 const @table: f32[10, 16] = @table:f32
 const @head: f32[10, 16] = @head:f32
 %0: f32[T, 16] = embedding(@table, token_ids)
@@ -103,7 +104,7 @@ def test_a_bf16_cache_rounds_keys_and_values() -> None:
 
 def test_groups_as_the_manifest_states_them() -> None:
     graph = parse(TEXT.format(window=8, dtype="bf16"))
-    (group,) = manifest_groups(graph, 64)
+    (group,) = cache_groups(graph, 64)
     assert (group.kind, group.window, group.layers, group.dtype) == ("sliding", 8, 1, "bf16")
     assert group.bytes_per_block == group.expected_bytes_per_block() == 64 * 2 * 16 * 2
-    assert manifest_groups(parse(TEXT.format(window=0, dtype="f32")), 64)[0].kind == "full"
+    assert cache_groups(parse(TEXT.format(window=0, dtype="f32")), 64)[0].kind == "full"

@@ -106,8 +106,8 @@ def test_pools_are_written_in_place() -> None:
         input k: f32[T, 1, 4]
         input keys: f32[P, 64, 1, 4]
         input values: f32[P, 64, 1, 4]
-        input query_start: i32[S1]
-        input context_len: i32[S]
+        input query_start: i32[S1] as query_start
+        input context_len: i32[S] as context_len
         input block_table: i32[S, B]
         %0: f32[P, 64, 1, 4], %1: f32[P, 64, 1, 4] = cache_write(k, k, keys, values, query_start, context_len, block_table)
         output %0

@@ -11,6 +11,7 @@ from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar_of
 from llmc.ir.types import DType, Sym, T, TensorType
 from llmc.ir.verifier import verify
+from llmc.passes.features import OWN_KERNELS
 from llmc.passes.quantize import SCHEMES
 from random_graphs import graphs
 from zoo import find
@@ -32,12 +33,12 @@ def test_lowered_models_round_trip(name: str, scheme: str) -> None:
     """Bodies, calls, cache groups, merged constants: a real serving graph comes back whole."""
     model = find(name)
     lowered = lower_model(
-        model.configuration(), model.max_context, own_tensors, SCHEMES[scheme]
+        model.configuration(), model.max_context, own_tensors, SCHEMES[scheme], OWN_KERNELS
     ).graph
     text = str(lowered)
     again = parse(text)
     assert str(again) == text
-    assert again.cache_groups == lowered.cache_groups
+    assert again.groups == lowered.groups
     assert list(again.bodies) == list(lowered.bodies)
     verify(again)
 
@@ -137,8 +138,10 @@ HEAD = "graph main: TRACED\ninput x: f32[T, 4]\n"
         ("input x: i32[T]", "x is defined twice"),
         ("input y: f99[T]", "f99"),
         ("const @w: f32[4] =", "expected a recipe"),
-        ("cache 0: window=0 heads=3 value=4 key=4 f32 sites=[0]", "expected key="),
-        ("outputs x", "expected graph, input, cache, const, output or a result"),
+        ("group 0: paged {window=0, heads=3, width=4, key=4} sites=(0,)", "no attribute width"),
+        ("group 0: paged {window=0, heads=3} sites=(0,)", "paged needs dtype, key, value"),
+        ("group 0: heap {} sites=(0,)", "heap is unknown"),
+        ("outputs x", "expected graph, input, group, const, output or a result"),
         ("graph other: SOON", "SOON is unknown|'SOON' is unknown"),
     ],
 )

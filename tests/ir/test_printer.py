@@ -1,12 +1,13 @@
 """The text of a graph: numbering, names, quoting, bodies and cache groups."""
 
 import pytest
-from llmc.ir.graph import CacheGroup, Graph
+from llmc.ir.graph import Graph, StateGroup
 from llmc.ir.ops import Attention, Binary, Call, Cast, Iota, Norm, Reshape, Unary
 from llmc.ir.phase import Phase
 from llmc.ir.printer import format_attribute, format_name
 from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar
+from llmc.ir.states.key_value import KeyValueGeometry
 from llmc.ir.types import DType, Sym, T, TensorType
 
 ROWS = TensorType(DType.F32, (T, 4))
@@ -21,14 +22,15 @@ def test_a_whole_graph() -> None:
     """Inputs, cache groups, constants in order of first use, numbered results, scopes, outputs."""
     graph = Graph("main", Phase.FUSED)
     x = graph.add_input("x", ROWS)
-    graph.cache_groups.append(CacheGroup("0", 8, 2, 16, 24, DType.BF16, [0, 2]))
+    kept = KeyValueGeometry(8, 2, 16, 24, DType.BF16)
+    graph.groups.append(StateGroup("0", "paged", kept, [0, 2]))
     y = graph.append(Norm("rms_norm", 1e-5), [x, leaf("norm.weight", 4)], "layers.0.norm").output
     z = graph.append(Binary("mul"), [y, scalar(0.5)]).output
     graph.outputs = [z, y]
     assert str(graph) == (
         "graph main: FUSED\n"
         "input x: f32[T, 4]\n"
-        "cache 0: window=8 heads=2 key=16 value=24 bf16 sites=[0, 2]\n"
+        "group 0: paged {window=8, heads=2, key=16, value=24, dtype=bf16} sites=(0, 2)\n"
         "const @norm.weight: f32[4] = @norm.weight:f32\n"
         "%0: f32[T, 4] = rms_norm(x, @norm.weight) {eps=1e-05}    # layers.0.norm\n"
         "%1: f32[T, 4] = mul(%0, 0.5)\n"

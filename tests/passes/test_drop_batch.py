@@ -10,7 +10,7 @@ def test_shapes_and_permutations_lose_their_first_entry() -> None:
         drop_batch,
         """
         graph main: TRACED
-        input token_ids: i64[1, T]
+        input token_ids: i64[1, T] as token_ids
         const @table: f32[4, 12] = @table:f32
         const @w: f32[6] = @w:f32
         %0: f32[1, T, 12] = embedding(@table, token_ids)    # embed
@@ -21,7 +21,7 @@ def test_shapes_and_permutations_lose_their_first_entry() -> None:
         """,
         """
         graph main: TRACED
-        input token_ids: i32[T]
+        input token_ids: i32[T] as token_ids
         const @table: f32[4, 12] = @table:f32
         const @w: f32[6] = @w:f32
         %0: f32[T, 12] = embedding(@table, token_ids)    # embed
@@ -39,7 +39,7 @@ def test_a_unit_that_is_used_is_put_back_around_the_op() -> None:
         drop_batch,
         """
         graph main: TRACED
-        input token_ids: i64[1, T]
+        input token_ids: i64[1, T] as token_ids
         const @table: f32[4, 3] = @table:f32
         %0: f32[1, T, 3] = embedding(@table, token_ids)
         %1: f32[T, 1, 3] = permute(%0) {dims=(-2, -3, -1)}
@@ -47,7 +47,7 @@ def test_a_unit_that_is_used_is_put_back_around_the_op() -> None:
         """,
         """
         graph main: TRACED
-        input token_ids: i32[T]
+        input token_ids: i32[T] as token_ids
         const @table: f32[4, 3] = @table:f32
         %0: f32[T, 3] = embedding(@table, token_ids)
         %1: f32[1, T, 3] = reshape(%0) {shape=(1, T, 3)}
@@ -62,7 +62,7 @@ def test_a_constant_with_a_leading_unit_broadcasts_away() -> None:
         drop_batch,
         """
         graph main: TRACED
-        input positions: i64[1, T]
+        input positions: i64[1, T] as positions
         const @freq: f32[1, 1, 4] = @freq:f32
         %0: i64[1, T, 1] = reshape(positions) {shape=(1, T, 1)}
         %1: f32[1, T, 4] = mul(%0, @freq)
@@ -70,7 +70,7 @@ def test_a_constant_with_a_leading_unit_broadcasts_away() -> None:
         """,
         """
         graph main: TRACED
-        input positions: i32[T]
+        input positions: i32[T] as positions
         const @freq: f32[1, 1, 4] = @freq:f32
         %0: i32[T, 1] = reshape(positions) {shape=(T, 1)}
         %1: f32[1, T, 4] = mul(%0, @freq)
@@ -81,4 +81,6 @@ def test_a_constant_with_a_leading_unit_broadcasts_away() -> None:
 
 
 def test_a_graph_without_a_batch_stays() -> None:
-    check_declined(drop_batch, "graph main: TRACED\ninput token_ids: i32[T]\noutput token_ids")
+    check_declined(
+        drop_batch, "graph main: TRACED\ninput token_ids: i32[T] as token_ids\noutput token_ids"
+    )

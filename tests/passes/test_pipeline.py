@@ -19,19 +19,22 @@ from llmc.ir.parser import parse
 from llmc.ir.phase import Phase
 from llmc.ir.verifier import verify
 from llmc.passes import pipeline
-from llmc.passes.pipeline import PIPELINE, Context, ProgramForm, Step, run_pipeline
+from llmc.passes.features import OWN_KERNELS
+from llmc.passes.pipeline import PIPELINE, Context, Step, run_pipeline
 from llmc.passes.quantize import SCHEMES
 from zoo import find
 
 GOLDEN = Path(__file__).parent / "golden"
-PAGED = [step for step in PIPELINE if step.form is not ProgramForm.SLOTS]
+PAGED = [step for step in PIPELINE if step.wanted(OWN_KERNELS)]
 MODELS = [("llama", "int4"), ("gemma2", "f32"), ("qwen3-moe", "int8")]
 
 
 @cache
 def lowered(name: str, scheme: str) -> LoweredModel:
     model = find(name)
-    return lower_model(model.configuration(), model.max_context, own_tensors, SCHEMES[scheme])
+    return lower_model(
+        model.configuration(), model.max_context, own_tensors, SCHEMES[scheme], OWN_KERNELS
+    )
 
 
 @cache
@@ -87,7 +90,7 @@ def test_passes_report_truthfully_whether_they_changed_the_graph(monkeypatch) ->
         return replace(step, run=run)
 
     monkeypatch.setattr(pipeline, "PIPELINE", tuple(map(watched, PIPELINE)))
-    run_pipeline(graph, Context(SCHEMES["f32"]))
+    run_pipeline(graph, Context(SCHEMES["f32"], OWN_KERNELS))
     assert len(texts) == len(PAGED) + 1
 
 
@@ -107,10 +110,10 @@ def test_phases_never_go_back() -> None:
 @pytest.mark.parametrize("upto", [Phase.TRACED, Phase.MODEL, Phase.FUSED])
 def test_upto_stops_after_a_phase(upto: Phase) -> None:
     graph = parse(traced("gemma2"))
-    times = run_pipeline(graph, Context(SCHEMES["f32"]), upto)
+    times = run_pipeline(graph, Context(SCHEMES["f32"], OWN_KERNELS), upto)
     assert graph.phase == upto
     assert [t.name for t in times] == [
-        s.name for s in PIPELINE if s.ensures <= upto and s.form is not ProgramForm.SLOTS
+        s.name for s in PIPELINE if s.ensures <= upto and s.wanted(OWN_KERNELS)
     ]
 
 
@@ -118,7 +121,7 @@ def test_dumps_and_times(tmp_path: Path, monkeypatch) -> None:
     """One file a pass, numbered, that says name, nodes and time and parses back."""
     monkeypatch.setenv("LLMC_DUMP", str(tmp_path / "dump"))
     graph = parse(traced("gemma2"))
-    times = run_pipeline(graph, Context(SCHEMES["int8"]))
+    times = run_pipeline(graph, Context(SCHEMES["int8"], OWN_KERNELS))
     names = sorted(p.name for p in (tmp_path / "dump").iterdir())
     assert names == ["00-traced.txt"] + [f"{i:02}-{t.name}.txt" for i, t in enumerate(times, 1)]
     head, _, text = (tmp_path / "dump" / names[-1]).read_text().partition("\n")
@@ -134,5 +137,5 @@ def test_a_pass_that_breaks_the_graph_is_named(monkeypatch) -> None:
 
     monkeypatch.setattr(pipeline, "PIPELINE", (Step("vandal", vandal, Phase.TRACED),))
     with pytest.raises(LlmcError, match="after vandal") as caught:
-        run_pipeline(parse(traced("gemma2")), Context(SCHEMES["f32"]))
+        run_pipeline(parse(traced("gemma2")), Context(SCHEMES["f32"], OWN_KERNELS))
     assert caught.value.id == "LLMC-E0101"

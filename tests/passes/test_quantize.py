@@ -13,7 +13,7 @@ from pass_cases import check, check_declined, check_unchanged, compute
 
 TEXT = """
 graph main: FUSED
-input token_ids: i32[T]
+input token_ids: i32[T] as token_ids
 const @table: f32[4, 64] = @table:f32
 const @up: f32[96, 64] = @up:f32
 const @down: f32[64, 96] = @down:f32
@@ -123,8 +123,8 @@ def test_blocks_of_the_checkpoint_are_kept(scheme: str, stored: str, format: str
 
 def test_learned_positions_are_no_table_of_tokens() -> None:
     """Another embedding, that no head shares, keeps its precision."""
-    graph = parse(TEXT.replace("input token_ids: i32[T]", "input token_ids: i32[T]\n"
-                  "input positions: i32[T]\nconst @wpe: f32[4, 64] = @wpe:f32").replace(
+    graph = parse(TEXT.replace("input token_ids: i32[T] as token_ids", "input token_ids: i32[T] as token_ids\n"
+                  "input positions: i32[T] as positions\nconst @wpe: f32[4, 64] = @wpe:f32").replace(
                   "output %3", "%4: f32[T, 64] = embedding(@wpe, positions)\noutput %3\noutput %4"))  # fmt: skip
     run("int8")(graph)
     assert formats(graph)["wpe"] == "f32"

@@ -10,7 +10,7 @@ from pass_cases import check, check_declined, compute
 
 def model(layers: list[str], head: str = "") -> str:
     """A chain of layers `op`, each adding its own weight; scopes as traced models have them."""
-    lines = ["graph main: SERVING", "input positions: i32[T]", "input x: f32[T, 4]"]
+    lines = ["graph main: SERVING", "input positions: i32[T] as positions", "input x: f32[T, 4]"]
     lines += [f"const @w{i}: f32[4] = @w{i}:f32" for i in range(len(layers))]
     last = "x"
     for i, op in enumerate(layers):
@@ -36,7 +36,7 @@ def test_equal_layers_share_a_body() -> None:
         output %1
 
         graph main: SERVING
-        input positions: i32[T]
+        input positions: i32[T] as positions
         input x: f32[T, 4]
         const @w0: f32[4] = @w0:f32
         const @w1: f32[4] = @w1:f32
@@ -81,7 +81,7 @@ def test_bodies_read_their_own_inputs_only(layers: list[str]) -> None:
 def test_names_go_on_after_the_26th_body() -> None:
     """Twenty-eight kinds of layers, each twice, told apart by the number that they add."""
     numbers = [f"{i}.5" for i in range(28)] * 2
-    lines = ["graph main: SERVING", "input positions: i32[T]", "input x: f32[T, 4]"]
+    lines = ["graph main: SERVING", "input positions: i32[T] as positions", "input x: f32[T, 4]"]
     last = "x"
     for i, number in enumerate(numbers):
         lines.append(f"%{i}: f32[T, 4] = add({last}, {number})    # model.layers.{i}.act")
@@ -111,7 +111,7 @@ def test_tables_are_hoisted_before_the_layers() -> None:
         roll_layers,
         """
         graph main: SERVING
-        input positions: i32[T]
+        input positions: i32[T] as positions
         input x: f32[T]
         %0: f32[T] = neg(x)    # layers.0
         %1: f32[T] = cos(positions)    # layers.0.rotary
@@ -120,7 +120,7 @@ def test_tables_are_hoisted_before_the_layers() -> None:
         """,
         """
         graph main: SERVING
-        input positions: i32[T]
+        input positions: i32[T] as positions
         input x: f32[T]
         %0: f32[T] = cos(positions)
         %1: f32[T] = neg(x)    # layers.0

@@ -14,7 +14,9 @@ def selected(before: str, expected: str) -> None:
     (whole,) = compute(graph)
     assert select_logits(graph)
     assert str(graph) == str(parse(expected.replace("        ", "")))
-    rows = compute(parse("graph main: FUSED\ninput logits_rows: i32[R]\noutput logits_rows"))[0]
+    rows = compute(
+        parse("graph main: FUSED\ninput logits_rows: i32[R] as logits_rows\noutput logits_rows")
+    )[0]
     (actual,) = compute(graph)
     # Fewer rows, the same sums; a matrix product of another height may round differently.
     assert (actual - whole[rows.long()]).abs().max() < 1e-5 * whole.abs().max()
@@ -31,7 +33,7 @@ def test_the_selection_moves_up_through_row_wise_ops() -> None:
         graph main: FUSED
         input x: f32[T, 6]
         input r: f32[T, 6]
-        input logits_rows: i32[R]
+        input logits_rows: i32[R] as logits_rows
         const @w: f32[6] = @w:f32
         const @head: f32[9, 6] = @head:f32
         %0: f32[R, 6] = logits_rows(x, logits_rows)
@@ -55,7 +57,7 @@ def test_it_stops_at_a_residual_sum() -> None:
         graph main: FUSED
         input x: f32[T, 6]
         input r: f32[T, 6]
-        input logits_rows: i32[R]
+        input logits_rows: i32[R] as logits_rows
         const @w: f32[6] = @w:f32
         const @head: f32[9, 6] = @head:f32
         %0: f32[T, 6], %1: f32[T, 6] = rms_norm(x, r, @w) {add=True}
@@ -73,7 +75,7 @@ def test_a_graph_that_ends_in_no_row_wise_op() -> None:
         graph main: FUSED
         input x: f32[T, 6]
         input r: f32[T, 6]
-        input logits_rows: i32[R]
+        input logits_rows: i32[R] as logits_rows
         %0: f32[T, 6] = add(x, r)
         %1: f32[R, 6] = logits_rows(%0, logits_rows)
         output %1

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llmc.server.app import GETS, POSTS
 from llmc.server.config import read_config, settings
 from llmc.server.connection.error_objects import STATUS
+from llmc.server.routes import ROUTES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
 
@@ -34,8 +34,8 @@ def test_the_table_is_that_of_the_settings() -> None:
 
 
 def test_every_path_and_status_is_there() -> None:
-    for path in (*GETS, *POSTS):
-        assert f"`{path}`" in PAGE, path
+    for route in ROUTES:
+        assert f"`{route.path}`" in PAGE, route.path
     for status in STATUS.values():
         assert re.search(rf"^\| .*\b{status}\b.* \|", PAGE, re.MULTILINE), status
 

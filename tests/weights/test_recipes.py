@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from llmc.ir.types import DType, TensorType
-from llmc.weights.quantization import WeightFormat
 from llmc.weights.recipes import (
     Apply,
     Cast,
@@ -55,8 +54,8 @@ def test_types() -> None:
     assert [c.shape for c in chunk(A, 4, -1)] == [(20, 16)] * 4
     assert add(A, CheckpointTensor("w", "f32", (64,))).shape == (20, 64)
     assert Cast(B, DType.BF16).dtype is DType.BF16
-    assert Quantize(WeightFormat.I4A, A).type == TensorType(DType.I4A, (20, 64))
-    assert Pack("x16", WeightFormat.BF16, B).type == TensorType(DType.BF16, (20, 64))
+    assert Quantize(DType.I4A, A).type == TensorType(DType.I4A, (20, 64))
+    assert Pack("x16", DType.BF16, B).type == TensorType(DType.BF16, (20, 64))
     assert Apply(Double(), (A,), TensorType(DType.F32, (20, 64))).shape == (20, 64)
 
 
@@ -83,7 +82,7 @@ def test_computed_constants_compare_by_value_not_name() -> None:
 
 
 def test_printing_is_deterministic_and_readable() -> None:
-    recipe = Pack("x16", WeightFormat.I4A, Quantize(WeightFormat.I4A, InterleavePanels(A, A)))
+    recipe = Pack("x16", DType.I4A, Quantize(DType.I4A, InterleavePanels(A, A)))
     assert str(recipe) == "pack(quantize(interleave_panels(@a:q4_1, @a:q4_1), i4a), x16, i4a)"
     assert str(mul(add(B, 1.0), 0.5)) == "mul(add(@b:bf16, 1.0), 0.5)"
     assert str(Slice(B, 0, 2, 6)) == "slice(@b:bf16, 0, 2, 6)"
@@ -107,8 +106,8 @@ def test_leaves() -> None:
         lambda: Take(A, 0, Computed.of("index", np.array([0, 20]))),
         lambda: InterleavePanels(A, CheckpointTensor("c", "f32", (16, 64))),
         lambda: chunk(A, 3),
-        lambda: Quantize(WeightFormat.I4A, CheckpointTensor("c", "f32", (64,))),
-        lambda: Pack("x16", WeightFormat.I4S, Quantize(WeightFormat.I4A, A)),
+        lambda: Quantize(DType.I4A, CheckpointTensor("c", "f32", (64,))),
+        lambda: Pack("x16", DType.I4S, Quantize(DType.I4A, A)),
     ],
 )
 def test_impossible_recipes_are_refused(build) -> None:

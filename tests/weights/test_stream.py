@@ -9,8 +9,10 @@ from llmc.base.errors import LlmcError
 from llmc.codegen.cpu import packing
 from llmc.ir.types import DType
 from llmc.weights import stream as weights
+from llmc.weights.formats.elements import to_bf16
+from llmc.weights.formats.number_format import Quantized
+from llmc.weights.formats.registry import dequantize, quantize
 from llmc.weights.layout import section_offsets, total_bytes
-from llmc.weights.quantization import Quantized, WeightFormat, dequantize, quantize, to_bf16
 from llmc.weights.recipes import (
     Cast,
     CheckpointTensor,
@@ -66,11 +68,11 @@ def entries() -> list[Entry]:
         "norm": NORM,
         "gated": Pack(
             "panel16",
-            WeightFormat.I4A,
-            Quantize(WeightFormat.I4A, InterleavePanels(A, B)),
+            DType.I4A,
+            Quantize(DType.I4A, InterleavePanels(A, B)),
         ),
-        "experts": Pack("panel16", WeightFormat.I8B, stack([A, B, A])),
-        "head": Pack("panel16", WeightFormat.BF16, Concat((A, B))),
+        "experts": Pack("panel16", DType.I8B, stack([A, B, A])),
+        "head": Pack("panel16", DType.BF16, Concat((A, B))),
         "short": Cast(mul(NORM, 2.0), DType.BF16),
     }
     found, at = [], 64
@@ -113,16 +115,16 @@ def test_values() -> None:
     a, b, norm = (reader.value(t) for t in (A, B, NORM))
     assert np.array_equal(tensors["norm"].view(np.float32), norm)
     assert np.array_equal(tensors["short"].view(np.uint16), to_bf16(norm * 2))
-    gated = packing.unpack("i4a", tensors["gated"], 128, 96)
+    gated = packing.unpack(DType.I4A, tensors["gated"], 128, 96)
     assert isinstance(gated, Quantized)
     rows = dequantize(gated).reshape(-1, 2, 16, 96)
-    assert np.array_equal(rows[:, 0].reshape(64, 96)[:50], dequantize(quantize(a, "i4a")))
-    assert np.array_equal(rows[:, 1].reshape(64, 96)[:50], dequantize(quantize(b, "i4a")))
+    assert np.array_equal(rows[:, 0].reshape(64, 96)[:50], dequantize(quantize(a, DType.I4A)))
+    assert np.array_equal(rows[:, 1].reshape(64, 96)[:50], dequantize(quantize(b, DType.I4A)))
     experts = tensors["experts"].reshape(3, -1)
     for packed, expected in zip(experts, (a, b, a), strict=True):
-        expert = packing.unpack("i8b", packed, 50, 96)
+        expert = packing.unpack(DType.I8B, packed, 50, 96)
         assert isinstance(expert, Quantized)
-        assert np.array_equal(dequantize(expert), dequantize(quantize(expected, "i8b")))
+        assert np.array_equal(dequantize(expert), dequantize(quantize(expected, DType.I8B)))
 
 
 @pytest.mark.parametrize("elements", [96 * 16, 96 * 40])
@@ -165,7 +167,7 @@ def test_a_recipe_of_another_size_than_its_entry_is_refused(claimed: int) -> Non
 
 
 def test_an_unpacked_quantized_constant_is_refused() -> None:
-    entry = Entry("x", Quantize(WeightFormat.I4A, A), 0, 10)
+    entry = Entry("x", Quantize(DType.I4A, A), 0, 10)
     with pytest.raises(TypeError, match="must be packed"):
         written(WeightStream([entry]))
 
@@ -174,13 +176,13 @@ def test_later_sections_stand_behind_the_codes_of_all_rows(monkeypatch) -> None:
     """However many slices the rows come in; sections start at multiples of 64."""
     monkeypatch.setattr(weights, "_SLICE_ELEMENTS", 96 * 16)
     layout, shape = RowLayout(), (3, 50, 96)
-    recipe = Pack(layout.name, WeightFormat.I4A, stack([A, B, A]))
-    sizes = layout.sections(WeightFormat.I4A, shape)
+    recipe = Pack(layout.name, DType.I4A, stack([A, B, A]))
+    sizes = layout.sections(DType.I4A, shape)
     entries = [Entry("norm", NORM, 0, 384), Entry("experts", recipe, 384, total_bytes(sizes))]
     out = io.BytesIO()
     WeightStream(entries).write(out, Reader(), layout)
     data = np.frombuffer(load(out.getvalue())["experts"].tobytes(), np.uint8)
-    rows = quantize(np.concatenate([Reader().value(t) for t in (A, B, A)]), "i4a")
-    parts = layout.pack(WeightFormat.I4A, rows)
+    rows = quantize(np.concatenate([Reader().value(t) for t in (A, B, A)]), DType.I4A)
+    parts = layout.pack(DType.I4A, rows)
     for offset, part in zip(section_offsets(sizes), parts, strict=True):
         assert np.array_equal(data[offset : offset + part.nbytes], part)

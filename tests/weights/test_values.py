@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.ir.types import DType, TensorType
-from llmc.weights.quantization import Quantized, WeightFormat, dequantize, quantize
+from llmc.weights.formats.number_format import Quantized
+from llmc.weights.formats.registry import dequantize, quantize
+from llmc.weights.held_blocks import held_formats, requantized_tensors
 from llmc.weights.recipes import (
     Apply,
     Cast,
@@ -28,9 +30,9 @@ from llmc.weights.recipes import (
     stack,
     transpose,
 )
-from llmc.weights.values import RecipeValues, held_formats, requantized_tensors
+from llmc.weights.values import RecipeValues
 
-STORED = {"q4_0": WeightFormat.I4S, "q4_1": WeightFormat.I4A, "q8_0": WeightFormat.I8B}
+STORED = {"q4_0": DType.I4S, "q4_1": DType.I4A, "q8_0": DType.I8B}
 
 
 class Memory:
@@ -191,7 +193,7 @@ def test_stored_blocks_keep_their_bits(stored: str, move: str) -> None:
     assert held_formats(recipe)[0] is format
     assert requantized_tensors(recipe, format) == ()
     q = values.quantized_rows(recipe, format)
-    assert q.format is format
+    assert q.format.dtype is format
     expected = values.rows(recipe)
     assert np.array_equal(dequantize(q), expected)
     # Not only equal values: the codes are stored ones, where requantizing would choose others.
@@ -202,12 +204,12 @@ def test_stored_blocks_keep_their_bits(stored: str, move: str) -> None:
     assert np.array_equal(middle.codes, q.codes[5:14])
 
 
-@pytest.mark.parametrize("format", [WeightFormat.I4A, WeightFormat.I8B])
-def test_q4_0_is_held_exactly_by_wider_formats(format: WeightFormat) -> None:
+@pytest.mark.parametrize("format", [DType.I4A, DType.I8B])
+def test_q4_0_is_held_exactly_by_wider_formats(format: DType) -> None:
     memory = Memory()
     x = memory.add("x", (24, 64), "q4_0")
     q = RecipeValues(memory).quantized_rows(x, format)
-    assert q.format is format
+    assert q.format.dtype is format
     assert np.array_equal(dequantize(q), memory.values["x"])
 
 
@@ -215,11 +217,9 @@ def test_mixed_blocks_find_the_format_that_holds_both() -> None:
     memory = Memory()
     x, y = memory.add("x", (24, 64), "q4_0"), memory.add("y", (24, 64), "q4_1")
     recipe = Concat((x, y))
-    assert held_formats(recipe) == (WeightFormat.I4A,)
+    assert held_formats(recipe) == (DType.I4A,)
     values = RecipeValues(memory)
-    assert np.array_equal(
-        dequantize(values.quantized_rows(recipe, WeightFormat.I4A)), values.rows(recipe)
-    )
+    assert np.array_equal(dequantize(values.quantized_rows(recipe, DType.I4A)), values.rows(recipe))
 
 
 def test_what_cannot_be_held_is_requantized_and_named() -> None:
@@ -227,22 +227,22 @@ def test_what_cannot_be_held_is_requantized_and_named() -> None:
     x, y = memory.add("x", (24, 64), "q4_1"), memory.add("y", (24, 64), "q8_0")
     recipe = Concat((x, y))
     assert held_formats(recipe) == ()
-    assert requantized_tensors(recipe, WeightFormat.I4A) == (y,)
+    assert requantized_tensors(recipe, DType.I4A) == (y,)
     values = RecipeValues(memory)
-    q = values.quantized_rows(recipe, WeightFormat.I4A)
+    q = values.quantized_rows(recipe, DType.I4A)
     assert np.array_equal(q.codes[:24], memory.quantized["x"].codes)
-    again = quantize(memory.values["y"], WeightFormat.I4A)
+    again = quantize(memory.values["y"], DType.I4A)
     assert np.array_equal(q.codes[24:], again.codes)
-    assert requantized_tensors(mul(x, 2.0), WeightFormat.I4A) == (x,)
-    assert requantized_tensors(Quantize(WeightFormat.I4A, x), WeightFormat.I4A) == ()
+    assert requantized_tensors(mul(x, 2.0), DType.I4A) == (x,)
+    assert requantized_tensors(Quantize(DType.I4A, x), DType.I4A) == ()
 
 
 def test_quantize_node_gives_the_values_of_its_codes() -> None:
     memory = Memory()
     x = memory.add("x", (24, 64))
     values = RecipeValues(memory)
-    expected = dequantize(quantize(memory.values["x"], "i8c"))
-    assert np.array_equal(values.value(Quantize(WeightFormat.I8C, x)), expected)
+    expected = dequantize(quantize(memory.values["x"], DType.I8C))
+    assert np.array_equal(values.value(Quantize(DType.I8C, x)), expected)
 
 
 def test_a_folded_op_of_another_shape_is_refused() -> None:

@@ -3,7 +3,7 @@
 //
 //   embedding_<f>(team, T, ids, n, k, w, scale, y, ldy)
 //
-// ids must lie in 0..n-1. Values are exactly those that the format defines (weights/quantization.py).
+// ids must lie in 0..n-1. Values are exactly those that the format defines (weights/formats/).
 #pragma once
 
 #include <stdint.h>

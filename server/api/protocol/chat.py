@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .common import Body, Count, ResponseFormat, Sampling, StreamOptions, Tool, ToolChoice
+from .common import Body, Count, GenerationBody, ResponseFormat, StreamOptions, Tool, ToolChoice
 
 
 class Part(Body):
@@ -40,15 +40,13 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(GenerationBody):
     """What `/v1/chat/completions` is asked."""
 
-    model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     n: Count | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -64,6 +64,13 @@ class Sampling(Body):
     user: str | None = None
 
 
+class GenerationBody(Sampling):
+    """What the body of every endpoint that generates has. Without a model it is the first one."""
+
+    model: str | None = None
+    stream: bool | None = None
+
+
 class JsonSchema(Body):
     """A named JSON schema."""
 

@@ -4,21 +4,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .common import Count, Int, ResponseFormat, Sampling, StreamOptions
+from .common import Count, GenerationBody, Int, ResponseFormat, StreamOptions
 
 Ids = Annotated[list[Int], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(GenerationBody):
     """What `/v1/completions` is asked. A prompt is a text, ids, or a list of either."""
 
-    model: str | None = None
     prompt: str | Ids | Texts | Annotated[list[Ids], Field(min_length=1)]
     max_tokens: Int | None = None
     n: Count | None = None
     best_of: Count | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .common import Body, Count, Sampling
+from .common import Body, Count, GenerationBody
 
 
 class ContentPart(Body):
@@ -65,15 +65,13 @@ class Reasoning(Body):
     effort: str | None = None
 
 
-class ResponseRequest(Sampling):
+class ResponseRequest(GenerationBody):
     """What `/v1/responses` is asked."""
 
-    model: str | None = None
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream: bool | None = None
     tools: list[ResponseTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None

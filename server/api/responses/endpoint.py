@@ -7,15 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....base.errors import LlmcError
+from ...config import ServerConfig
 from ...connection.error_objects import content_of
-from ...context import context_of, key_of
-from ..chat_prompt import as_template_messages, chat_prompt
-from ..chat_text import ChatText, chat_texts, marks_for
-from ..generation import Running
+from ...served_models import Served
+from ..chat_prompt import ChatPrompts
+from ..generating_endpoint import Asked, generate
 from ..logprobs import chat_entries
 from ..protocol.response import ResponseRequest
-from ..reply import respond
-from ..request_options import asked_of, check_prompt, grammar_of, max_tokens_of
+from ..running_requests import Running
 from ..tool_choice import tools_of
 from .events import NumberedEvents, StreamedCalls, StreamedMessage
 from .items import call_item, check, format_of, messages_of, new_id, response_object, tools_in
@@ -23,35 +22,27 @@ from .items import call_item, check, format_of, messages_of, new_id, response_ob
 
 async def responses(http: Request) -> Response:
     """Answers a chat in the form of the Responses interface."""
-    context = context_of(http)
-    body = await context.body(http, ResponseRequest)
-    served = context.catalog.get(body.model)
+    return await generate(http, ResponseRequest, _read, _Answer)
+
+
+def _read(body: ResponseRequest, served: Served, config: ServerConfig) -> Asked[ChatPrompts]:
     check(body)
     tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
-    asked = asked_of(body, served, context.config, key_of(http), logprobs=body.top_logprobs)
-    asked.grammar = await grammar_of(served, body, format_of(body))
-    asked = await tools.applied_to(asked)
-    reasoning = body.reasoning.effort if body.reasoning is not None else None
-    marks = marks_for(served, asked)
-    prompt = await chat_prompt(
+    effort = body.reasoning.effort if body.reasoning is not None else None
+    prompts = ChatPrompts(
         served,
-        as_template_messages(messages_of(body)),
-        tools=tools.offered,
-        variables={} if reasoning is None else {"reasoning_effort": reasoning},
+        messages_of(body),
+        tools,
+        variables={} if effort is None else {"reasoning_effort": effort},
     )
-    check_prompt(prompt.ids, served, context.config)
-    tokens = max_tokens_of(body.max_output_tokens, prompt.ids, served, context.config)
-    request = asked.request(served, prompt.ids, tokens)
-    running = Running(served, [request], streamed=bool(body.stream))
-    answer = _Answer(body, running, chat_texts(tools, marks, prompt.text, 1)[0])
-    return await respond(http, context, running, answer, stream=bool(body.stream))
+    return Asked(prompts, body.max_output_tokens, logprobs=body.top_logprobs, form=format_of(body))
 
 
 class _Answer:
     """One answer of this endpoint. Its output items are a message, if there is text, and calls."""
 
-    def __init__(self, body: ResponseRequest, running: Running, reader: ChatText) -> None:
-        self._body, self._running, self._reader = body, running, reader
+    def __init__(self, body: ResponseRequest, running: Running, prompts: ChatPrompts) -> None:
+        self._body, self._running, self._reader = body, running, prompts.reader()
         self._content = response_object(body, running.served.name)
         self._output: list[dict[str, Any]] = []
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...connection.responses import encode
+from ...connection.json_response import encode
 from ...connection.server_sent_events import TextEvent, event
 from .items import call_item, new_id
 

@@ -5,12 +5,11 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
-from ...connection.error_objects import RequestError
+from ...connection.error_objects import RequestError, unsupported
 from ..chat_prompt import text_of
 from ..protocol.chat import CalledFunction, Message, Part, ToolCall
 from ..protocol.common import Function, JsonSchema, NamedFunction, ResponseFormat, Tool, ToolChoice
 from ..protocol.response import ContentPart, InputItem, ResponseRequest
-from ..request_options import unsupported
 
 
 def new_id(prefix: str) -> str:

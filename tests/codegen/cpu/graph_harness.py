@@ -26,7 +26,7 @@ from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE, Iota
 from llmc.ir.plan import Schedule
 from llmc.ir.types import DType, TensorType, bind_dim
-from llmc.weights.quantization import dequantize, quantize
+from llmc.weights.formats.registry import dequantize, is_quantized, quantize
 from llmc.weights.recipes import Computed, Pack
 from llmc.weights.table import WeightTable, WeightTensor
 
@@ -188,7 +188,7 @@ def constant_tensor(value: Value) -> torch.Tensor:
     if dtype in TORCH_DTYPE:
         return tensor
     rows = tensor.flatten(0, -2).numpy()
-    return torch.from_numpy(dequantize(quantize(rows, dtype.value))).view(tensor.shape)
+    return torch.from_numpy(dequantize(quantize(rows, dtype))).view(tensor.shape)
 
 
 def pack_weights(tensors: list[WeightTensor], nbytes: int) -> np.ndarray:
@@ -210,5 +210,5 @@ def pack_weights(tensors: list[WeightTensor], nbytes: int) -> np.ndarray:
 
 
 def _packed(pack, recipe: Pack, rows: np.ndarray) -> np.ndarray:
-    content = quantize(rows, recipe.format) if recipe.format.is_quantized else rows
+    content = quantize(rows, recipe.format) if is_quantized(recipe.format) else rows
     return pack(recipe.format, content)

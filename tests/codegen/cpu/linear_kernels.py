@@ -12,16 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from kernel_harness import aligned, aligned_copy, build, pointer
-from llmc.codegen.cpu.packing import pack
-from llmc.weights.quantization import (
-    Quantized,
-    WeightFormat,
-    dequantize,
-    from_bf16,
-    quantize,
-    quantize_rows,
-    to_bf16,
-)
+from llmc.codegen.cpu.packing import PACKED, pack
+from llmc.ir.types import DType
+from llmc.weights.formats.elements import from_bf16, to_bf16
+from llmc.weights.formats.number_format import Quantized
+from llmc.weights.formats.registry import dequantize, is_quantized, quantize
+from quantized_rows import quantize_rows
 
 POISON = np.float32(-12345.678)
 
@@ -75,7 +71,7 @@ static void quantize_body(Team& team, void* p) {
 EXPORT void quantize(int threads, Args* a) { run_team(threads, quantize_body, a); }
 """
 
-FORMATS = list(WeightFormat)
+FORMATS = list(PACKED)
 # Levels whose bf16 kernels round their inputs to bf16.
 BF16_PRODUCTS = ("x86-64-v4-bf16", "x86-64-v4-amx", "aarch64-i8mm")
 ACTS = ["none", "relu", "silu", "gelu_tanh", "gelu_erf", "relu2", "sigmoid", "tanh_", "quick_gelu"]
@@ -95,22 +91,22 @@ class Args(ctypes.Structure):
 class Weights:
     """A random matrix [n, k] in a format: packed bytes and what they mean."""
 
-    format: WeightFormat
+    format: DType
     packed: np.ndarray
     values: np.ndarray  # float32 [n, k], exactly what the format stands for
     quantized: Quantized | None
 
     @classmethod
-    def random(cls, format: WeightFormat, n: int, k: int, seed: int = 0) -> "Weights":
+    def random(cls, format: DType, n: int, k: int, seed: int = 0) -> "Weights":
         rng = np.random.default_rng([seed, n, k])
         return cls.of(format, rng.normal(size=(n, k)).astype(np.float32) * 0.05)
 
     @classmethod
-    def of(cls, format: WeightFormat, rows: np.ndarray) -> "Weights":
-        if format.is_quantized:
+    def of(cls, format: DType, rows: np.ndarray) -> "Weights":
+        if is_quantized(format):
             q = quantize(rows, format)
             return cls(format, aligned_copy(pack(format, q)), dequantize(q), q)
-        values = rows if format is WeightFormat.F32 else from_bf16(to_bf16(rows))
+        values = rows if format is DType.F32 else from_bf16(to_bf16(rows))
         return cls(format, aligned_copy(pack(format, rows)), values, None)
 
 
@@ -178,7 +174,7 @@ class Expected:
 def reference_product(level: str, w: Weights, x: np.ndarray) -> Expected:
     """x W^T in float64 [rows, n], as the level computes it, and how far rounding may lead away."""
     if w.quantized is None:
-        rounded = w.format is WeightFormat.BF16 and level in BF16_PRODUCTS
+        rounded = w.format is DType.BF16 and level in BF16_PRODUCTS
         inputs = (from_bf16(to_bf16(x)) if rounded else x).astype(np.float64)
         weights = w.values.astype(np.float64)
         steps, size = x.shape[1], np.abs(inputs) @ np.abs(weights).T
@@ -188,7 +184,7 @@ def reference_product(level: str, w: Weights, x: np.ndarray) -> Expected:
     q, scale, total = quantize_rows(x)
     codes = w.quantized.codes.astype(np.float64).reshape(w.quantized.rows, -1, 32)
     inputs = q.astype(np.float64).reshape(len(q), -1, 32)
-    dots = np.einsum("tgk,ngk->tng", inputs, codes - (8 if w.format is WeightFormat.I4S else 0))
+    dots = np.einsum("tgk,ngk->tng", inputs, codes - (8 if w.format is DType.I4S else 0))
     d = w.quantized.scales.astype(np.float64)
     terms = [(d[:, None] if d.ndim == 1 else d) * (dots * scale[:, None, :])]
     if w.quantized.mins is not None:

@@ -9,10 +9,10 @@ import pytest
 from kernel_harness import build, emulated_levels, runnable_levels
 from linear_kernels import Call, Weights, run_linear
 from llmc.base.machine import native_features
-from llmc.weights.quantization import WeightFormat
+from llmc.ir.types import DType
+from llmc.weights.formats.registry import FORMATS
 
 AMX, BELOW = "x86-64-v4-amx", "x86-64-v4-bf16"
-FORMATS = [format for format in WeightFormat if format.is_quantized]
 
 needs_avx512 = pytest.mark.skipif(
     AMX not in (*runnable_levels(), *emulated_levels()),
@@ -27,7 +27,7 @@ def inputs(rows: int, k: int) -> np.ndarray:
 @needs_avx512
 @pytest.mark.parametrize("blocks", [1, 2, 5])
 @pytest.mark.parametrize("format", FORMATS)
-def test_same_bits_as_without_amx(format: WeightFormat, blocks: int) -> None:
+def test_same_bits_as_without_amx(format: DType, blocks: int) -> None:
     k = 32 * blocks - 3
     w, x = Weights.random(format, 40, k), inputs(51, k)
     expected = run_linear(BELOW, w, x, 40)
@@ -38,7 +38,7 @@ def test_same_bits_as_without_amx(format: WeightFormat, blocks: int) -> None:
 
 @needs_avx512
 @pytest.mark.parametrize("format", FORMATS)
-def test_rows_from_a_list_and_of_experts(format: WeightFormat) -> None:
+def test_rows_from_a_list_and_of_experts(format: DType) -> None:
     w, x = Weights.random(format, 33, 96), inputs(40, 96)
     index = np.random.default_rng(0).permutation(40)[:37].astype(np.int32)
     everything = run_linear(AMX, w, x, 33)

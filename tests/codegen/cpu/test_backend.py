@@ -17,7 +17,7 @@ from llmc.base.errors import LlmcError
 from llmc.codegen.backend import Build, find_backend
 from llmc.codegen.cpu.backend import CpuBackend, CpuProgram
 from llmc.codegen.cpu.packing import PANEL16
-from llmc.ir.graph import Graph, Value
+from llmc.ir.graph import Graph, StateGroup, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import (
     CACHE_BLOCK,
@@ -37,6 +37,8 @@ from llmc.ir.ops import (
     Unary,
 )
 from llmc.ir.phase import Phase
+from llmc.ir.roles import State, StepArray, Table, without_number
+from llmc.ir.states.key_value import KeyValueGeometry
 from llmc.ir.types import DType, R, S, Sym, T, TensorType
 from llmc.runtime.executors import cpu
 from llmc.weights.table import WeightTable
@@ -105,14 +107,17 @@ def serving_inputs(graph: Graph) -> dict[str, Value]:
         "query_start": (Sym("S1"),),
         "context_len": (S,),
         "logits_rows": (R,),
-        "block_table.0": (S, Sym("B")),
     }
-    found = {n: graph.add_input(n, TensorType(i32, s)) for n, s in shapes.items()}
+    found = {n: graph.add_input(n, TensorType(i32, s), StepArray(n)) for n, s in shapes.items()}
+    table = TensorType(i32, (S, Sym("B")))
+    found["block_table.0"] = graph.add_input("block_table.0", table, Table(0))
+    kept = KeyValueGeometry(40, KV_HEADS, DIM, DIM, DType.F32)
+    graph.groups.append(StateGroup("0", "paged", kept, list(range(LAYERS))))
     for i in range(LAYERS):
         for kind in ("key", "value"):
             name = f"{kind}_pool.{i}"
             pool = TensorType(DType.F32, (Sym("P0"), CACHE_BLOCK, KV_HEADS, DIM))
-            found[name] = graph.add_input(name, pool)
+            found[name] = graph.add_input(name, pool, State(f"{kind}_pool", i))
     return found
 
 
@@ -147,7 +152,10 @@ def body_of(operands: list[Value], tables: dict, weights: dict) -> Graph:
     body = Graph("layer", Phase.SERVING)
     names = ["x", *tables, *weights, "key_pool", "value_pool"]
     names += ["query_start", "context_len", "block_table"]
-    inputs = {n: body.add_input(n, v.type) for n, v in zip(names, operands, strict=True)}
+    inputs = {
+        n: body.add_input(n, v.type, without_number(v.role))
+        for n, v in zip(names, operands, strict=True)
+    }
     pools = (inputs["key_pool"], inputs["value_pool"])
     cache = tuple(inputs[n] for n in ("query_start", "context_len", "block_table"))
     body.outputs = [layer(body, inputs["x"], inputs, inputs, pools, cache)]
@@ -174,14 +182,14 @@ def programs(
     return built
 
 
-def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuProgram:
+def start(lowered: CpuProgram, library: bytes, threads: int) -> cpu.CpuExecutor:
     variant = Variant(
         target="cpu", level="", program="", weights="", limits=lowered.limits,
         cache_groups=lowered.cache_groups, memory_plan=lowered.memory_plan,
         vocab_size=lowered.vocab_size,
     )  # fmt: skip
     weights = pack_weights(list(lowered.program.weights.tensors), lowered.program.weights.nbytes)
-    return cpu.CpuProgram(variant, library, weights.data, threads=threads, cache_blocks=(24,))
+    return cpu.CpuExecutor(variant, library, weights.data, threads=threads, cache_blocks=(24,))
 
 
 def session_steps() -> list[StepInputs]:

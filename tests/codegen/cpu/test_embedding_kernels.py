@@ -1,17 +1,19 @@
-"""Embedding lookups and activation quantization: exactly what weights/quantization.py defines."""
+"""Embedding lookups and activation quantization: exactly what the formats mean."""
 
 import numpy as np
 import pytest
 from kernel_harness import emulated_levels, runnable_levels
 from linear_kernels import Weights, run_embedding, run_quantize
-from llmc.weights.quantization import WeightFormat, quantize_rows
+from llmc.codegen.cpu.packing import PACKED
+from llmc.ir.types import DType
+from quantized_rows import quantize_rows
 
 LEVELS = [*runnable_levels(), *emulated_levels()]
 
 
-@pytest.mark.parametrize("format", WeightFormat)
+@pytest.mark.parametrize("format", PACKED)
 @pytest.mark.parametrize("level", LEVELS)
-def test_lookups_give_the_values_of_the_format(level: str, format: WeightFormat):
+def test_lookups_give_the_values_of_the_format(level: str, format: DType):
     for n, k in ((1, 1), (17, 31), (50, 64), (33, 97)):
         w = Weights.random(format, n, k)
         ids = np.random.default_rng(1).integers(0, n, 9).astype(np.int32)

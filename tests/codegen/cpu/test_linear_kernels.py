@@ -11,11 +11,12 @@ from linear_kernels import (
     reference_product,
     run_linear,
 )
-from llmc.codegen.cpu.packing import PANEL
-from llmc.weights.quantization import WeightFormat
+from llmc.codegen.cpu.packing import PACKED
+from llmc.ir.tiles import PANEL
+from llmc.ir.types import DType
 
 LEVELS = [*runnable_levels(), *emulated_levels()]
-FORMATS = list(WeightFormat)
+FORMATS = list(PACKED)
 # One level for what doesn't depend on the instruction set.
 BEST = runnable_levels()[-1]
 
@@ -32,7 +33,7 @@ def assert_within(y: np.ndarray, values: np.ndarray, tolerance: np.ndarray | flo
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_products_match_the_reference(level: str, format: WeightFormat):
+def test_products_match_the_reference(level: str, format: DType):
     for n, k in ((1, 64), (15, 1), (16, 32), (17, 31), (577, 33), (33, 577)):
         w = Weights.random(format, n, k)
         for rows in (1, 2, 3, 7, 8, 13, 64):
@@ -44,7 +45,7 @@ def test_products_match_the_reference(level: str, format: WeightFormat):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_extreme_codes_do_not_saturate(level: str, format: WeightFormat):
+def test_extreme_codes_do_not_saturate(level: str, format: DType):
     # Largest weights times largest activations, of both signs: where 16-bit sums would overflow.
     k = 320
     rows = np.ones((32, k), np.float32)
@@ -60,7 +61,7 @@ def test_extreme_codes_do_not_saturate(level: str, format: WeightFormat):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_row_is_the_same_alone_and_in_any_batch_on_any_threads(level: str, format: WeightFormat):
+def test_a_row_is_the_same_alone_and_in_any_batch_on_any_threads(level: str, format: DType):
     n, k = 75, 160
     w = Weights.random(format, n, k)
     x = inputs(40, k)
@@ -71,7 +72,7 @@ def test_a_row_is_the_same_alone_and_in_any_batch_on_any_threads(level: str, for
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_batches_of_several_chunks(format: WeightFormat):
+def test_batches_of_several_chunks(format: DType):
     # More rows than one chunk of input holds at this K, so that threads get different chunks.
     n, k, rows = 40, 8192, 150
     w = Weights.random(format, n, k)
@@ -87,7 +88,7 @@ def test_batches_of_several_chunks(format: WeightFormat):
 @pytest.mark.parametrize("level", LEVELS)
 def test_bias_and_activation(level: str, act: str):
     n, k = 35, 64
-    w, x = Weights.random(WeightFormat.F32, n, k, seed=1), inputs(5, k, 1) * 10
+    w, x = Weights.random(DType.F32, n, k, seed=1), inputs(5, k, 1) * 10
     bias = np.random.default_rng(2).normal(size=n).astype(np.float32)
     y = run_linear(level, w, x, n, Call(act=act, bias=bias))
     product = reference_product(level, w, x)
@@ -97,9 +98,9 @@ def test_bias_and_activation(level: str, act: str):
     assert_within(y, expected, slope * product.tolerance + 1e-6 + 1e-6 * np.abs(expected))
 
 
-@pytest.mark.parametrize("format", [WeightFormat.F32, WeightFormat.I4A])
+@pytest.mark.parametrize("format", [DType.F32, DType.I4A])
 @pytest.mark.parametrize("columns", [16, 33, 64])
-def test_gated_layers_pair_gate_and_up_panels(format: WeightFormat, columns: int):
+def test_gated_layers_pair_gate_and_up_panels(format: DType, columns: int):
     k, padded = 96, -(-columns // PANEL) * PANEL
     rng = np.random.default_rng(3)
     gate, up = (
@@ -122,8 +123,8 @@ def test_gated_layers_pair_gate_and_up_panels(format: WeightFormat, columns: int
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("format", [WeightFormat.F32, WeightFormat.I8B])
-def test_residual(format: WeightFormat, in_place: bool):
+@pytest.mark.parametrize("format", [DType.F32, DType.I8B])
+def test_residual(format: DType, in_place: bool):
     n, k = 37, 64
     w, x = Weights.random(format, n, k), inputs(9, k)
     residual = inputs(9, n, 5)
@@ -134,7 +135,7 @@ def test_residual(format: WeightFormat, in_place: bool):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_softcap(level: str):
-    w, x = Weights.random(WeightFormat.F32, 20, 32), inputs(3, 32) * 40
+    w, x = Weights.random(DType.F32, 20, 32), inputs(3, 32) * 40
     expected = reference_product(level, w, x)
     y = run_linear(level, w, x, 20, Call(softcap=5.0))
     assert_within(y, 5 * np.tanh(expected.values / 5), expected.tolerance + 2e-6)
@@ -142,7 +143,7 @@ def test_softcap(level: str):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_gathered_rows(format: WeightFormat):
+def test_gathered_rows(format: DType):
     w, x = Weights.random(format, 50, 64), inputs(12, 64)
     index = np.array([7, 7, 0, 11, 3, 5, 9, 1, 2], np.int32)
     everything = run_linear(BEST, w, x, 50)
@@ -153,7 +154,7 @@ def test_gathered_rows(format: WeightFormat):
 
 @pytest.mark.parametrize("gathered", [False, True])
 @pytest.mark.parametrize("format", FORMATS)
-def test_experts(format: WeightFormat, gathered: bool):
+def test_experts(format: DType, gathered: bool):
     n, k, counts = 35, 96, [3, 0, 1, 9, 0, 2]
     weights = [Weights.random(format, n, k, seed) for seed in range(len(counts))]
     packed = Weights(
@@ -178,7 +179,7 @@ def test_experts(format: WeightFormat, gathered: bool):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_no_rows_is_no_work(format: WeightFormat):
+def test_no_rows_is_no_work(format: DType):
     w = Weights.random(format, 16, 32)
     index = np.empty(0, np.int32)
     y = run_linear(BEST, w, inputs(1, 32), 16, Call(row_index=index, threads=2))

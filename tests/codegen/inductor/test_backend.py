@@ -25,8 +25,8 @@ LIMITS = Limits(
 )  # fmt: skip
 GRAPH = """
 graph main: SERVING
-input token_ids: i32[T]
-input logits_rows: i32[R]
+input token_ids: i32[T] as token_ids
+input logits_rows: i32[R] as logits_rows
 const @embed: f32[10, 8] = @embed:f32
 %0: f32[T, 8] = embedding(@embed, token_ids)
 %1: f32[R, 8] = logits_rows(%0, logits_rows)
@@ -79,7 +79,8 @@ def test_schemes() -> None:
     backend = InductorBackend()
     assert backend.scheme("f32", None).cache == DType.F32
     int4 = backend.scheme("int4", None)
-    assert (int4.weight, int4.cache, int4.float_inputs) == (DType.I4A, DType.BF16, True)
+    assert (int4.weight, int4.cache) == (DType.I4A, DType.BF16)
+    assert not InductorBackend.features.quantized_inputs
     assert backend.scheme("int4", "f32").cache == DType.F32
     assert backend.scheme("fp16", None).weight == DType.F16
     with pytest.raises(LlmcError, match=r"E0231.*fp8"):

@@ -7,12 +7,10 @@ from llmc.codegen.inductor.constants import parts_of, value_of
 from llmc.ir.graph import Graph, Value
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.types import DType, TensorType
-from llmc.weights.quantization import WeightFormat, dequantize, quantize
+from llmc.weights.formats.registry import FORMATS, dequantize, quantize
 from llmc.weights.recipes import CheckpointTensor
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
-
-FORMATS = [f for f in WeightFormat if f.is_quantized]
 
 
 def plain(name: str, *shape: int) -> Value:
@@ -32,7 +30,7 @@ def tensors_of(table: WeightTable, data: bytes, index: int) -> list[torch.Tensor
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("shape", [(5, 64), (7, 40), (3, 1), (2, 6, 33)])
-def test_parts_mean_what_was_quantized(format: WeightFormat, shape: tuple[int, ...]) -> None:
+def test_parts_mean_what_was_quantized(format: DType, shape: tuple[int, ...]) -> None:
     """K that no block fills, experts, and a tensor before it in the table. Scales are f16 in the
     format and f32 in the layout, so products are the same numbers, but for one rounding."""
     rng = np.random.default_rng(0)
@@ -40,7 +38,7 @@ def test_parts_mean_what_was_quantized(format: WeightFormat, shape: tuple[int, .
     quantized, layout = quantize(rows, format), RowLayout()
     table = WeightTable(layout)
     table.plain(plain("first", 3))
-    type = TensorType(DType(format.value), shape)
+    type = TensorType(format, shape)
     value = Graph.constant("w", CheckpointTensor("w", "f32", shape), type)
     tensor = table.packed(value)
     data = bytearray(b"\xaa" * table.nbytes)

@@ -25,7 +25,7 @@ from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.types import DType, Sym, bind_dim
-from llmc.weights.quantization import dequantize, quantize
+from llmc.weights.formats.registry import dequantize, quantize
 from llmc.weights.recipes import Computed, Pack
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
@@ -154,7 +154,7 @@ def constant_tensor(value: Value) -> torch.Tensor:
     if dtype in TORCH_DTYPE:
         return tensor
     rows = tensor.flatten(0, -2).numpy()
-    return torch.from_numpy(dequantize(quantize(rows, dtype.value))).view(tensor.shape)
+    return torch.from_numpy(dequantize(quantize(rows, dtype))).view(tensor.shape)
 
 
 def weights(table: WeightTable) -> bytes:
@@ -168,7 +168,7 @@ def weights(table: WeightTable) -> bytes:
             parts = table.layout.pack(recipe.format, rows)
         else:
             value = torch.from_numpy(np.array(recipe.value))  # type: ignore[attr-defined]
-            stored = value.to(TORCH_DTYPE[DType(tensor.format)]).contiguous()
+            stored = value.to(TORCH_DTYPE[tensor.dtype]).contiguous()
             parts = (stored.reshape(-1).view(torch.uint8).numpy(),)
         for (offset, nbytes), part in zip(tensor.sections, parts, strict=True):
             assert part.size == nbytes, tensor.name

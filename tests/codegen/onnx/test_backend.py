@@ -14,7 +14,7 @@ from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
 from llmc.compiler.targets import limits_of
 from llmc.ir.types import DType
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME
 from llmc.weights.table import WeightTable
 from llmc.weights.values import RecipeValues
 from zoo import find
@@ -24,9 +24,9 @@ def lowered(dialect: str, scheme: str = "f32", name: str = "llama") -> OnnxProgr
     backend, model = OnnxBackend(dialect), find(name)
     chosen = backend.scheme(scheme, None)
     graph = lower_model(
-        model.configuration(), model.max_context, own_tensors, chosen, ProgramForm.SLOTS
+        model.configuration(), model.max_context, own_tensors, chosen, FOREIGN_RUNTIME
     ).graph
-    limits = limits_of(ProgramForm.SLOTS, model.max_context)
+    limits = limits_of(FOREIGN_RUNTIME, model.max_context)
     return backend.lower(graph, limits, WeightTable(backend.layout(chosen)))
 
 

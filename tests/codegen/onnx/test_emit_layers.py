@@ -23,6 +23,7 @@ from llmc.ir.ops import (
 )
 from llmc.ir.types import DType, Sym, T, TensorType
 from onnx_harness import constant, expected, run
+from toy_format import registered
 
 TOKENS = 13
 FORMATS = (
@@ -97,6 +98,24 @@ def test_embedding_formats(dtype: DType, unsigned: bool) -> None:
     g.outputs = [append(g, Embedding(), table, v).output for v in (ids, pairs)]
     chosen = torch.randint(0, 17, (TOKENS,)).int()
     close(g, {"in0": chosen, "in1": torch.randint(0, 17, (TOKENS, 2))}, unsigned)
+
+
+@pytest.mark.parametrize("dialect", ["standard", "ort"])
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_new_format_needs_nothing_here(unsigned: bool, dialect: str) -> None:
+    """Blocks of 16 and codes around 32: what isn't MatMulNBits' goes through DequantizeLinear."""
+    with registered() as dtype:
+        g = Graph()
+        x, ids = given(g, T, 75), given(g, T, dtype=DType.I32)
+        table = weight("table", 21, 75, dtype=dtype)
+        g.outputs = [
+            append(g, Linear(), x, table).output,
+            append(g, Embedding(), table, ids).output,
+        ]
+        inputs = {"in0": random(TOKENS, 75), "in1": torch.randint(0, 21, (TOKENS,)).int()}
+        results = run(g, inputs, dialect, unsigned)
+        for got, want in zip(results, expected(g, inputs), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * float(want.abs().max()))
 
 
 @pytest.mark.parametrize("fn", ["rms_norm", "layer_norm"])

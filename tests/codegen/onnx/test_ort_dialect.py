@@ -11,7 +11,6 @@ import pytest
 import torch
 from llmc.ir.graph import Graph, Node
 from llmc.ir.ops import (
-    PANEL,
     Embedding,
     GroupedLinear,
     Linear,
@@ -20,8 +19,9 @@ from llmc.ir.ops import (
     SlotAttention,
     SlotWrite,
 )
+from llmc.ir.tiles import BLOCK, PANEL
 from llmc.ir.types import DType, T
-from llmc.weights.quantization import BLOCK, dequantize, padded_k, quantize
+from llmc.weights.formats.registry import dequantize, quantize
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
 from onnx_harness import expected, model_of, run
@@ -43,7 +43,7 @@ def ort(graph: Graph, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
 
 def rounding(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """How far rounding x to int8 in blocks can move x wᵀ: half a step of each block."""
-    columns = padded_k(x.shape[1]) - x.shape[1]
+    columns = -x.shape[1] % BLOCK
     x, w = (np.pad(np.abs(m), ((0, 0), (0, columns))) for m in (x, w))
     steps = x.reshape(len(x), -1, BLOCK).max(-1) / 127
     return 0.5 * steps @ w.reshape(len(w), -1, BLOCK).sum(-1).T
@@ -58,7 +58,7 @@ def test_products_of_blocks(dtype: DType, k: int, tokens: int) -> None:
     g.outputs = [append(g, Linear(bias=True), x, matrix, bias).output]
     inputs = {"in0": random(tokens, k) + 0.5}  # sums of blocks are not about zero
     (got,), (want,) = ort(g, inputs), expected(g, inputs)
-    w = dequantize(quantize(np.array(matrix.recipe.value), dtype.value))  # type: ignore[union-attr]
+    w = dequantize(quantize(np.array(matrix.recipe.value), dtype))  # type: ignore[union-attr]
     # i4a rounds x only for d (q - 8), which is no larger than twice the weights here.
     bound = rounding(inputs["in0"].numpy(), 2 * w) + 1e-5
     error = (got - want).abs().numpy()

@@ -15,7 +15,7 @@ from llmc.codegen.tensorrt.backend import TrtProgram as Lowered
 from llmc.codegen.tensorrt.constants import Constants
 from llmc.codegen.tensorrt.engine import make_builder
 from llmc.codegen.tensorrt.network import CACHE_OUT, Network, make_network
-from llmc.runtime.executors.tensorrt import TrtProgram
+from llmc.runtime.executors.tensorrt import TensorRtExecutor
 from llmc.runtime.executors.tensorrt_engine import DECODE
 from llmc.runtime.executors.tensorrt_library import library
 from llmc.weights.values import RecipeValues
@@ -24,7 +24,7 @@ from network_interpreter import NetworkInterpreter
 
 def interpreted_program(
     lowered: Lowered, values: RecipeValues, ranges: dict[str, float], slots: int
-) -> TrtProgram:
+) -> TensorRtExecutor:
     """The executor on the network that `lowered` would build an engine from."""
     trt: Any = library()
     builder = make_builder(trt)
@@ -32,7 +32,7 @@ def interpreted_program(
         trt, builder, lowered.graph, lowered.limits, lowered.precision, Constants(values), ranges
     )
     gpu = InterpretedGpu(trt, builder, network, lowered.limits)
-    return TrtProgram(variant_of(lowered), gpu, slots=slots)
+    return TensorRtExecutor(variant_of(lowered), gpu, slots=slots)
 
 
 def variant_of(lowered: Lowered) -> Variant:

@@ -12,7 +12,7 @@ from llmc.compiler.frontend.probe import StateReader
 from llmc.ir.graph import Graph
 from llmc.ir.ops import Binary
 from llmc.ir.types import DType, TensorType
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME
 from llmc.weights.values import RecipeValues
 from zoo import find
 
@@ -35,7 +35,7 @@ def lower(family: str, scheme: str, sms: tuple[str, ...] = (), **options: object
     backend.resolve_levels(sms)
     model = find(family)
     graph = lower_model(
-        model.configuration(), model.max_context, own_tensors, chosen, ProgramForm.SLOTS
+        model.configuration(), model.max_context, own_tensors, chosen, FOREIGN_RUNTIME
     ).graph
     limits = Limits(
         max_tokens=32,

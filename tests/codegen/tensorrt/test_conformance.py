@@ -20,7 +20,7 @@ from llmc.ir.ops import Linear, LogitsRows
 from llmc.ir.types import DType
 from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME
 from llmc.weights.values import RecipeValues
 from tiny_model import ZooModel
 from zoo import DISTINCT, find
@@ -47,7 +47,7 @@ def conform(model: ZooModel, precision: Precision) -> Report:
     texts = reference_texts(eager, model.max_context)
     values = RecipeValues(StateReader(eager.state_dict()))
     graph = lower_model(
-        model.configuration(), model.max_context, own_tensors, precision.scheme, ProgramForm.SLOTS
+        model.configuration(), model.max_context, own_tensors, precision.scheme, FOREIGN_RUNTIME
     ).graph
     ranges = {}
     if precision.calibrated:

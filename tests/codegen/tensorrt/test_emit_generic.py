@@ -32,6 +32,7 @@ from llmc.ir.ops import (
     Unary,
     Where,
 )
+from llmc.ir.roles import StepArray
 from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, R, S, T, TensorType
 from llmc.weights.recipes import Computed
@@ -90,7 +91,7 @@ def check_outputs(graph: Graph, value: Value) -> None:
 def new_graph() -> Graph:
     graph = Graph()
     for name, dim in (("token_ids", T), ("positions", T), ("start", S), ("logits_rows", R)):
-        graph.add_input(name, TensorType(DType.I32, (dim,)))
+        graph.add_input(name, TensorType(DType.I32, (dim,)), StepArray(name))
     return graph
 
 

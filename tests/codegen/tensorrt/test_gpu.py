@@ -8,7 +8,7 @@ from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
 from llmc.models.conformance import Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME
 from llmc.weights.values import RecipeValues
 from zoo import find
 
@@ -48,7 +48,7 @@ def test_engine_conforms(family: str, scheme: str, tmp_path: Path) -> None:
     eager = fix_rope(model.build(), model.max_context)
     values = RecipeValues(StateReader(eager.state_dict()))
     graph = lower_model(
-        model.configuration(), model.max_context, own_tensors, precision.scheme, ProgramForm.SLOTS
+        model.configuration(), model.max_context, own_tensors, precision.scheme, FOREIGN_RUNTIME
     ).graph
     texts = reference_texts(eager, model.max_context)
     sample = tuple(texts[3].token_ids.tolist())

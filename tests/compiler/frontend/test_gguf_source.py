@@ -14,9 +14,11 @@ from llmc.compiler.frontend.gguf_file import GgufFile
 from llmc.compiler.frontend.model_source import ModelSource
 from llmc.compiler.frontend.names import bind
 from llmc.compiler.frontend.sources import open_source
-from llmc.weights.quantization import WeightFormat, dequantize
+from llmc.ir.types import DType
+from llmc.weights.formats.registry import dequantize
+from llmc.weights.held_blocks import held_formats, requantized_tensors
 from llmc.weights.recipes import Recipe
-from llmc.weights.values import RecipeValues, held_formats, requantized_tensors
+from llmc.weights.values import RecipeValues
 from transformers import AutoModelForCausalLM
 
 Kind = gguf.GGMLQuantizationType
@@ -53,13 +55,13 @@ def test_recipes_equal_the_model_that_was_written(tmp_path: Path, arch: str, bui
 @pytest.mark.parametrize(
     ("kind", "format"),
     [
-        (Kind.Q4_0, WeightFormat.I4S),
-        (Kind.Q4_1, WeightFormat.I4A),
-        (Kind.Q8_0, WeightFormat.I8B),
+        (Kind.Q4_0, DType.I4S),
+        (Kind.Q4_1, DType.I4A),
+        (Kind.Q8_0, DType.I8B),
     ],
 )
 def test_blocks_keep_their_bits_through_the_row_permutation(
-    tmp_path: Path, kind: Kind, format: WeightFormat
+    tmp_path: Path, kind: Kind, format: DType
 ) -> None:
     path = tmp_path / "m.gguf"
     held = gm.write_gguf(path, gm.llama_model(), "llama", lambda name: kind)
@@ -83,7 +85,7 @@ def test_other_types_are_dequantized(tmp_path: Path, kind: Kind) -> None:
     value = RecipeValues(source.reader).value(recipe)
     assert np.array_equal(value, held["blk.0.ffn_up.weight"])
     blocked = kind in (Kind.Q5_0, Kind.Q5_1)
-    assert bool(requantized_tensors(recipe, WeightFormat.I4A)) == blocked
+    assert bool(requantized_tensors(recipe, DType.I4A)) == blocked
 
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import probe as probe_module
 from llmc.compiler.frontend.probe import compare, probe
 from llmc.models.conformance import Report
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import FOREIGN_RUNTIME, OWN_KERNELS, Features
 from zoo import find
 
-BOTH = (ProgramForm.PAGED, ProgramForm.SLOTS)
+BOTH = (OWN_KERNELS, FOREIGN_RUNTIME)
 
 
 @pytest.fixture(autouse=True)
@@ -25,18 +25,18 @@ def test_both_forms_are_compared() -> None:
 
 def test_what_passed_is_remembered_for_its_forms() -> None:
     config = find("llama").configuration()
-    assert "matches eager" in probe(config, b"one", [ProgramForm.PAGED])
-    assert "passed before" in probe(config, b"one", [ProgramForm.PAGED])
+    assert "matches eager" in probe(config, b"one", [OWN_KERNELS])
+    assert "passed before" in probe(config, b"one", [OWN_KERNELS])
     assert "matches eager" in probe(config, b"one", BOTH)
     assert "passed before" in probe(config, b"one", BOTH)
 
 
 @pytest.mark.parametrize("wrong", BOTH)
-def test_a_difference_in_either_form_stops_the_compile(monkeypatch, wrong: ProgramForm) -> None:
+def test_a_difference_in_either_form_stops_the_compile(monkeypatch, wrong: Features) -> None:
     """And isn't remembered as a pass."""
     reports = {form: Report(worst=0.5 if form is wrong else 0.0, where="row 7") for form in BOTH}
     monkeypatch.setattr(probe_module, "compare", lambda config, forms: reports)
     for _ in range(2):
-        with pytest.raises(LlmcError, match=f"row 7 .{wrong.value}") as caught:
+        with pytest.raises(LlmcError, match=f"row 7 .{wrong.name}") as caught:
             probe(find("llama").configuration(), b"two", BOTH)
         assert caught.value.id == "LLMC-E0415"

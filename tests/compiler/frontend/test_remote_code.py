@@ -20,7 +20,7 @@ from llmc.compiler.frontend.trace import build_on_meta
 from llmc.compiler.rebuild import rebuild
 from llmc.models.eager import eager_greedy, eager_logits
 from llmc.models.twin import twin
-from llmc.passes.pipeline import ProgramForm
+from llmc.passes.features import OWN_KERNELS
 from own_models import save_own_model
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
@@ -112,7 +112,7 @@ def test_leave_for_one_model_is_none_for_another(own: Path, tmp_path: Path) -> N
 
 
 def test_a_probe_is_of_one_version_of_the_code(own: Path) -> None:
-    forms, raw = (ProgramForm.PAGED,), (own / "config.json").read_bytes()
+    forms, raw = (OWN_KERNELS,), (own / "config.json").read_bytes()
     first = probing._stamp(config_of(own), raw, forms)
     assert probing._stamp(config_of(own), raw, forms) == first
     code = own / "modeling_share.py"

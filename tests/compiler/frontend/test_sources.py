@@ -282,7 +282,8 @@ def test_the_real_catalog_model_equals_what_transformers_reads() -> None:
     """Every weight of SmolLM2, dequantized by transformers' own loader, bit for bit."""
     torch = pytest.importorskip("torch")
     from llmc.compiler.frontend.names import bind
-    from llmc.weights.values import RecipeValues, held_formats
+    from llmc.weights.held_blocks import held_formats
+    from llmc.weights.values import RecipeValues
     from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 

@@ -5,7 +5,7 @@ import time
 from typing import Any, cast
 
 import pytest
-from llmc.runtime.api.generation_options import GenerateOptions, requests_of
+from llmc.runtime.api.generation_options import GenerateOptions
 from llmc.runtime.api.model import Model
 from llmc.runtime.engine.sampling.grammar import Grammar
 from llmc.runtime.engine.sampling.parameters import SamplingParams
@@ -44,11 +44,8 @@ def test_every_option_reaches_the_request(toy_model, words):
         "namespace": "tenant",
     }
     before = time.monotonic()
-    (request,) = requests_of(
-        toy_model,
-        [8, 9],
-        cast(Any, {**sampling, **rest, "bad_words": ["hello", [7, 8]], "timeout": 100.0}),
-    )
+    options = {**sampling, **rest, "bad_words": ["hello", [7, 8]], "timeout": 100.0}
+    (request,) = toy_model.make_requests([8, 9], **cast(Any, options))
     for name, value in sampling.items():
         assert getattr(request.params, name) == value
     hello = [toy_model.tokenizer.encode(t, add_special_tokens=False) for t in ("hello", " hello")]
@@ -59,11 +56,11 @@ def test_every_option_reaches_the_request(toy_model, words):
     assert request.deadline is not None
     assert before + 100 <= request.deadline <= time.monotonic() + 100
     schema = {"type": "array"}
-    (request,) = requests_of(toy_model, [8], {"json_schema": schema})
+    (request,) = toy_model.make_requests([8], json_schema=schema)
     assert request.grammar is not None
     assert request.grammar.grammar == Grammar.json_schema(schema)
     ignoring: GenerateOptions = {"ignore_eos": True, "stop_token_ids": [4]}
-    assert requests_of(toy_model, [8], ignoring)[0].eos_ids == {4}
+    assert toy_model.make_request([8], **ignoring).eos_ids == {4}
     with pytest.raises(TypeError, match="temprature"):
         toy_model.generate([1], temprature=1.0)
 

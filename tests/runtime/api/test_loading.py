@@ -10,7 +10,7 @@ from llmc.base import machine
 from llmc.base.errors import LlmcError
 from llmc.runtime.api.loading import plan_cache
 from llmc.runtime.api.model import Model
-from llmc.runtime.api.variants import select_variant
+from llmc.runtime.executors.registry import runnable_variant
 
 
 def test_the_most_demanding_variant_that_runs_here_is_chosen(
@@ -23,16 +23,16 @@ def test_the_most_demanding_variant_that_runs_here_is_chosen(
         "x86-64-v4": ["avx2", "avx512f", "fma"],
     }
     variants = [make_variant(level=n, required_features=f) for n, f in levels.items()]
-    assert select_variant(tiny_manifest(4096, 5000, variants=variants)).level == "x86-64-v3"
+    assert runnable_variant(tiny_manifest(4096, 5000, variants=variants)).level == "x86-64-v3"
     with pytest.raises(LlmcError, match=r"E0506.*avx512f"):
-        select_variant(tiny_manifest(4096, 5000, variants=variants[2:]))
+        runnable_variant(tiny_manifest(4096, 5000, variants=variants[2:]))
 
 
 @pytest.mark.parametrize("other", [{"system": "plan9"}, {"machine": "vax"}, {"target": "tpu"}])
 def test_variants_for_other_machines_are_not_ours(make_variant, tiny_manifest, other):
     manifest = tiny_manifest(4096, 5000, variants=[make_variant(**other)])
     with pytest.raises(LlmcError, match="E0507"):
-        select_variant(manifest)
+        runnable_variant(manifest)
 
 
 def test_the_cache_follows_the_memory_plan(make_variant):

@@ -6,10 +6,9 @@ import pytest
 from llmc.artifact.manifest import make_cache_group
 from llmc.base import machine
 from llmc.base.errors import LlmcError
-from llmc.runtime.api import variants
 from llmc.runtime.api.loading import with_context
-from llmc.runtime.api.variants import select_variant
 from llmc.runtime.executors import registry as executors
+from llmc.runtime.executors.registry import runnable_variant
 from msgspec.structs import replace
 
 
@@ -18,13 +17,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, LlmcError | None]:
     """A second target, `gpu`, whose executor refuses with `problem` if there is one."""
     state: dict[str, LlmcError | None] = {"problem": None}
     monkeypatch.setitem(executors._MODULES, "gpu", "gpu")
-    real = executors.executor
+    real = executors.executor_module
 
-    def executor(target: str):
+    def executor_module(target: str):
         runs = SimpleNamespace(problem=lambda variant: state["problem"])
         return runs if target == "gpu" else real(target)
 
-    monkeypatch.setattr(variants, "executor", executor)
+    monkeypatch.setattr(executors, "executor_module", executor_module)
     monkeypatch.setattr(machine, "native_features", lambda: frozenset({"avx2"}))
     return state
 
@@ -36,24 +35,24 @@ def test_the_first_target_that_runs_here_is_chosen(make_variant, tiny_manifest, 
         make_variant(level="x86-64-v3", required_features=["avx2"]),
     ]
     manifest = tiny_manifest(4096, 5000, variants=both)
-    assert select_variant(manifest).level == "sm86"
-    assert select_variant(manifest, "cpu").level == "x86-64-v3"
+    assert runnable_variant(manifest).level == "sm86"
+    assert runnable_variant(manifest, "cpu").level == "x86-64-v3"
     gpu["problem"] = LlmcError("LLMC-E0507", "no such GPU")
-    assert select_variant(manifest).level == "x86-64-v3"
+    assert runnable_variant(manifest).level == "x86-64-v3"
     with pytest.raises(LlmcError, match="no such GPU"):
-        select_variant(manifest, "gpu")
+        runnable_variant(manifest, "gpu")
 
 
 def test_a_missing_package_is_named(make_variant, tiny_manifest, gpu) -> None:
     needs = make_variant(target="gpu", level="sm86", packages={"no-such-package": ">=1.2"})
     with pytest.raises(LlmcError, match=r"no-such-package >=1\.2") as error:
-        select_variant(tiny_manifest(4096, 5000, variants=[needs]))
+        runnable_variant(tiny_manifest(4096, 5000, variants=[needs]))
     assert (error.value.id, error.value.hint) == ("LLMC-E0703", "pip install 'llmc-compiler[gpu]'")
 
 
 def test_a_target_that_the_artifact_lacks(make_variant, tiny_manifest) -> None:
     with pytest.raises(LlmcError, match=r"no onnx variant.*the artifact has cpu/") as error:
-        select_variant(tiny_manifest(4096, 5000, variants=[make_variant()]), "onnx")
+        runnable_variant(tiny_manifest(4096, 5000, variants=[make_variant()]), "onnx")
     assert error.value.id == "LLMC-E0507"
 
 

@@ -1,6 +1,7 @@
 """The ctypes executor with a library that speaks llmc.h."""
 
 import ctypes
+import os
 import threading
 
 import msgspec
@@ -11,6 +12,7 @@ from llmc.base.errors import LlmcError
 from llmc.runtime.engine.engine import Engine, Request
 from llmc.runtime.executors import cpu
 from llmc.runtime.executors import native_memory as memory
+from llmc.runtime.executors.native_library import cached_library
 
 WEIGHTS = (0x0123456789ABCDEF).to_bytes(8, "little") + bytes(4088)
 
@@ -21,7 +23,9 @@ def program(toy_library, make_variant):
     weights[:4096] = np.frombuffer(WEIGHTS, np.uint8)
     aligned = weights.data[-weights.ctypes.data % 64 :]
     aligned[:4096] = WEIGHTS
-    program = cpu.CpuProgram(make_variant(), toy_library, aligned, threads=1, cache_blocks=(40, 24))
+    program = cpu.CpuExecutor(
+        make_variant(), toy_library, aligned, threads=1, cache_blocks=(40, 24)
+    )
     yield program
     program.close()
 
@@ -139,7 +143,7 @@ def test_another_interface_version_is_refused(toy_library, make_variant):
     with pytest.raises(LlmcError, match="9;toy"):
         cpu.load_library(data)
     with pytest.raises(LlmcError, match="E0509"):
-        cpu.CpuProgram(
+        cpu.CpuExecutor(
             make_variant(signature_version=2),
             toy_library,
             memoryview(WEIGHTS),
@@ -158,7 +162,7 @@ def test_equal_libraries_are_loaded_once_and_others_apart(toy_library):
 
 def test_the_cache_folder_where_there_are_no_memory_files(tmp_path, monkeypatch, toy_library):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delattr(cpu.os, "memfd_create")
+    monkeypatch.delattr(os, "memfd_create")
     cpu.load_library(toy_library.replace(b"1;toy", b"1;dir"))
     folder = tmp_path / "llmc" / "programs"
     (file,) = folder.iterdir()
@@ -166,10 +170,10 @@ def test_the_cache_folder_where_there_are_no_memory_files(tmp_path, monkeypatch,
     digest = file.stem
     file.unlink()  # the loaded library itself must stay as it is
     file.write_bytes(b"changed by somebody")
-    assert cpu.cached_library(b"x", digest).read_bytes() == b"x"  # never loads what isn't it
+    assert cached_library(b"x", digest).read_bytes() == b"x"  # never loads what isn't it
     folder.chmod(0o755)
     with pytest.raises(LlmcError, match="private"):
-        cpu.cached_library(b"y", digest)
+        cached_library(b"y", digest)
 
 
 @pytest.mark.parametrize(("code", "error"), [(-3, "E0600"), (-4, "E0506.*AMX"), (-9, "E0509")])
@@ -180,7 +184,7 @@ def test_a_program_that_does_not_start_says_why(monkeypatch, make_variant, code,
 
     monkeypatch.setattr(cpu, "load_library", lambda _: Refusing())
     with pytest.raises(LlmcError, match=error):
-        cpu.CpuProgram(make_variant(), b"", memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1))
+        cpu.CpuExecutor(make_variant(), b"", memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1))
 
 
 def test_memory_that_cannot_be_had_is_named(toy_library, make_variant):
@@ -189,7 +193,7 @@ def test_memory_that_cannot_be_had_is_named(toy_library, make_variant):
     limits = msgspec.structs.replace(make_variant().limits, max_sequences=2**31 - 1)
     for variant in (huge, make_variant(limits=limits)):
         with pytest.raises(LlmcError, match="E0601"):
-            cpu.CpuProgram(
+            cpu.CpuExecutor(
                 variant, toy_library, memoryview(WEIGHTS), threads=1, cache_blocks=(1, 1)
             )
 

@@ -14,7 +14,7 @@ from llmc.codegen.inductor.backend import InductorBackend
 from llmc.codegen.inductor.build import build_library
 from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.parser import parse
-from llmc.runtime.executors.inductor import InductorProgram, _widened
+from llmc.runtime.executors.inductor import InductorExecutor, _widened
 from llmc.runtime.executors.slots import SlotRun
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
@@ -26,13 +26,13 @@ LIMITS = Limits(
 )  # fmt: skip
 GRAPH = """
 graph main: SERVING
-input token_ids: i32[T]
-input positions: i32[T]
-input logits_rows: i32[R]
-input start: i32[S]
-input key_cache.0: f32[S, 2, L, 4]
-input value_cache.0: f32[S, 2, L, 4]
-cache 0: window=0 heads=2 key=4 value=4 f32 sites=[0]
+input token_ids: i32[T] as token_ids
+input positions: i32[T] as positions
+input logits_rows: i32[R] as logits_rows
+input start: i32[S] as start
+input key_cache.0: f32[S, 2, L, 4] as state(0, key_cache)
+input value_cache.0: f32[S, 2, L, 4] as state(0, value_cache)
+group 0: paged {window=0, heads=2, key=4, value=4, dtype=f32} sites=(0,)
 const @embed: f32[10, 8] = @embed:f32
 const @places: f32[20, 8] = @places:f32
 %0: f32[T, 8] = embedding(@embed, token_ids)
@@ -79,9 +79,9 @@ def variant() -> Variant:
     )  # fmt: skip
 
 
-def opened(library: bytes, weights: memoryview | None = None) -> InductorProgram:
+def opened(library: bytes, weights: memoryview | None = None) -> InductorExecutor:
     weights = data() if weights is None else weights
-    program = InductorProgram(variant(), library, weights, threads=2, cache_blocks=(4,))
+    program = InductorExecutor(variant(), library, weights, threads=2, cache_blocks=(4,))
     for cache in program._caches:
         cache.fill_(float("nan"))
     return program
@@ -164,7 +164,7 @@ def test_another_interface_is_refused() -> None:
     """Before anything is loaded."""
     other = msgspec.structs.replace(variant(), signature_version=99)
     with pytest.raises(LlmcError, match=r"E0509.*interface"):
-        InductorProgram(other, b"", data(), threads=1, cache_blocks=(4,))
+        InductorExecutor(other, b"", data(), threads=1, cache_blocks=(4,))
 
 
 def test_a_row_of_one_token_becomes_two() -> None:

@@ -1,56 +1,15 @@
-"""Answers, lean: each is one or two messages to the server, without middle layers.
+"""Streams of server-sent events, and clients that leave.
 
-`Json` is a whole answer. `EventStream` sends server-sent events: one write for what is there at
-once, nothing per event but its bytes. A stream that its client doesn't read for too long, or that
-the client has left, is told to stop.
+One write for what is there at once, nothing per event but its bytes. A stream that its client
+doesn't read for too long, or that the client has left, is told to stop.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-
-from ...base.errors import LlmcError
-from .error_objects import content_of, headers_of, status_of
-
-encode = msgspec.json.Encoder().encode
-JSON = b"application/json"
-
-
-class Json(Response):
-    """A JSON answer."""
-
-    def __init__(
-        self, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self.status_code = status
-        self.body = encode(content)
-        self.background = None
-        self.raw_headers = [
-            (b"content-type", JSON),
-            (b"content-length", str(len(self.body)).encode()),
-        ]
-        for name, value in (headers or {}).items():
-            self.raw_headers.append((name.encode(), value.encode("latin-1")))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
-        await send({"type": "http.response.body", "body": self.body})
-
-
-def problem(error: LlmcError) -> Json:
-    """The answer that an error gets."""
-    status = status_of(error)
-    return Json(content_of(error), status, headers_of(error, status))
 
 
 class Stalls:

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..connection.responses import Json
-from ..context import context_of
+from ..connection.json_response import Json
 from ..served_models import Served
+from ..server_state import state_of
 
 _PAGE_HEADERS = {
     "content-security-policy": (
@@ -36,7 +36,7 @@ async def status_page(http: Request) -> Response:
 
 async def status_json(http: Request) -> Response:
     """Figures of all models."""
-    catalog = context_of(http).catalog
+    catalog = state_of(http).catalog
     content = {
         "time": time(),
         "state": "draining" if catalog.draining else "failed" if catalog.failed else "ready",

@@ -14,7 +14,7 @@ from ...base.debug import debugging
 from ...base.errors import LlmcError
 from .api_keys import ApiKeys
 from .error_objects import RequestError
-from .responses import problem
+from .json_response import problem
 
 OPEN = frozenset({"/", "/health", "/ready"})
 """Paths that need no key: what probes ask, and a page that holds no data itself."""

@@ -6,14 +6,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from .config import ServerConfig
+from .connection.event_stream import Stalls
 from .connection.request_body import read_json, validated
-from .connection.responses import Stalls
 from .served_models import Catalog
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class Context:
+class ServerState:
     """One server. `app.state.llmc` holds it."""
 
     def __init__(self, config: ServerConfig, catalog: Catalog) -> None:
@@ -28,7 +28,7 @@ class Context:
         return validated(schema, value)
 
 
-def context_of(http: Request) -> Context:
+def state_of(http: Request) -> ServerState:
     """The server that a request came to."""
     return http.app.state.llmc
 

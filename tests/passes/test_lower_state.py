@@ -5,13 +5,15 @@ import textwrap
 
 import pytest
 import torch
-from llmc.ir.graph import CacheGroup, Graph
+from llmc.ir.graph import Graph, StateGroup
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.parser import parse
+from llmc.ir.states import PAGED
+from llmc.ir.states.key_value import KeyValueGeometry
 from llmc.ir.types import DType
 from llmc.ir.verifier import verify
-from llmc.passes.lower_attention import lower_attention
+from llmc.passes.lower_state import lower_state
 from pass_cases import check_unchanged, constant
 
 HEAD = """
@@ -27,7 +29,7 @@ ROTATED = "%0: f32[T, 2, 8] = rotary(k, c, s) {dim=6}\n"
 
 
 def lower(graph: Graph) -> bool:
-    return lower_attention(graph, DType.F32)
+    return lower_state(graph, (PAGED,), DType.F32)
 
 
 def check_lowered(before: str, expected: str) -> Graph:
@@ -62,12 +64,12 @@ def test_a_rotary_that_only_the_cache_reads_joins_the_write() -> None:
         input v: f32[T, 2, 8]
         input c: f32[T, 3]
         input s: f32[T, 3]
-        input query_start: i32[S1]
-        input context_len: i32[S]
-        input block_table.0: i32[S, B]
-        input key_pool.0: f32[P0, 64, 2, 8]
-        input value_pool.0: f32[P0, 64, 2, 8]
-        cache 0: window=8 heads=2 key=8 value=8 f32 sites=[0]
+        input query_start: i32[S1] as query_start
+        input context_len: i32[S] as context_len
+        input block_table.0: i32[S, B] as table(0)
+        input key_pool.0: f32[P0, 64, 2, 8] as state(0, key_pool)
+        input value_pool.0: f32[P0, 64, 2, 8] as state(0, value_pool)
+        group 0: paged {window=8, heads=2, key=8, value=8, dtype=f32} sites=(0,)
         %0: f32[P0, 64, 2, 8], %1: f32[P0, 64, 2, 8] = cache_write(k, v, key_pool.0, value_pool.0, query_start, context_len, block_table.0, c, s) {rotary=6}
         %2: f32[T, 4, 8] = paged_attention(q, %0, %1, query_start, context_len, block_table.0) {scale=0.5, window=8, softcap=20.0}
         output %2
@@ -85,12 +87,12 @@ def test_sinks_stay_an_operand() -> None:
         input v: f32[T, 2, 8]
         input c: f32[T, 3]
         input s: f32[T, 3]
-        input query_start: i32[S1]
-        input context_len: i32[S]
-        input block_table.0: i32[S, B]
-        input key_pool.0: f32[P0, 64, 2, 8]
-        input value_pool.0: f32[P0, 64, 2, 8]
-        cache 0: window=0 heads=2 key=8 value=8 f32 sites=[0]
+        input query_start: i32[S1] as query_start
+        input context_len: i32[S] as context_len
+        input block_table.0: i32[S, B] as table(0)
+        input key_pool.0: f32[P0, 64, 2, 8] as state(0, key_pool)
+        input value_pool.0: f32[P0, 64, 2, 8] as state(0, value_pool)
+        group 0: paged {window=0, heads=2, key=8, value=8, dtype=f32} sites=(0,)
         const @sinks: f32[4] = @sinks:f32
         %0: f32[P0, 64, 2, 8], %1: f32[P0, 64, 2, 8] = cache_write(k, v, key_pool.0, value_pool.0, query_start, context_len, block_table.0)
         %2: f32[T, 4, 8] = paged_attention(q, %0, %1, query_start, context_len, block_table.0, @sinks) {scale=0.5, sinks=True}
@@ -110,10 +112,10 @@ def test_sites_that_see_alike_share_a_block_table() -> None:
     lines[2] = lines[2].replace("k, v", "v, v")
     graph = parse(HEAD + "\n".join(lines) + "\noutput %2")
     assert lower(graph)
-    geometry = {"kv_heads": 2, "key_dim": 8, "value_dim": 8, "dtype": DType.F32}
-    assert graph.cache_groups == [
-        CacheGroup("0", window=8, sites=[0, 2], **geometry),
-        CacheGroup("1", window=0, sites=[1], **geometry),
+    geometry = {"heads": 2, "key": 8, "value": 8, "dtype": DType.F32}
+    assert graph.groups == [
+        StateGroup("0", "paged", KeyValueGeometry(window=8, **geometry), sites=[0, 2]),
+        StateGroup("1", "paged", KeyValueGeometry(window=0, **geometry), sites=[1]),
     ]
     names = [v.name for v in graph.inputs if v.name.startswith(("block", "key"))]
     assert names == ["block_table.0", "key_pool.0", "block_table.1", "key_pool.1", "key_pool.2"]

@@ -1,0 +1,73 @@
+"""The grammar that a body asks for: OpenAI's `response_format`, and what vLLM has for it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.api.generation_options import GenerateOptions, grammar_of
+from ..connection.error_objects import RequestError
+from ..served_models import Served
+from .protocol.common import ResponseFormat, Sampling
+
+if TYPE_CHECKING:
+    from ...runtime.engine.sampling.grammar import CompiledGrammar
+
+_ANY_OBJECT = {"type": "object"}
+
+Wanted = tuple[str, Any, str]
+"""A field, its value, and the option of `generate` that it is."""
+
+
+async def answer_grammar(
+    served: Served, fields: Sampling, form: ResponseFormat | None
+) -> "CompiledGrammar | None":
+    """The grammar that a request asks for, if it does. Errors: E0211, E0213.
+
+    Built in another thread: a hostile one may take as long as the limits on grammars allow.
+    """
+    wanted = [one for one in (*_guided(fields), *_formatted(form)) if one[1] is not None]
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        names = " and ".join(name for name, _, _ in wanted)
+        raise RequestError("LLMC-E0213", f"{names} exclude one another", param=wanted[1][0])
+    _, value, option = wanted[0]
+    given: GenerateOptions = {option: value}  # type: ignore[misc]
+
+    def build() -> "CompiledGrammar":
+        grammar = grammar_of(given)
+        assert grammar is not None
+        return served.model.request_maker.compile(grammar)
+
+    return await asyncio.to_thread(build)
+
+
+def _guided(fields: Sampling) -> Sequence[Wanted]:
+    options = fields.structured_outputs
+    wanted: list[Wanted] = [
+        ("guided_json", fields.guided_json, "json_schema"),
+        ("guided_regex", fields.guided_regex, "regex"),
+        ("guided_choice", fields.guided_choice, "choice"),
+        ("guided_grammar", fields.guided_grammar, "grammar"),
+    ]
+    if options is not None:
+        any_object = _ANY_OBJECT if options.json_object else None
+        wanted += [
+            ("structured_outputs.json", options.json_, "json_schema"),
+            ("structured_outputs.json_object", any_object, "json_schema"),
+            ("structured_outputs.regex", options.regex, "regex"),
+            ("structured_outputs.choice", options.choice, "choice"),
+            ("structured_outputs.grammar", options.grammar, "grammar"),
+        ]
+    return wanted
+
+
+def _formatted(form: ResponseFormat | None) -> Sequence[Wanted]:
+    if form is None or form.type == "text":
+        return ()
+    if form.type == "json_object":
+        return (("response_format", _ANY_OBJECT, "json_schema"),)
+    schema = form.json_schema.schema_ if form.json_schema is not None else None
+    if schema is None:
+        raise RequestError("LLMC-E0213", "json_schema has no schema", param="response_format")
+    return (("response_format", schema, "json_schema"),)

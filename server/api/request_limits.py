@@ -1,0 +1,32 @@
+"""How much one request may ask for: continuations, prompt tokens, output tokens."""
+
+from collections.abc import Sequence
+
+from ..config import ServerConfig
+from ..connection.error_objects import RequestError, unsupported
+from ..served_models import Served
+
+
+def check_count(count: int, config: ServerConfig, param: str = "n") -> None:
+    """E0215 for more continuations than the server allows in one request."""
+    if count > config.max_n:
+        raise unsupported(param, f"can be at most {config.max_n} here")
+
+
+def check_prompt(prompt: Sequence[int], served: Served, config: ServerConfig) -> None:
+    """E0204 if a prompt is longer than the server or the context allows."""
+    limit = min(config.max_prompt_tokens or served.context, served.context)
+    if len(prompt) > limit:
+        raise RequestError(
+            "LLMC-E0204", f"the prompt has {len(prompt)} tokens, allowed are {limit}"
+        )
+
+
+def max_tokens_of(
+    wanted: int | None, prompt: Sequence[int], served: Served, config: ServerConfig
+) -> int:
+    """Tokens that may be generated: as many as were asked for, else all that there is room for;
+    never more than the server allows or the context holds."""
+    room = max(1, served.context - len(prompt))
+    limit = min(room, config.max_output_tokens or room)
+    return limit if wanted is None else min(wanted, limit)

@@ -1,0 +1,39 @@
+"""`/tokenize` and `/detokenize`."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..connection.error_objects import RequestError
+from ..connection.json_response import Json
+from ..server_state import state_of
+from .chat_prompt import as_template_messages, chat_prompt
+from .prompt_encoding import encode
+from .protocol.text import DetokenizeRequest, TokenizeRequest
+
+
+async def tokenize(http: Request) -> Response:
+    """Token ids of a text or of a chat."""
+    server = state_of(http)
+    body = await server.body(http, TokenizeRequest)
+    served = server.catalog.get(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise RequestError("LLMC-E0213", "give either prompt or messages", param="prompt")
+    if body.messages is not None:
+        prompt = await chat_prompt(
+            served,
+            as_template_messages(body.messages),
+            add_generation_prompt=body.add_generation_prompt,
+            variables=body.chat_template_kwargs,
+        )
+        tokens = prompt.ids
+    else:
+        tokens = await encode(served, body.prompt or "", special=body.add_special_tokens)
+    return Json({"tokens": tokens, "count": len(tokens), "max_model_len": served.context})
+
+
+async def detokenize(http: Request) -> Response:
+    """The text of token ids."""
+    server = state_of(http)
+    body = await server.body(http, DetokenizeRequest)
+    tokenizer = server.catalog.get(body.model).model.tokenizer
+    return Json({"prompt": tokenizer.decode(body.tokens, keep_special=True)})

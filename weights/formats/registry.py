@@ -1,0 +1,63 @@
+"""The number formats that weights can have, and what is asked of all of them.
+
+K is the input dimension; blocks are 32 consecutive elements along K:
+
+| format | code            | value             | side data                     | same bits as |
+|--------|-----------------|-------------------|-------------------------------|--------------|
+| `i8c`  | i8, -127..127   | `s[n] * q`        | f32 scale per row             |              |
+| `i8b`  | i8, -128..127   | `d * q`           | f16 scale per block           | GGUF Q8_0    |
+| `i4s`  | u8, 0..15       | `d * (q - 8)`     | f16 scale per block           | GGUF Q4_0    |
+| `i4a`  | u8, 0..15       | `d * q + m`       | f16 scale and min per block   | GGUF Q4_1    |
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir.types import DType
+from .i4a import I4A
+from .i4s import I4S
+from .i8b import I8B
+from .i8c import I8C
+from .number_format import NumberFormat, Quantized
+
+FORMATS: dict[DType, NumberFormat] = {f.dtype: f for f in (I4S(), I4A(), I8B(), I8C())}
+"""Smaller ones first: where several hold a checkpoint's blocks exactly, the first is the best."""
+
+
+def is_quantized(dtype: DType) -> bool:
+    """Whether elements of this type are codes with scales, not numbers by themselves."""
+    return dtype in FORMATS
+
+
+def format_of(dtype: DType) -> NumberFormat:
+    """The format of a quantized element type.
+
+    Raises:
+        ValueError: `dtype` isn't one.
+    """
+    if dtype not in FORMATS:
+        raise ValueError(f"{dtype} is not a quantized format")
+    return FORMATS[dtype]
+
+
+def formats_that_hold(stored: str) -> tuple[DType, ...]:
+    """The formats, best first, that hold blocks of a checkpoint's format `stored` exactly."""
+    return tuple(dtype for dtype, format in FORMATS.items() if stored in format.holds)
+
+
+def quantize(weights: np.ndarray, dtype: DType) -> Quantized:
+    """Finite float32 `weights` [N, K] in the format of `dtype`.
+
+    Raises:
+        ValueError: not two-dimensional, or `dtype` isn't a quantized format.
+        OverflowError: a block's scale or minimum is beyond float16.
+    """
+    if weights.ndim != 2:
+        raise ValueError(f"weights must be [N, K], not {weights.shape}")
+    return format_of(dtype).quantize(np.asarray(weights, np.float32))
+
+
+def dequantize(quantized: Quantized) -> np.ndarray:
+    """The float32 values [N, K] that `quantized` stands for."""
+    return quantized.format.dequantize(quantized)
