@@ -20,7 +20,8 @@ from ..schedule.step_plan import StepPlan
 
 
 class _Reading(Struct, eq=False):
-    """The rows of the plan's sequence `place` from `row` on, and how many tokens they gave so far."""
+    """The rows of the plan's sequence `place` from `row` on, and how many tokens they gave so far
+    (`count`)."""
 
     place: int
     running: Running
