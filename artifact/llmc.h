@@ -1,7 +1,7 @@
 /* The C interface of a compiled llmc program.
  *
- * A library exports these functions and nothing else that a caller needs; llmc_sample may be
- * missing. All structs carry their own size; every array is owned by the caller and only read
+ * A library exports these functions and nothing else that a caller needs; llmc_sample, llmc_kernels
+ * and llmc_profile may be missing. All structs carry their own size; every array is owned by the caller and only read
  * during the call (but logits, argmax and the results of a choice are written). A model is used by one thread at a time; it brings its own worker threads.
  *
  * Words: T query tokens in the step, S sequences, R rows of logits wanted, B blocks per sequence.
@@ -99,6 +99,15 @@ typedef struct {
   float logprob;       /* out, if top >= 0: of the token, by the unchanged logits */
 } llmc_choice;
 
+#define LLMC_MARK_ARGMAX (-1) /* the largest logit of each row is looked for */
+#define LLMC_MARK_END (-2)    /* the step is over */
+
+typedef struct {
+  int32_t kernel; /* which one begins: a row of llmc_kernels, or LLMC_MARK_... */
+  int32_t reserved;
+  uint64_t ns; /* of CLOCK_MONOTONIC */
+} llmc_mark;
+
 typedef struct llmc_model llmc_model;
 
 int llmc_describe(llmc_info* info); /* what the other calls need to be given */
@@ -106,6 +115,13 @@ int llmc_create(const llmc_config* config, llmc_model** out); /* 0, or a negativ
 int llmc_step(llmc_model* model, const llmc_step_inputs* inputs);
 int llmc_sample(llmc_model* model, llmc_choice* choices, int32_t count); /* after a step */
 void llmc_destroy(llmc_model* model);
+/* JSON, one row a kernel: [name, module, [[bytes, unit, most], ...]]. It moves so many bytes for each
+ * unit: "" once, "T", "S", "S1", "R" as above (S1 is S + 1), "C" each position of its context that a
+ * sequence sees, of which `most` are seen if that isn't 0; of other units `most` limits the bytes. */
+const char* llmc_kernels(void);
+/* From now on steps note when the first thread begins a kernel: `capacity` marks at most, until this
+ * is called again; NULL: no more. Returns how many were written since the last call. */
+int llmc_profile(llmc_model* model, llmc_mark* marks, int32_t capacity);
 const char* llmc_abi(void); /* "1;<level>" */
 
 #ifdef __cplusplus

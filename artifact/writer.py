@@ -25,9 +25,6 @@ import msgspec
 from ..base.errors import LlmcError
 from . import archive
 from .manifest import CERTIFICATE, MANIFEST, SUMS, Entry, Manifest, check, encode
-from .reader import ArtifactReader
-
-__all__ = ["ArtifactReader", "ArtifactWriter", "EntryStream", "os_error"]
 
 _CHUNK = 1 << 20
 

@@ -9,6 +9,13 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "or this cache. llmc doesn't replace them by others without being asked.",
         "docs/compatibility.md says which schemes each target has",
     ),
+    "LLMC-E0241": ErrorInfo(
+        "the program can't tell what its kernels take",
+        "`llmc bench --profile` needs a program that notes when each of its kernels begins. Those "
+        "of target cpu do, if this version or a later one compiled them; other targets run in "
+        "runtimes that have profilers of their own.",
+        "compile for target cpu, or use the profiler of the runtime that the target runs in",
+    ),
     "LLMC-E0513": ErrorInfo(
         "a package has another version than the program was made for",
         "The artifact names the versions of the runtime that it runs with.",

@@ -16,6 +16,10 @@ def bench(
     target: Target = None,
     threads: Threads = None,
     repeat: Annotated[int, typer.Option(help="Repetitions; medians are reported.")] = 3,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="TRACE", help="Show each kernel; write a trace for Perfetto."),
+    ] = None,
     price_per_hour: Annotated[
         float | None, typer.Option(metavar="USD", help="Price of this machine.")
     ] = None,
@@ -25,13 +29,21 @@ def bench(
 
     \b
     llmc bench smol.llmc
+    llmc bench smol.llmc --profile trace.json
     llmc bench smol.llmc --batch 8 --prompt-tokens 128 --price-per-hour 0.20 --json
     """
     from ..base.progress import reporter
     from ..runtime.api.benchmark import Load, describe
     from ..runtime.api.benchmark import bench as measure
+    from ..runtime.api.profile import describe_profile
+    from ..runtime.api.profile import profile as record
 
     shape = Load(prompt_tokens, output_tokens, batch, repeat, threads, target)
     with reporter() as progress:
+        kernels = record(artifact, shape, profile, progress=progress) if profile else None
         result = measure(artifact, shape, price_per_hour=price_per_hour, progress=progress)
-    print_result(as_json, asdict(result), describe(result))
+    found, text = asdict(result), describe(result)
+    if kernels is not None:
+        found["kernels"] = [asdict(row) for row in kernels.rows]
+        text = f"{text}\n\n{describe_profile(kernels)}"
+    print_result(as_json, found, text)

@@ -16,7 +16,7 @@ from .api.openapi import answers, describe, parameters_and_body
 from .api.protocol.chat import ChatRequest
 from .api.protocol.completion import CompletionRequest
 from .api.protocol.response import ResponseRequest
-from .api.protocol.text import DetokenizeRequest, TokenizeRequest
+from .api.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from .api.responses.endpoint import responses
 from .api.tokens import detokenize, tokenize
 from .ops.health import health, ready

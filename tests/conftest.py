@@ -6,6 +6,9 @@ works, also where a background job of a shell has it ignored: some tests send it
 
 import os
 import signal
+from pathlib import Path
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -16,3 +19,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 pytest_plugins = ("toy_program",)
 """Its fixtures are for every test of the run tower and of what it stands on."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m fast` reads only files that say so: importing the others would take as long again."""
+    if config.option.markexpr != "fast" or not collection_path.name.startswith("test_"):
+        return None
+    return "pytest.mark.fast" not in collection_path.read_text() or None

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "base": 0, "artifact": 1, "runtime": 2, "server": 3, "ir": 3, "models": 3, "weights": 4,
@@ -87,9 +89,6 @@ def test_floors_import_downwards_only() -> None:
 
 
 KNOWN_CIRCLES = {
-    frozenset({"ir/graph.py", "ir/printer.py", "ir/scalar.py"}),
-    frozenset({"codegen/onnx/constants.py", "codegen/onnx/model.py"}),
-    frozenset({"codegen/tensorrt/net.py", "codegen/tensorrt/sizes.py"}),
     frozenset(
         {
             "codegen/backend.py", "codegen/cpu/backend.py", "codegen/inductor/backend.py",

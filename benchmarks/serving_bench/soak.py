@@ -18,7 +18,7 @@ from typing import Any
 
 from llmc.artifact.manifest import weight_bytes
 from llmc.artifact.reader import ArtifactReader
-from llmc.runtime.api.loading import fixed_bytes
+from llmc.runtime.api.cache_plan import fixed_bytes
 from llmc.runtime.executors.registry import runnable_variant
 
 from . import probe

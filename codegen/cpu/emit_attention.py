@@ -6,6 +6,7 @@ from ...ir.graph import Node, Value
 from ...ir.ops import CacheWrite, PagedAttention, Rotary
 from .function import Function, Pool, call, float_literal
 from .operands import Matrix, matrix, vector
+from .traffic import Traffic
 
 SCRATCH = "attention_scratch"
 
@@ -39,7 +40,8 @@ def emit_cache_write(fn: Function, node: Node) -> None:
         _rotary_table(op, angles), k.pointer, k.stride, v.pointer, v.stride, keys.expression,
     )  # fmt: skip
     pools = (keys.buffer, values.buffer)
-    fn.step([line], [m.view for m in (k, v, *angles)], [], extra=((), pools))
+    stored = Traffic(_token_bytes(key_value) + _token_bytes(value_value), "T")
+    fn.step([line], [m.view for m in (k, v, *angles)], [], extra=((), pools), traffic=[stored])
     fn.pools[node.outputs[0]], fn.pools[node.outputs[1]] = keys, values
 
 
@@ -76,6 +78,7 @@ def emit_paged_attention(fn: Function, node: Node) -> None:
         [q.view, *sink_views, *(m.view for m in angles)],
         [out],
         extra=((keys.buffer, values.buffer), (SCRATCH,)),
+        traffic=[Traffic(_token_bytes(key_value) + _token_bytes(value_value), "C", op.window)],
     )
 
 
@@ -83,6 +86,14 @@ def _pool(fn: Function, value: Value) -> Pool:
     if value not in fn.pools:
         raise fn.refuse("a cache pool that is no input of the graph")
     return fn.pools[value]
+
+
+def _token_bytes(pool: Value) -> int:
+    """What a token's keys or values of one site take in their pool [P, block, H, D]."""
+    heads, width = pool.type.shape[-2:]
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    return heads * width * pool.type.dtype.itemsize
 
 
 def _table(fn: Function, value: Value) -> str:

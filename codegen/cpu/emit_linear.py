@@ -16,6 +16,7 @@ from .layout import View
 from .loops import Nest, loop_nest
 from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
 from .packing import PACKED, panel_bytes
+from .traffic import traffic_of_rows
 
 MADE = ("made.q", "made.scale", "made.sum")
 """Where a kernel puts quantized rows: members of `RowsForTeam`."""
@@ -169,7 +170,9 @@ def emit_embedding(fn: Function, node: Node) -> None:
         f"embedding_{table.type.dtype}", target.rows, index.pointer, n, k,
         fn.weight(table, packed=True), 1.0, target.pointer, target.stride,
     )  # fmt: skip
-    fn.step([line], [index], [out])
+    assert isinstance(n, int)
+    row = traffic_of_rows(out, fn.packed_bytes(table) // n)
+    fn.step([line], [index], [out], traffic=[row])
     return None
 
 
@@ -200,7 +203,10 @@ def emit_grouped_linear(fn: Function, node: Node) -> None:
         target.pointer, target.stride,
         *[v.pointer for v in extra[1:]],
     )  # fmt: skip
-    fn.step([line], views + extra + added, [out])
+    experts, every = weight.type.shape[0], fn.packed_bytes(weight)
+    assert isinstance(experts, int)
+    chosen = traffic_of_rows(out, every // experts, every)
+    fn.step([line], views + extra + added, [out], traffic=[chosen])
 
 
 def emit_combine_experts(fn: Function, node: Node) -> None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 from ...base.errors import LlmcError
 from ...ir.graph import Node, Value
+from ...ir.ops import Call
 from ...ir.plan import Access, Buffer, Schedule, Step
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym, TensorType, numel
 from ...weights.table import WeightTable
 from .layout import Storage, View, whole
+from .traffic import Kernel, Traffic, kernel_name, traffic_of
 
 C_TYPE: dict[DType, str] = {
     DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16", DType.I64: "int64_t",
@@ -38,7 +40,8 @@ class Function:
     """What has been emitted so far. `limits` are the largest values of the symbols.
 
     `makers`: for each buffer that its step delivers, what that step reads. Another thread may be
-    at it still when the buffer is read, so that is in use until then.
+    at it still when the buffer is read, so that is in use until then. `kernels`: for each step how
+    a profile shows it; None for a call, whose steps are shown themselves.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Function:
     weights: WeightTable
     schedule: Schedule
     code: list[list[str]] = field(default_factory=list)
+    kernels: list[Kernel | None] = field(default_factory=list)
     declarations: dict[str, str] = field(default_factory=dict)
     stored: dict[str, DType] = field(default_factory=dict)
     views: dict[Value, View] = field(default_factory=dict)
@@ -57,6 +61,7 @@ class Function:
     makers: dict[str, list[View]] = field(default_factory=dict)
     last_linear: int | None = None  # its step
     node: Node | None = None
+    _packed: dict[Value, Traffic] = field(default_factory=dict)  # weights of the next step
 
     # ---- memory ---------------------------------------------------------------------------
 
@@ -109,6 +114,8 @@ class Function:
 
     def weight(self, value: Value, packed: bool) -> str:
         """C++ address of a weight: packed for the matrix kernels, or row-major."""
+        if packed:
+            self._packed[value] = Traffic(self.packed_bytes(value))
         if value.is_constant:
             table = self.weights
             tensor = table.packed(value) if packed else table.plain(value)
@@ -117,6 +124,11 @@ class Function:
             raise self.refuse(f"a weight that is computed at run time ({value.type})")
         slot = self.slots.setdefault((value, packed), len(self.slots))
         return f"s.weights + c.weights[{slot}]"
+
+    def packed_bytes(self, value: Value) -> int:
+        """What a matrix, or all of several, takes in the layout."""
+        shape = [dim for dim in value.type.shape if isinstance(dim, int)]
+        return sum(self.weights.layout.sections(value.type.dtype, shape))
 
     # ---- steps ----------------------------------------------------------------------------
 
@@ -130,14 +142,19 @@ class Function:
         rowwise: bool = False,
         delivers: Sequence[View] = (),
         extra: tuple[Sequence[str], Sequence[str]] = ((), ()),
+        traffic: Sequence[Traffic] | None = None,
     ) -> None:
         """Add a step that runs `lines`.
 
         `rowwise`: the thread that owns a row of T (`team_range`) touches it and no other row.
         `delivers` are those written views that all threads may read without a barrier.
-        `extra` are buffers read and written that no view stands for (cache pools).
+        `extra` are buffers read and written that no view stands for (cache pools). `traffic`: what
+        of pools and packed weights is moved, if it isn't each weight once.
         """
         read, written = [*reads], [*writes]
+        moved = [*(self._packed.values() if traffic is None else traffic)]
+        self._packed.clear()
+        self.kernels.append(self._kernel(lines, [*moved, *traffic_of([*read, *written])]))
         read += [v for view in read if view.storage for v in self.makers.get(view.storage.name, ())]
         delivered = [view.storage.name for view in delivers if view.storage]
         self.makers.update((name, read) for name in delivered)
@@ -154,6 +171,12 @@ class Function:
             )
         )
         self.code.append(list(lines))
+
+    def _kernel(self, lines: Sequence[str], traffic: Sequence[Traffic]) -> Kernel | None:
+        if self.node is not None and isinstance(self.node.op, Call):
+            return None
+        scope = "" if self.node is None else self.node.scope
+        return Kernel(kernel_name(lines), scope, tuple(traffic))
 
     def _accesses(self, views: Iterable[View], rowwise: bool) -> tuple[Access, ...]:
         accesses: dict[str, Access] = {}

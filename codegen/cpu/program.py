@@ -150,5 +150,5 @@ def _constants(context: _Context, main: Planned, groups: list[CacheGroup], vocab
         f"{limits.block_size}, {len(groups)}, {'groups' if groups else 'nullptr'}",
         f"{sites}, {'pools' if sites else 'nullptr'}, {value_dim}",
         f"{weights}ull, {main.plan.arena_bytes}ull",
-        "run",
+        "run, kernels",
     ]

@@ -5,8 +5,9 @@ In: planned functions and constants. Out: one translation unit. Nothing is decid
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import jinja2
 
 from .bodies import Body, Planned, argument_fields, call_fields
 from .function import C_TYPE
+from .traffic import kernel_table
 
 HEADERS = (
     "program.h", "attention.h", "cache.h", "elementwise.h", "embedding.h", "linear.h", "moe.h",
@@ -41,13 +43,17 @@ def render(
     constants: Sequence[str],
 ) -> str:
     """The translation unit: bodies, the step function `main`, and the program's constants."""
+    functions = [*(body.planned.function for body in bodies), main.function]
+    kernels = [kernel for fn in functions for kernel in fn.kernels if kernel is not None]
+    numbers = itertools.count()
     return (
         _environment()
         .get_template("program.cpp.j2")
         .render(
             headers=HEADERS,
-            bodies=[_body(body) for body in bodies],
-            main=_function(main, "s.arena"),
+            bodies=[_body(body, numbers) for body in bodies],
+            main=_function(main, "s.arena", numbers),
+            kernels=kernel_table(kernels),
             groups=groups,
             sites=sites,
             constants=constants,
@@ -55,8 +61,8 @@ def render(
     )
 
 
-def _body(body: Body) -> dict[str, object]:
-    return _function(body.planned, "a.frame") | {
+def _body(body: Body, numbers: Iterator[int]) -> dict[str, object]:
+    return _function(body.planned, "a.frame", numbers) | {
         "name": body.name,
         "call_fields": call_fields(body),
         "arg_fields": argument_fields(body),
@@ -64,14 +70,20 @@ def _body(body: Body) -> dict[str, object]:
     }
 
 
-def _function(planned: Planned, memory: str) -> dict[str, object]:
+def _function(planned: Planned, memory: str, numbers: Iterator[int]) -> dict[str, object]:
+    """`numbers`: of the kernels, as they follow one another in the table."""
     fn = planned.function
-    steps = zip(fn.schedule.steps, fn.code, strict=True)
+    steps = zip(fn.schedule.steps, fn.code, fn.kernels, strict=True)
     return {
         "declarations": [*_declarations(planned, memory)],
         "steps": [
-            {"name": step.name, "lines": lines, "barrier": index in planned.barriers}
-            for index, (step, lines) in enumerate(steps)
+            {
+                "name": step.name,
+                "lines": lines,
+                "barrier": index in planned.barriers,
+                "kernel": None if kernel is None else next(numbers),
+            }
+            for index, (step, lines, kernel) in enumerate(steps)
         ],
     }
 

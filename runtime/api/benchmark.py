@@ -114,7 +114,7 @@ def bench(
     began = perf_counter()
     with load(path, target=shape.target, threads=shape.threads) as model:
         load_ms = (perf_counter() - began) * 1e3
-        _check_context(model, shape)
+        check_context(model, shape)
         runs = _measure(model, shape, progress)
         manifest, variant = model.manifest, model.variant
         assert manifest is not None
@@ -127,7 +127,8 @@ def bench(
     return _summarize(runs, shape, load_ms, peak, step_bytes, bandwidth, price_per_hour)
 
 
-def _check_context(model: Model, shape: Load) -> None:
+def check_context(model: Model, shape: Load) -> None:
+    """E0204 unless the sequences of a load fit into the context."""
     needed = shape.prompt_tokens + shape.output_tokens - 1
     if needed > model.engine.max_context:
         raise LlmcError(
@@ -140,19 +141,24 @@ def _check_context(model: Model, shape: Load) -> None:
 
 def _measure(model: Model, shape: Load, progress: Progress) -> list[_Run]:
     """Run the load once to warm up (page in the weights, start the threads), then `repeat`."""
-    random = np.random.default_rng(0)
-    size = (shape.repeat + 1, shape.batch, shape.prompt_tokens)
-    prompts = random.integers(0, model.program.vocab_size, size)
+    prompts = random_prompts(model, shape)
     progress("warming up", 0.0)
-    _run(model.engine, prompts[0], min(_WARMUP_TOKENS, shape.output_tokens))
+    run_once(model.engine, prompts[0], min(_WARMUP_TOKENS, shape.output_tokens))
     runs = []
     for index in range(shape.repeat):
         progress("measuring", index / shape.repeat)
-        runs.append(_run(model.engine, prompts[index + 1], shape.output_tokens))
+        runs.append(run_once(model.engine, prompts[index + 1], shape.output_tokens))
     return runs
 
 
-def _run(engine: Engine, prompts: np.ndarray, output_tokens: int) -> _Run:
+def random_prompts(model: Model, shape: Load) -> np.ndarray:
+    """Token ids [repeat + 1, batch, prompt_tokens]: one set for warming up, one a repetition."""
+    size = (shape.repeat + 1, shape.batch, shape.prompt_tokens)
+    return np.random.default_rng(0).integers(0, model.program.vocab_size, size)
+
+
+def run_once(engine: Engine, prompts: np.ndarray, output_tokens: int) -> _Run:
+    """Run these prompts at once to their last token; when each token came."""
     requests = [Request(tuple(prompt.tolist()), output_tokens) for prompt in prompts]
     times: list[list[float]] = [[] for _ in requests]
     began = perf_counter()

@@ -1,7 +1,4 @@
-"""From an open artifact to a running program: which variant, how much memory, which executor."""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+"""From an open artifact to a running program: which variant, of which context, which executor."""
 
 from msgspec.structs import replace
 
@@ -10,103 +7,8 @@ from ...artifact.program import Program
 from ...artifact.reader import ArtifactReader
 from ...base import machine
 from ...base.errors import LlmcError
-from ..engine.cache.block_pool import blocks_needed
 from ..executors.registry import executor_module, runnable_variant
-
-
-def fixed_bytes(variant: Variant, weights_bytes: int) -> int:
-    """Memory that a program takes besides its cache: weights, arena, logits."""
-    logits = variant.limits.max_logits_rows * variant.vocab_size * 4
-    return weights_bytes + variant.memory_plan.arena_bytes + logits
-
-
-def plan_cache(
-    variant: Variant,
-    *,
-    weights_bytes: int,
-    max_context: int | None,
-    memory: int | None,
-    available: int | None = None,
-) -> tuple[int, ...]:
-    """Number of blocks per cache group, by the memory plan.
-
-    `memory`: bytes that the whole model may take; if None, half of what is left (`available`;
-    default: of the machine's memory) beside weights and workspace. At most what `max_sequences`
-    sequences of `max_context` need. E0601 if not even one chunk of a prompt fits.
-    """
-    limits = variant.limits
-    context = min(max_context or limits.max_context, limits.max_context)
-    fixed = fixed_bytes(variant, weights_bytes)
-    available = machine.available_memory() if available is None else available
-    budget = memory - fixed if memory is not None else (available - fixed) // 2
-    full = _blocks(variant, context)
-    least = _blocks(variant, min(context, limits.max_tokens))
-    if budget < _bytes(variant, least):
-        needed = (fixed + _bytes(variant, least)) >> 20
-        have = (memory if memory is not None else available) >> 20
-        raise LlmcError("LLMC-E0601", f"the model needs at least {needed} MiB, of {have} MiB")
-    whole = max(1, _bytes(variant, full))
-    if budget >= whole:  # all of the budget, and not whole sequences only: most are shorter
-        most = limits.max_sequences
-        return tuple(min(blocks * budget // whole, blocks * most) for blocks in full)
-    return _largest_context(variant, budget, limits.max_tokens, context)
-
-
-def _largest_context(variant: Variant, budget: int, low: int, high: int) -> tuple[int, ...]:
-    """Blocks for one sequence as long as the budget allows, by bisection."""
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _bytes(variant, _blocks(variant, middle)) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return _blocks(variant, low)
-
-
-def _blocks(variant: Variant, length: int) -> tuple[int, ...]:
-    most = variant.limits.max_tokens
-    return tuple(blocks_needed(group, length, most) for group in variant.cache_groups)
-
-
-def _bytes(variant: Variant, blocks: Sequence[int]) -> int:
-    groups = variant.cache_groups
-    return sum(n * g.bytes_per_block for n, g in zip(blocks, groups, strict=True))
-
-
-class Capacity(NamedTuple):
-    """What a cache has room for: so many sequences of so many tokens each, at once. `tokens`: in
-    all, where every layer keeps all of them; `nbytes`: memory of the cache."""
-
-    sequences: int
-    context: int
-    tokens: int
-    nbytes: int
-
-    def __str__(self) -> str:
-        size = self.nbytes >> 20
-        return f"{self.sequences} sequences × {self.context} tokens ({size} MiB of cache)"
-
-
-def capacity_of(program: Program, max_context: int) -> Capacity:
-    """The capacity of a running program. More, shorter sequences fit as well, up to its limit."""
-    limits, pools = program.limits, program.cache_blocks
-    groups = tuple(zip(program.cache_groups, pools, strict=True))
-
-    def fitting(length: int) -> int:
-        """How many sequences of this length."""
-        needed = (blocks_needed(group, length, limits.max_tokens) for group, _ in groups)
-        counts = [pool // blocks for pool, blocks in zip(pools, needed, strict=True)]
-        return min([limits.max_sequences, *counts])
-
-    low, context = 1, max_context
-    if not fitting(context):  # one sequence, as long as it may become
-        while low < context:
-            middle = (low + context + 1) // 2
-            low, context = (middle, context) if fitting(middle) else (low, middle - 1)
-    full = [group.block_size * pool for group, pool in groups if not group.window]
-    nbytes = sum(group.bytes_per_block * pool for group, pool in groups)
-    sequences = fitting(context)
-    return Capacity(sequences, context, min(full, default=sequences * context), nbytes)
+from .cache_plan import plan_cache
 
 
 def with_context(variant: Variant, max_context: int | None) -> Variant:

@@ -23,8 +23,9 @@ from ..engine.engine import Engine, EngineOptions
 from ..engine.loop.thread import EngineThread
 from ..engine.request import Request
 from ..text.tokenizer import Tokenizer
+from .cache_plan import Capacity, capacity_of
 from .generation_options import GenerateOptions
-from .loading import Capacity, capacity_of, open_artifact_program
+from .loading import open_artifact_program
 from .request_maker import RequestMaker
 from .stream import Choice, Chunk, Stats, Stream
 

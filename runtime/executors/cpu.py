@@ -15,6 +15,7 @@ from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Lim
 from ...artifact.program import StepInputs, StepOutputs, check_inputs
 from ...base import machine
 from ...base.errors import LlmcError
+from .cpu_profile import KernelProfiler, native_profiler
 from .cpu_sampling import native_draw
 from .native_library import library_path
 from .native_memory import address_of, allocate
@@ -229,6 +230,11 @@ class CpuExecutor:
         cache, size = self._cache[group], self.cache_groups[group].bytes_per_block
         self._pages[group].reach((target + 1) * size)
         cache[target * size : (target + 1) * size] = cache[source * size : (source + 1) * size]
+
+    def profiler(self) -> KernelProfiler | None:
+        """What notes the kernels of steps; None if the library can't."""
+        assert self._handle is not None
+        return native_profiler(self._library, self._handle)
 
     def close(self) -> None:
         """Stops the library's threads and lets go of all memory."""

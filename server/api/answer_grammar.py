@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.api.generation_options import GenerateOptions, grammar_of
 from ..connection.error_objects import RequestError
 from ..served_models import Served
-from .protocol.common import ResponseFormat, Sampling
+from .protocol.generation_fields import ResponseFormat, Sampling
 
 if TYPE_CHECKING:
     from ...runtime.engine.sampling.grammar import CompiledGrammar

@@ -21,7 +21,7 @@ from ..connection.json_response import Json
 from ..served_models import Served
 from ..server_state import ServerState, key_of, state_of
 from .answer_grammar import answer_grammar
-from .protocol.common import GenerationBody, ResponseFormat
+from .protocol.generation_fields import GenerationBody, ResponseFormat
 from .request_limits import check_prompt, max_tokens_of
 from .running_requests import Running
 from .sampling_fields import options_of

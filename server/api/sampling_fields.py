@@ -11,7 +11,7 @@ from ...runtime.api.generation_options import GenerateOptions, OptionError, Requ
 from ..config import ServerConfig
 from ..connection.error_objects import RequestError, unsupported
 from ..served_models import Served
-from .protocol.common import Sampling
+from .protocol.generation_fields import Sampling
 
 _SAME = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",

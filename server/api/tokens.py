@@ -8,7 +8,7 @@ from ..connection.json_response import Json
 from ..server_state import state_of
 from .chat_prompt import as_template_messages, chat_prompt
 from .prompt_encoding import encode
-from .protocol.text import DetokenizeRequest, TokenizeRequest
+from .protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 
 async def tokenize(http: Request) -> Response:

@@ -12,7 +12,7 @@ from ...runtime.text.tools.forced import forced_grammar, keeps_special
 from ...runtime.text.tools.registry import format_of
 from ..connection.error_objects import RequestError
 from ..served_models import Served
-from .protocol.common import Tool, ToolChoice
+from .protocol.tools import Tool, ToolChoice
 
 
 class Tools:

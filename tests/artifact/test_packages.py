@@ -3,6 +3,8 @@
 import pytest
 from llmc.artifact.packages import package_problem, version_fits
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("version", "wanted", "fits"),

@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 from llmc.artifact import archive, reader
 from llmc.artifact import manifest as artifact
 from llmc.artifact import writer as container
-from llmc.artifact.writer import ArtifactReader, ArtifactWriter
+from llmc.artifact.reader import ArtifactReader
+from llmc.artifact.writer import ArtifactWriter
 from llmc.base.errors import LlmcError
 from msgspec.structs import replace
+
+pytestmark = pytest.mark.fast
 
 WEIGHTS = "weights/cpu.safetensors"
 

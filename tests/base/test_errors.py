@@ -8,6 +8,8 @@ import pytest
 from llmc.base.error_table import ERRORS
 from llmc.base.errors import LlmcError
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parents[2]
 ROOMS = (
     "base",

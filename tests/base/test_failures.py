@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 IN_A_FINALIZER = """
 import signal, sys, time
 from llmc.base.failures import run_guarded

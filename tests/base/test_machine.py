@@ -5,6 +5,8 @@ import os
 import pytest
 from llmc.base import machine
 
+pytestmark = pytest.mark.fast
+
 CPUINFO = """\
 processor\t: 0
 model name\t: Some CPU

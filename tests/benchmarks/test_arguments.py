@@ -13,6 +13,8 @@ from llmc.benchmarks.peer_bench.results import Report
 from peer_reports import report
 from typer.testing import CliRunner, Result
 
+pytestmark = pytest.mark.fast
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 
 

@@ -9,6 +9,8 @@ from llmc.benchmarks.peer_bench.cases import CASES, CONTENDERS, MODELS, OURS, Sc
 from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS
 from llmc.benchmarks.peer_bench.models import DRIVERS, compile_command
 
+pytestmark = pytest.mark.fast
+
 ALL = ["llamacpp", "openvino", "onnxruntime", "torch"]
 
 

@@ -6,11 +6,14 @@ import io
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
+import pytest
 from llmc.benchmarks.peer_bench import picture
 from llmc.benchmarks.peer_bench.results import rows_of
 from llmc.benchmarks.peer_bench.table import heading, ratios, tables
 from peer_reports import answer, measured, report
 from rich.console import Console
+
+pytestmark = pytest.mark.fast
 
 SVG = "{http://www.w3.org/2000/svg}"
 REASON = "no compiler & no cmake"

@@ -20,6 +20,8 @@ from llmc.benchmarks.peer_bench.results import (
 )
 from peer_reports import LIMITS, answer, group_of, measured, report
 
+pytestmark = pytest.mark.fast
+
 
 def row_of(rows: list[Row], label: str) -> Row:
     return next(row for row in rows if row.label == label)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from llmc.benchmarks.serving_bench.client import Answer, http_request, metric, post
 
+pytestmark = pytest.mark.fast
+
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 

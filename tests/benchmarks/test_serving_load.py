@@ -2,8 +2,11 @@
 
 from itertools import pairwise
 
+import pytest
 from llmc.benchmarks.serving_bench.drivers.serving_load import Load, plan, run
 from llmc.benchmarks.serving_bench.statistics import gaps
+
+pytestmark = pytest.mark.fast
 
 
 class Clock:

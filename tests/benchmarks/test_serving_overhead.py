@@ -4,11 +4,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from llmc.artifact.manifest import CacheGroup, Limits
 from llmc.benchmarks.serving_bench.null_program import Logits, NullProgram
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.request import Request
 from llmc.runtime.engine.sampling.parameters import SamplingParams
+
+pytestmark = pytest.mark.fast
 
 VOCAB, IDS = 300, [7, 8, 9, 10, 11]
 GROUP = CacheGroup(

@@ -5,9 +5,12 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from llmc.benchmarks.serving_bench.client import Answer
 from llmc.benchmarks.serving_bench.soak import Watched, _left_over, judge, texts
 from llmc.benchmarks.serving_bench.soak_plan import BURST, Item, plan
+
+pytestmark = pytest.mark.fast
 
 
 def _answer(status: int, body: object = None, head: bytes = b"", *, cut: bool = False) -> Answer:

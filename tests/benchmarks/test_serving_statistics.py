@@ -11,6 +11,8 @@ from llmc.benchmarks.serving_bench.stall import summary
 from llmc.benchmarks.serving_bench.statistics import CaseResult, Figure, gaps, median, percentile
 from rich.console import Console
 
+pytestmark = pytest.mark.fast
+
 
 def test_percentiles_are_interpolated_and_need_no_order() -> None:
     values = [30.0, 10.0, 20.0, 40.0]

@@ -7,6 +7,8 @@ import pytest
 from llmc.base.errors import LlmcError
 from llmc.cli.targets import TARGETS, chosen_targets
 
+pytestmark = pytest.mark.fast
+
 NOTHING: dict[str, Any] = {
     "cpu": None, "onnx_dialect": None, "onnx_provider": None, "sm": None, "timing_cache": None,
     "refit": False,

@@ -168,6 +168,16 @@ def test_a_prompt_longer_than_the_context(invoke: Invoke, toy_artifact: Path) ->
     assert (code, error_of(out)["id"]) == (2, "LLMC-E0204")
 
 
+def test_a_profile_needs_a_program_that_tells(
+    invoke: Invoke, toy_artifact: Path, tmp_path: Path
+) -> None:
+    """The toy's library has nothing but what every library must have."""
+    shape = ("--prompt-tokens", 20, "--output-tokens", 8, "--json")
+    code, out, _ = invoke("bench", toy_artifact, "--profile", tmp_path / "trace.json", *shape)
+    assert (code, error_of(out)["id"]) == (2, "LLMC-E0241")
+    assert not (tmp_path / "trace.json").exists()
+
+
 def test_bench_json(invoke: Invoke, toy_artifact: Path) -> None:
     arguments = ("bench", toy_artifact, "--prompt-tokens", 20, "--output-tokens", 8, "--batch", 2)
     code, out, err = invoke(*arguments, "--price-per-hour", 3.6, "--json")

@@ -20,6 +20,8 @@ from llmc.cli import targets
 from llmc.cli.app import VERBS as NAMES_OF_VERBS
 from llmc.cli.app import invoke, verb
 
+pytestmark = pytest.mark.fast
+
 PAGES = pages()
 README = page("README.md")
 ARCHITECTURE = page("docs/architecture.md")

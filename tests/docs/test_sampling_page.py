@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
 from doc_pages import page
 from llmc.runtime.engine.sampling.parameters import MAX_LOGPROBS, SamplingParams
 from llmc.runtime.text import grammar_limits
+
+pytestmark = pytest.mark.fast
 
 TEXT = page("docs/sampling.md").text
 

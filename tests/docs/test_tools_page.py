@@ -2,12 +2,15 @@
 
 import re
 
+import pytest
 from doc_pages import page
 from llmc.runtime.text import template_sandbox
 from llmc.runtime.text.reasoning import KNOWN
 from llmc.runtime.text.tools.calls import parse
 from llmc.runtime.text.tools.definitions import MOST_TOOLS
 from llmc.runtime.text.tools.registry import FORMATS, format_named
+
+pytestmark = pytest.mark.fast
 
 TOOLS = page("docs/tools.md")
 OFFERED = [{"type": "function", "function": {"name": "f"}}]

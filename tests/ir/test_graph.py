@@ -9,6 +9,8 @@ from llmc.ir.types import DType, T, TensorType
 from llmc.ir.verifier import verify
 from random_graphs import graphs
 
+pytestmark = pytest.mark.fast
+
 ROWS = TensorType(DType.F32, (T, 4))
 
 

@@ -9,6 +9,8 @@ from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.parser import parse
 from llmc.ir.states import cache_groups
 
+pytestmark = pytest.mark.fast
+
 TEXT = """
 graph main: SERVING
 input token_ids: i32[T] as token_ids

@@ -6,6 +6,8 @@ from llmc.ir.interpreter import as_constants, interpret
 from llmc.ir.ops import CACHE_BLOCK
 from llmc.ir.parser import parse
 
+pytestmark = pytest.mark.fast
+
 LINEAR = """
 graph main: FUSED
 input x: f32[T, 3]

@@ -24,6 +24,8 @@ from llmc.ir.ops import (  # fmt: skip
 from llmc.ir.ops.cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
 from llmc.ir.types import DType
 
+pytestmark = pytest.mark.fast
+
 # float32, the same formula in another order of sums: a few units in the last place.
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 

@@ -44,6 +44,8 @@ from llmc.ir.ops import (  # fmt: skip
 )
 from llmc.ir.types import DType, R, S, Sym, T, TensorType, bind_dim
 
+pytestmark = pytest.mark.fast
+
 ENV = {"T": 5, "S": 2, "R": 3, "B": 2, "P": 6, "S1": 3, "L": 9}
 F32, I32, I64, BOOL, BF16 = DType.F32, DType.I32, DType.I64, DType.BOOL, DType.BF16
 B, P, S1 = Sym("B"), Sym("P"), Sym("S1")

@@ -2,7 +2,6 @@
 
 import pytest
 from hypothesis import given
-from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.ir.graph import Graph
 from llmc.ir.ops import Attention, Call, Cast, Linear, Reshape
 from llmc.ir.parser import Opaque, make_op, parse
@@ -11,10 +10,9 @@ from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.scalar import scalar_of
 from llmc.ir.types import DType, Sym, T, TensorType
 from llmc.ir.verifier import verify
-from llmc.passes.features import OWN_KERNELS
-from llmc.passes.quantize import SCHEMES
 from random_graphs import graphs
-from zoo import find
+
+pytestmark = pytest.mark.fast
 
 
 @given(graphs())
@@ -25,21 +23,6 @@ def test_random_graphs_round_trip(graph: Graph) -> None:
     assert str(again) == text
     assert [n.op for n in again.nodes] == [n.op for n in graph.nodes]
     assert [n.scope for n in again.nodes] == [n.scope for n in graph.nodes]
-    verify(again)
-
-
-@pytest.mark.parametrize(("name", "scheme"), [("gemma2", "int4"), ("mixtral-window", "f32")])
-def test_lowered_models_round_trip(name: str, scheme: str) -> None:
-    """Bodies, calls, cache groups, merged constants: a real serving graph comes back whole."""
-    model = find(name)
-    lowered = lower_model(
-        model.configuration(), model.max_context, own_tensors, SCHEMES[scheme], OWN_KERNELS
-    ).graph
-    text = str(lowered)
-    again = parse(text)
-    assert str(again) == text
-    assert again.groups == lowered.groups
-    assert list(again.bodies) == list(lowered.bodies)
     verify(again)
 
 

@@ -10,6 +10,8 @@ from llmc.ir.scalar import scalar
 from llmc.ir.states.key_value import KeyValueGeometry
 from llmc.ir.types import DType, Sym, T, TensorType
 
+pytestmark = pytest.mark.fast
+
 ROWS = TensorType(DType.F32, (T, 4))
 
 

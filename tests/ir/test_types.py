@@ -16,6 +16,8 @@ from llmc.ir.types import (  # fmt: skip
     numel,
 )
 
+pytestmark = pytest.mark.fast
+
 SIZES = st.integers(1, 64)
 DIMS = st.one_of(SIZES, st.builds(Sym, st.sampled_from(["T", "S"]), SIZES))
 

@@ -11,6 +11,8 @@ from llmc.ir.phase import Phase
 from llmc.ir.types import DType, T, TensorType
 from llmc.ir.verifier import verify
 
+pytestmark = pytest.mark.fast
+
 TEXT = """
 graph body: SERVING
 input a: f32[T, 4]

@@ -5,6 +5,8 @@ import re
 import pytest
 from llmc.models.catalog import SplitFile, catalog
 
+pytestmark = pytest.mark.fast
+
 
 def test_smollm2_is_there() -> None:
     entry = catalog()["smollm2-135m"]

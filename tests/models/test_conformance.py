@@ -23,6 +23,8 @@ from llmc.models.eager import eager_logits
 from transformers import PreTrainedModel
 from zoo import find
 
+pytestmark = pytest.mark.fast
+
 BLOCK = 8
 CONTEXT = 64
 WINDOW = 8

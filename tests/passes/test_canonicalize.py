@@ -4,6 +4,8 @@ import pytest
 from llmc.passes.canonicalize import canonicalize
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 
 def one(line: str, type: str = "f32[T, 4]") -> str:
     return f"graph main: TRACED\ninput x: {type}\n{line}\noutput %0"

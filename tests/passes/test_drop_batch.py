@@ -1,7 +1,10 @@
 """[1, T, …] → [T, …]."""
 
+import pytest
 from llmc.passes.drop_batch import drop_batch
 from pass_cases import check, check_declined
+
+pytestmark = pytest.mark.fast
 
 
 def test_shapes_and_permutations_lose_their_first_entry() -> None:

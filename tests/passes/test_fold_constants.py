@@ -1,9 +1,12 @@
 """Constant subgraphs become recipes; no bytes are read."""
 # ruff: noqa: E501 (lines of graph text)
 
+import pytest
 from llmc.passes.fold_constants import fold_constants
 from llmc.weights.recipes import Apply
 from pass_cases import check, check_declined
+
+pytestmark = pytest.mark.fast
 
 
 def test_structure_that_recipes_know_stays_structured() -> None:

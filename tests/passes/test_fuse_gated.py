@@ -5,6 +5,8 @@ import pytest
 from llmc.passes.fuse_gated import fuse_gated
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 HEAD = """
 graph main: MODEL
 input x: f32[T, 6]

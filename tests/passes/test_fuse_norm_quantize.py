@@ -5,6 +5,8 @@ import pytest
 from llmc.passes.fuse_norm_quantize import fuse_norm_quantize
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 HEAD = (
     "graph main: QUANTIZED\ninput x: f32[T, 32]\ninput r: f32[T, 32]\nconst @w: f32[32] = @w:f32\n"
 )

@@ -16,6 +16,8 @@ from llmc.ir.verifier import verify
 from llmc.passes.lower_state import lower_state
 from pass_cases import check_unchanged, constant
 
+pytestmark = pytest.mark.fast
+
 HEAD = """
 graph main: QUANTIZED
 input q: f32[T, 4, 8]

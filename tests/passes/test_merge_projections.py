@@ -4,6 +4,8 @@ import pytest
 from llmc.passes.merge_projections import merge_projections
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 HEAD = """
 graph main: MODEL
 input x: f32[T, 6]

@@ -64,6 +64,18 @@ def test_the_golden_text_is_a_sound_graph(name: str, scheme: str) -> None:
     assert {g.phase for g in (graph, *graph.bodies.values())} == {Phase.SERVING}
 
 
+@pytest.mark.parametrize(("name", "scheme"), [("gemma2", "int4"), ("mixtral-window", "f32")])
+def test_lowered_models_are_parsed_back(name: str, scheme: str) -> None:
+    """Bodies, calls, cache groups, merged constants: a real serving graph comes back whole."""
+    graph = lowered(name, scheme).graph
+    text = str(graph)
+    again = parse(text)
+    assert str(again) == text
+    assert again.groups == graph.groups
+    assert list(again.bodies) == list(graph.bodies)
+    verify(again)
+
+
 def test_the_head_sees_wanted_rows_only() -> None:
     """A prefill must not compute logits of every token, in any scheme."""
     for name, scheme in MODELS:

@@ -13,6 +13,8 @@ from llmc.passes.place_barriers import place_barriers
 from llmc.passes.plan_memory import plan_memory
 from llmc.passes.verify_plan import verify_plan
 
+pytestmark = pytest.mark.fast
+
 
 def schedule_of(*steps: tuple[str, str], sizes: dict[str, int] | None = None) -> Schedule:
     """Steps as ("reads", "writes"), buffers are letters; capitals are external."""

@@ -7,6 +7,8 @@ from llmc.ir.parser import parse
 from llmc.passes.prove_packing import prove_packing
 from pass_cases import check_unchanged
 
+pytestmark = pytest.mark.fast
+
 HEAD = """
 graph main: TRACED
 input x: f32[T, 6]

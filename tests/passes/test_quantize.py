@@ -11,6 +11,8 @@ from llmc.ir.types import DType
 from llmc.passes.quantize import SCHEMES, find_scheme, quantize
 from pass_cases import check, check_declined, check_unchanged, compute
 
+pytestmark = pytest.mark.fast
+
 TEXT = """
 graph main: FUSED
 input token_ids: i32[T] as token_ids

@@ -4,6 +4,8 @@ import pytest
 from llmc.passes.raise_activation import raise_activation
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 HEAD = "graph main: TRACED\ninput x: f32[T, 6]\nconst @w: f32[4, 6] = @w:f32\n"
 GELU = """\
 %0: f32[T, 6] = mul(x, 0.5)

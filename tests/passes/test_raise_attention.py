@@ -4,6 +4,8 @@ import pytest
 from llmc.passes.raise_attention import raise_attention
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 MULTI_HEAD = """
 graph main: TRACED
 input q: f32[2, T, 8]

@@ -4,6 +4,8 @@ import pytest
 from llmc.passes.raise_norm import raise_norm
 from pass_cases import check, check_declined
 
+pytestmark = pytest.mark.fast
+
 HEAD = """
 graph main: TRACED
 input x: f32[T, 6]

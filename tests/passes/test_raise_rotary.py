@@ -1,10 +1,13 @@
 """Rotary embeddings from arithmetic, in the spellings that models use."""
 # ruff: noqa: E501 (lines of graph text)
 
+import pytest
 from llmc.ir.graph import Graph
 from llmc.passes.canonicalize import canonicalize
 from llmc.passes.raise_rotary import raise_partial_rotary, raise_rotary
 from pass_cases import check, check_declined
+
+pytestmark = pytest.mark.fast
 
 TABLES = """
 graph main: TRACED

@@ -6,6 +6,8 @@ from llmc.ir.ops import Unary
 from llmc.ir.parser import parse
 from llmc.passes.rewrite import Bindings, Const, Num, Rule, Var, apply_rules, match, op
 
+pytestmark = pytest.mark.fast
+
 HEAD = "graph main: TRACED\ninput x: f32[T, 4]\ninput y: f32[T, 4]\nconst @w: f32[4] = @w:f32\n"
 X, Y = Var("x"), Var("y")
 

@@ -7,6 +7,8 @@ from llmc.ir.verifier import verify
 from llmc.passes.roll_layers import roll_layers
 from pass_cases import check, check_declined, compute
 
+pytestmark = pytest.mark.fast
+
 
 def model(layers: list[str], head: str = "") -> str:
     """A chain of layers `op`, each adding its own weight; scopes as traced models have them."""

@@ -1,9 +1,12 @@
 """Logits are computed for the rows that are wanted only."""
 # ruff: noqa: E501 (lines of graph text)
 
+import pytest
 from llmc.ir.parser import parse
 from llmc.passes.select_logits import select_logits
 from pass_cases import check_unchanged, compute
+
+pytestmark = pytest.mark.fast
 
 HEAD = "graph main: FUSED\ninput x: f32[T, 6]\ninput r: f32[T, 6]\nconst @w: f32[6] = @w:f32\nconst @head: f32[9, 6] = @head:f32\n"
 

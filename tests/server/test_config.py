@@ -9,6 +9,8 @@ from llmc.cli.app import verb
 from llmc.server.config import ServerConfig, read_config, settings
 from llmc.server.connection.api_keys import read_keys
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"

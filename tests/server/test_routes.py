@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from llmc.runtime.api.generation_options import RequestOptions
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 from llmc.server.api.generating_endpoint import Asked, generate
-from llmc.server.api.protocol.common import GenerationBody, Sampling
+from llmc.server.api.protocol.generation_fields import GenerationBody, Sampling
 from llmc.server.api.running_requests import Running
 from llmc.server.api.sampling_fields import options_of
 from llmc.server.app import create_app

@@ -26,6 +26,8 @@ from llmc.weights.recipes import (
     unsqueeze,
 )
 
+pytestmark = pytest.mark.fast
+
 A = CheckpointTensor("a", "q4_1", (20, 64))
 B = CheckpointTensor("b", "bf16", (20, 64))
 

@@ -9,6 +9,8 @@ from llmc.weights.formats.registry import FORMATS, dequantize, is_quantized, qua
 from llmc.weights.layout import section_offsets, total_bytes
 from llmc.weights.row_layout import RowLayout
 
+pytestmark = pytest.mark.fast
+
 ALL = (DType.F32, DType.BF16, *FORMATS)
 SHAPES = [(1, 32), (5, 64), (3, 33), (17, 96)]
 

@@ -28,6 +28,8 @@ from llmc.weights.row_layout import RowLayout
 from llmc.weights.stream import DATA_ALIGNMENT, WeightStream
 from safetensors.numpy import load
 
+pytestmark = pytest.mark.fast
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -32,6 +32,8 @@ from llmc.weights.recipes import (
 )
 from llmc.weights.values import RecipeValues
 
+pytestmark = pytest.mark.fast
+
 STORED = {"q4_0": DType.I4S, "q4_1": DType.I4A, "q8_0": DType.I8B}
 
 

@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "amx_permission.h"
 #include "attention.h"
@@ -17,6 +18,11 @@ namespace llmc {
 
 constexpr int kMaxGroups = LLMC_MAX_GROUPS;
 
+// Where the first thread notes what it begins, while a caller asks for that.
+struct Marks {
+  llmc_mark *first, *next, *end;
+};
+
 // What one step works on; the same for all threads.
 struct Step {
   int T, S, R;
@@ -28,7 +34,20 @@ struct Step {
   char* arena;
   float* attention_scratch;
   float* logits;
+  Marks* marks;  // null: nobody asks
 };
+
+__attribute__((noinline, cold)) inline void add_mark(Marks& marks, int kernel) {
+  if (marks.next == marks.end) return;
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  *marks.next++ = llmc_mark{kernel, 0, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec};
+}
+
+// Behind a barrier: what the first thread waits for there is part of the kernel before.
+inline void mark(const Team& team, const Step& s, int kernel) {
+  if (__builtin_expect(s.marks != nullptr, 0) && team.id == 0) add_mark(*s.marks, kernel);
+}
 
 // What one attention site takes of a block; the sites of a group follow one another in it.
 struct SitePools {
@@ -46,6 +65,7 @@ struct Program {
   int max_value_dim;
   uint64_t weights_bytes, arena_bytes;
   void (*run)(Team&, const Step&);
+  const char* kernels;  // the table of llmc_kernels
 };
 
 extern const Program program;
@@ -75,6 +95,7 @@ struct llmc_model {
   int64_t block_bytes[llmc::kMaxGroups];
   float* attention_scratch;
   int32_t* argmax;  // of the step that runs
+  llmc::Marks marks;
 };
 
 namespace llmc {
@@ -102,6 +123,7 @@ inline void run_step(Team& team, void* context) {
   program.run(team, s);
   if (!model.argmax) return;
   team.barrier();
+  mark(team, s, LLMC_MARK_ARGMAX);
   argmax_rows(team, s.R, program.vocab, s.logits, model.argmax);
 }
 
@@ -182,6 +204,7 @@ extern "C" LLMC_EXPORT int llmc_step(llmc_model* model, const llmc_step_inputs* 
   s.logits = in->logits;
   model->argmax = in->argmax;
   team_run(model->team, run_step, model);
+  if (s.marks) add_mark(*s.marks, LLMC_MARK_END);
   return LLMC_OK;
 }
 
@@ -199,6 +222,16 @@ extern "C" LLMC_EXPORT int llmc_sample(llmc_model* model, llmc_choice* choices, 
     sample_rows(alone, &all);
   }
   return LLMC_OK;
+}
+
+extern "C" LLMC_EXPORT const char* llmc_kernels(void) { return llmc::program.kernels; }
+
+extern "C" LLMC_EXPORT int llmc_profile(llmc_model* model, llmc_mark* marks, int32_t capacity) {
+  using namespace llmc;
+  const int written = (int)(model->marks.next - model->marks.first);
+  model->marks = Marks{marks, marks, marks + (marks ? capacity : 0)};
+  model->step.marks = marks ? &model->marks : nullptr;
+  return written;
 }
 
 extern "C" LLMC_EXPORT void llmc_destroy(llmc_model* model) {

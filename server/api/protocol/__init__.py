@@ -1,1 +1,1 @@
-"""What requests may say, as schemas: one file an endpoint, shared fields in `common.py`."""
+"""What requests may say, as schemas: one file an endpoint, and what several have in common."""

@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .common import Body, Count, GenerationBody, ResponseFormat, StreamOptions, Tool, ToolChoice
+from .body import Body, Count
+from .generation_fields import GenerationBody, ResponseFormat, StreamOptions
+from .tools import Tool, ToolChoice
 
 
 class Part(Body):

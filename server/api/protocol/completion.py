@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .common import Count, GenerationBody, Int, ResponseFormat, StreamOptions
+from .body import Count, Int
+from .generation_fields import GenerationBody, ResponseFormat, StreamOptions
 
 Ids = Annotated[list[Int], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1)]

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .common import Body, Count, GenerationBody
+from .body import Body, Count
+from .generation_fields import GenerationBody
 
 
 class ContentPart(Body):

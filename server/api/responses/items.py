@@ -8,8 +8,9 @@ from uuid import uuid4
 from ...connection.error_objects import RequestError, unsupported
 from ..chat_prompt import text_of
 from ..protocol.chat import CalledFunction, Message, Part, ToolCall
-from ..protocol.common import Function, JsonSchema, NamedFunction, ResponseFormat, Tool, ToolChoice
+from ..protocol.generation_fields import JsonSchema, ResponseFormat
 from ..protocol.response import ContentPart, InputItem, ResponseRequest
+from ..protocol.tools import Function, NamedFunction, Tool, ToolChoice
 
 
 def new_id(prefix: str) -> str:

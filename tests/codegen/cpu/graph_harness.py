@@ -64,6 +64,7 @@ class StepArgs(ctypes.Structure):
         ("batch", ctypes.c_char * 24),
         ("groups", ctypes.c_char * 24 * 16),
         *((name, ctypes.c_void_p) for name in ("pools", "weights", "arena", "scratch", "logits")),
+        ("marks", ctypes.c_void_p),
     ]
 
 

@@ -12,6 +12,8 @@ from llmc.weights.formats.elements import from_bf16, to_bf16
 from llmc.weights.formats.number_format import Quantized
 from llmc.weights.formats.registry import FORMATS, format_of, is_quantized, quantize
 
+pytestmark = pytest.mark.fast
+
 QUANTIZED = list(FORMATS)
 FLOATS = [DType.F32, DType.BF16]
 

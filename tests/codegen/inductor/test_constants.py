@@ -12,6 +12,8 @@ from llmc.weights.recipes import CheckpointTensor
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
 
+pytestmark = pytest.mark.fast
+
 
 def plain(name: str, *shape: int) -> Value:
     recipe = CheckpointTensor(name, "f32", shape)

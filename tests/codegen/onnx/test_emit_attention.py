@@ -15,6 +15,8 @@ from llmc.ir.ops import LENGTH, SlotAttention, SlotWrite
 from llmc.ir.types import DType, S, T, TensorType
 from onnx_harness import expected, run
 
+pytestmark = pytest.mark.fast
+
 SHAPES = [(1, 1), (1, 7), (3, 1), (4, 11)]
 """Sequences, and query tokens of each."""
 PLAIN = SlotAttention(scale=0.3)

@@ -7,6 +7,8 @@ import torch
 from generic_cases import CASES, TOLERANCE, graph_of, inputs_of
 from onnx_harness import expected, run
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_matches_reference(name: str) -> None:

@@ -25,6 +25,8 @@ from llmc.ir.types import DType, Sym, T, TensorType
 from onnx_harness import constant, expected, run
 from toy_format import registered
 
+pytestmark = pytest.mark.fast
+
 TOKENS = 13
 FORMATS = (
     DType.F32, DType.BF16, DType.F16, DType.I8C, DType.I8B, DType.I4S, DType.I4A,

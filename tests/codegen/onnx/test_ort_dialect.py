@@ -28,6 +28,8 @@ from onnx_harness import expected, model_of, run
 from test_emit_attention import VARIANTS, graph_of, inputs_of
 from test_emit_layers import TOKENS, append, given, random, weight
 
+pytestmark = pytest.mark.fast
+
 IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
 
 

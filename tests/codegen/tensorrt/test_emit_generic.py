@@ -49,6 +49,8 @@ from llmc.codegen.tensorrt.precision import PRECISIONS
 from llmc.runtime.executors.tensorrt_library import library
 from network_interpreter import NetworkInterpreter
 
+pytestmark = pytest.mark.fast
+
 LIMITS = Limits(max_tokens=8, max_sequences=2, max_context=16, max_logits_rows=2, block_size=23)
 RUN = {
     "token_ids": torch.arange(6, dtype=torch.int32).view(2, 3),

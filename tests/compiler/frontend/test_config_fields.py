@@ -4,6 +4,8 @@ import pytest
 from llmc.compiler.frontend.config_fields import unread_fields
 from transformers import AutoConfig, LlamaConfig
 
+pytestmark = pytest.mark.fast
+
 LLAMA = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
 
 

@@ -11,6 +11,8 @@ from llmc.ir.types import DType
 from llmc.weights.recipes import CheckpointTensor
 from llmc.weights.values import RecipeValues
 
+pytestmark = pytest.mark.fast
+
 VALUES = np.random.default_rng(7).standard_normal((4, 6, 8)).astype(np.float32)
 
 

@@ -13,6 +13,8 @@ from llmc.compiler.frontend.row_file import Extent, RowFile
 from llmc.compiler.frontend.safetensors_file import SafetensorsFile, SafetensorsReader
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.fast
+
 
 def stored(
     path: Path, tensors: dict[str, torch.Tensor]

@@ -10,6 +10,8 @@ from llmc.runtime.api.model import Model
 from llmc.runtime.engine.sampling.grammar import Grammar
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def toy_model(toy, words) -> Model:

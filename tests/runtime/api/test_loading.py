@@ -8,7 +8,7 @@ import llmc
 import pytest
 from llmc.base import machine
 from llmc.base.errors import LlmcError
-from llmc.runtime.api.loading import plan_cache
+from llmc.runtime.api.cache_plan import plan_cache
 from llmc.runtime.api.model import Model
 from llmc.runtime.executors.registry import runnable_variant
 

@@ -11,6 +11,8 @@ from llmc.runtime.executors import registry as executors
 from llmc.runtime.executors.registry import runnable_variant
 from msgspec.structs import replace
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, LlmcError | None]:

@@ -15,6 +15,8 @@ from llmc.runtime.engine.engine import Engine, EngineOptions, Request
 from llmc.runtime.engine.sampling.drawing import draw
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 
+pytestmark = pytest.mark.fast
+
 
 def run(engine: Engine, requests: list[Request]) -> None:
     for request in requests:

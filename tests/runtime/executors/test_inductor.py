@@ -32,7 +32,7 @@ input logits_rows: i32[R] as logits_rows
 input start: i32[S] as start
 input key_cache.0: f32[S, 2, L, 4] as state(0, key_cache)
 input value_cache.0: f32[S, 2, L, 4] as state(0, value_cache)
-group 0: paged {window=0, heads=2, key=4, value=4, dtype=f32} sites=(0,)
+group 0: slots {window=0, heads=2, key=4, value=4, dtype=f32} sites=(0,)
 const @embed: f32[10, 8] = @embed:f32
 const @places: f32[20, 8] = @places:f32
 %0: f32[T, 8] = embedding(@embed, token_ids)

@@ -8,6 +8,8 @@ from llmc.runtime.executors import pages
 from llmc.runtime.executors.native_memory import allocate
 from llmc.runtime.executors.pages import PagesAhead
 
+pytestmark = pytest.mark.fast
+
 MIB = 1 << 20
 
 

@@ -3,11 +3,14 @@ overwritten, whatever the scheduler asks for."""
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.artifact.manifest import Limits
 from llmc.artifact.program import StepInputs
 from llmc.runtime.executors.slots import SlotPlanner
+
+pytestmark = pytest.mark.fast
 
 SLOTS, MAX_TOKENS, MAX_CONTEXT = 9, 12, 20
 LIMITS = Limits(

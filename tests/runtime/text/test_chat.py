@@ -10,6 +10,8 @@ from llmc.base.errors import LlmcError
 from llmc.runtime.text import template_sandbox
 from llmc.runtime.text.chat import ChatTemplate
 
+pytestmark = pytest.mark.fast
+
 MESSAGES = [{"role": "user", "content": "<hi> 'you'"}]
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 TOOL = {

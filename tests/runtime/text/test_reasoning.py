@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.runtime.text.reasoning import KNOWN, ReasoningStream, keeps_special, marks_of, opened_by
 
+pytestmark = pytest.mark.fast
+
 THINK = KNOWN[0]
 
 

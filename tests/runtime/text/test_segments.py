@@ -8,6 +8,8 @@ from llmc.runtime.text.segments import SegmentCache
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from vocabularies import TABLED, WINDOWED, add_tokens, byte_level, metaspace, word_piece
 
+pytestmark = pytest.mark.fast
+
 KINDS = (*TABLED, *WINDOWED)
 MARKS = ["</s>", "<|call|>", "<|call|>x", "[日本 x]", "<tag>", "<l>", "<r>", "<n>", "</s"]
 texts = st.lists(

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from llmc.base.errors import LlmcError
 from llmc.runtime.text.stop_strings import StopStrings
 
+pytestmark = pytest.mark.fast
+
 
 @settings(deadline=None, max_examples=400)
 @given(

@@ -6,6 +6,8 @@ from llmc.runtime.text.tokenizer import Tokenizer
 from tokenizers import decoders
 from vocabularies import TABLED, tokenizer_of, word_piece
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("kind", TABLED, ids=lambda kind: kind.__name__)
 def test_ids_outside_the_vocabulary_have_no_text(kind):

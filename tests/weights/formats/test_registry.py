@@ -11,6 +11,8 @@ from llmc.ir.types import DType
 from llmc.weights.formats.number_format import Quantized, concatenate
 from llmc.weights.formats.registry import FORMATS, dequantize, format_of, quantize
 
+pytestmark = pytest.mark.fast
+
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 100))
 
 

@@ -10,6 +10,8 @@ from llmc.runtime.engine.cache.block_pool import FREED, BlockPool, blocks_needed
 from llmc.runtime.engine.cache.manager import CacheManager
 from llmc.runtime.engine.cache.prefix_tree import NO_BLOCK, PrefixNode, common_length
 
+pytestmark = pytest.mark.fast
+
 SIZE, MAX_QUERY = 4, 10
 
 

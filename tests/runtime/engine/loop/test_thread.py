@@ -17,6 +17,8 @@ from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.loop.thread import EngineThread
 from llmc.runtime.engine.request import Delta, Request
 
+pytestmark = pytest.mark.fast
+
 
 class Reader:
     """A sink that keeps all it is given, and waits for the end."""

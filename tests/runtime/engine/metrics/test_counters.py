@@ -15,6 +15,8 @@ from llmc.runtime.engine.metrics import counters as metrics
 from llmc.runtime.engine.metrics.counters import EngineCounters, Gauges, Histogram
 from llmc.runtime.engine.request import Request, Timings
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parents[4]
 IDLE = Gauges(running=0, waiting=0, cache_used=0, cache_cached=0, cache_total=10)
 

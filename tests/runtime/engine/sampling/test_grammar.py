@@ -20,6 +20,8 @@ from llmc.runtime.engine.sampling.parameters import SamplingParams
 from llmc.runtime.engine.sampling.sampler import Sampler, sampling_state
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+pytestmark = pytest.mark.fast
+
 PADDING = 37
 """Logits that no token belongs to, as models have them whose vocabulary was rounded up."""
 

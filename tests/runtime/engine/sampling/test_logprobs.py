@@ -9,6 +9,8 @@ from llmc.artifact.program import StepOutputs
 from llmc.runtime.engine.sampling.logprobs import of_rows
 from llmc.runtime.engine.sampling.prompt_logprobs import of_step
 
+pytestmark = pytest.mark.fast
+
 
 def exact(row: np.ndarray) -> np.ndarray:
     wide = row.astype(np.float64)

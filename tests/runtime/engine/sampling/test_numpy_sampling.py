@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from llmc.artifact.choice import NOTHING, Choice, Edits
 from llmc.runtime.engine.sampling import numpy_sampling as drawing
 
+pytestmark = pytest.mark.fast
+
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 

@@ -15,6 +15,8 @@ from llmc.runtime.engine.sampling.parameters import SamplingParams, check_params
 from llmc.runtime.engine.sampling.request_state import mix, uniform
 from llmc.runtime.engine.sampling.sampler import Sampler, sampling_state
 
+pytestmark = pytest.mark.fast
+
 VOCAB = 211
 EOS = 7
 

@@ -11,6 +11,8 @@ from llmc.runtime.engine.schedule.sequence import Sequence
 from llmc.runtime.engine.schedule.step_inputs import step_inputs
 from llmc.runtime.engine.schedule.step_shape import MixedSteps, UniformSteps
 
+pytestmark = pytest.mark.fast
+
 
 def scheduler_of(program, shape=None, *, prefixes: bool = True) -> Scheduler[Sequence]:
     limits = program.limits

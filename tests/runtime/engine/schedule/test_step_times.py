@@ -5,6 +5,8 @@ import random
 import pytest
 from llmc.runtime.engine.schedule.step_times import StepTimes
 
+pytestmark = pytest.mark.fast
+
 
 def seconds(decoding: int, prompt: int) -> float:
     return 0.003 + 0.0005 * decoding + 0.0006 * prompt

@@ -9,6 +9,8 @@ from llmc.base.errors import LlmcError
 from llmc.runtime.text.tools.definitions import MOST_TOOLS, checked_choice, checked_tools
 from written_calls import TOOLS
 
+pytestmark = pytest.mark.fast
+
 
 def function(**fields: object) -> dict[str, object]:
     return {"type": "function", "function": {"name": "f", **fields}}

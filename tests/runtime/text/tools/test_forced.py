@@ -16,6 +16,8 @@ from tokenizers import Tokenizer as Native
 from tokenizers import decoders, models, pre_tokenizers
 from written_calls import TOOLS, tool
 
+pytestmark = pytest.mark.fast
+
 llguidance = pytest.importorskip("llguidance")
 
 MARKS = ["<|tool_call|>", "[TOOL_CALLS]", "[ARGS]", "<｜tool▁call▁begin｜>", "<|tool_call_start|>"]

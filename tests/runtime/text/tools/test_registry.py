@@ -5,6 +5,8 @@ from llmc.runtime.text.chat import ChatTemplate
 from llmc.runtime.text.tools.registry import FORMATS, TAGGED_JSON, format_named, format_of
 from written_calls import WRITTEN
 
+pytestmark = pytest.mark.fast
+
 SHOWN = {
     "bare_json": 'Respond in the format {"name": function name, "parameters": dictionary}',
     "pythonic": "put it in the format of [func_name1(params_name1=params_value1), func_name2()]",

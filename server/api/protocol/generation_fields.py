@@ -1,21 +1,10 @@
-"""What all endpoints that generate have in common.
-
-Fields that nobody knows are ignored, as clients send ever new ones; known ones are checked
-strictly, and values that this server can't honour are refused rather than ignored.
-"""
+"""The fields that all endpoints that generate have in common."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Int = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
-class Body(BaseModel):
-    """The body of a request."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
+from .body import Body, Int
 
 
 class StreamOptions(Body):
@@ -85,32 +74,3 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
-
-
-class Function(Body):
-    """A function that the model may call."""
-
-    name: Annotated[str, Field(min_length=1, max_length=256)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Body):
-    """A tool; only functions are tools here."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Body):
-    """The name of a function."""
-
-    name: str
-
-
-class ToolChoice(Body):
-    """A tool that must be called."""
-
-    type: Literal["function"]
-    function: NamedFunction

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from .body import Body, Int
 from .chat import Message
-from .common import Body, Int
 
 
 class TokenizeRequest(Body):
