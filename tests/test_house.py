@@ -30,7 +30,7 @@ MAY_IMPORT = {
     ("server/",): {
         *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn", "uvloop"),
     },
-    ("runtime/engine/sampling/grammar.py",): {"llguidance"},
+    ("runtime/engine/sampling/grammar.py", "runtime/engine/sampling/matcher.py"): {"llguidance"},
     ("runtime/engine/metrics/spans.py",): {"opentelemetry"},
     ("runtime/executors/inductor.py",): {"torch"},
     ("runtime/executors/onnx.py",): {"onnxruntime"},
