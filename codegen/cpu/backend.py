@@ -14,14 +14,13 @@ from ... import artifact
 from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
 from ...base import machine
 from ...ir.graph import Graph
-from ...ir.ops import Call, Linear, Op
+from ...ir.ops import Op
 from ...passes.features import OWN_KERNELS
 from ...passes.quantize import Scheme, find_scheme
 from ...weights.layout import Layout
 from ...weights.table import WeightTable
 from ..backend import Build, Option, Requirements, known_levels
-from .emit_linear import supports_linear
-from .emitters import EMITTERS
+from .emitters import supports
 from .packing import PANEL16
 from .program import Program, generate
 from .toolchain import LEVELS, compile_library, require_compiler, resolve_levels
@@ -114,9 +113,7 @@ class CpuBackend:
 
     def supports(self, op: Op) -> bool:
         """Whether some use of `op` can be emitted; `lower` decides about the use at hand."""
-        if isinstance(op, Linear) and not supports_linear(op):
-            return False
-        return type(op) in EMITTERS or isinstance(op, Call)
+        return supports(op)
 
     def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CpuProgram:
         """Generate source, weight offsets and memory plan of a graph in phase SERVING.

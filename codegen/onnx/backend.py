@@ -145,9 +145,9 @@ class OnnxBackend:
 
     def supports(self, op: Op) -> bool:
         """Whether some use of `op` can be emitted; `lower` decides about the use at hand."""
-        from .emitters import EMITTERS
+        from .emitters import supports
 
-        return type(op) in EMITTERS[self.dialect]
+        return supports(op, self.dialect)
 
     def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> OnnxProgram:
         """Make the model of a graph of slots.
