@@ -1,8 +1,8 @@
 """Products with quantized weights: their operand and matrix, in the compute type.
 
 In: the input of a linear layer and its weight in a number format. Out: the input as it is to be
-multiplied (quantized and dequantized, padded) and the matrix, dequantized: pairs that TensorRT fuses
-into a product in the format's own type.
+multiplied (quantized and dequantized, padded) and the matrix, dequantized. TensorRT fuses
+both into a product in the format's own type.
 """
 
 from __future__ import annotations
