@@ -20,7 +20,7 @@ from ...weights.formats.registry import format_of
 from ...weights.row_layout import RowLayout, code_columns, scales_per_row
 from ...weights.table import WeightTable, WeightTensor
 
-PLAIN_TYPE: dict[DType, ir.DataType] = {
+ONNX_TYPE: dict[DType, ir.DataType] = {
     DType.F32: ir.DataType.FLOAT,
     DType.F16: ir.DataType.FLOAT16,
     DType.BF16: ir.DataType.BFLOAT16,
@@ -30,7 +30,7 @@ PLAIN_TYPE: dict[DType, ir.DataType] = {
     DType.U8: ir.DataType.UINT8,
     DType.BOOL: ir.DataType.BOOL,
 }
-"""Element types as they are stored."""
+"""Element types of the IR as ONNX has them; number formats are made of several tensors."""
 
 
 class HoldsInitializers(Protocol):
@@ -96,7 +96,7 @@ class Constants:
         if expert is not None:
             shape, nbytes = shape[1:], nbytes // shape[0]
             offset += expert * nbytes
-        dtype = PLAIN_TYPE[value.type.dtype]
+        dtype = ONNX_TYPE[value.type.dtype]
         return self._external(model, _name(tensor, expert), dtype, shape, (offset, nbytes))
 
     def matrix(self, model: HoldsInitializers, value: Value, expert: int | None = None) -> Matrix:

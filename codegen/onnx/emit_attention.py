@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ...ir.graph import Node, Value
 from ...ir.ops import Rotary, SlotAttention, SlotWrite
 from ...ir.types import DType, S, Sym
-from .constants import PLAIN_TYPE
+from .constants import ONNX_TYPE
 from .emit_linear import capped
 from .emitters import emits
 from .model import Model
@@ -57,7 +57,7 @@ def slot_write(model: Model, node: Node, op: SlotWrite) -> None:
     for x, value, cache in ((k, k_value, key_cache), (v, v_value, value_cache)):
         rows = by_sequence(model, x, value.type.shape[1:])
         if cache.type.dtype is not model.kind(value):
-            rows = model.add("Cast", rows, to=PLAIN_TYPE[cache.type.dtype].value)
+            rows = model.add("Cast", rows, to=ONNX_TYPE[cache.type.dtype].value)
         past = model.read(cache)
         written = model.add("TensorScatter", past, rows, starts(model, start), axis=-2)
         model.caches[cache] = written

@@ -15,8 +15,9 @@ from ...ir.graph import Node
 from ...ir.ops import Binary, Cast, Unary, Where
 from ...ir.ops.elementwise import promote
 from ...ir.types import DType
+from .constants import ONNX_TYPE
 from .emitters import emits
-from .model import ONNX_TYPE, Model
+from .model import Model
 
 _DIRECT_UNARY = {
     "abs": "Abs", "ceil": "Ceil", "cos": "Cos", "elu": "Elu", "erf": "Erf", "exp": "Exp",

@@ -11,7 +11,7 @@ from ...ir.graph import Node, Value
 from ...ir.ops import Embedding, Linear
 from ...ir.tiles import PANEL
 from ...ir.types import DType, Sym
-from .constants import PLAIN_TYPE, Matrix
+from .constants import ONNX_TYPE, Matrix
 from .emit_elementwise import unary
 from .emit_movement import slice_of
 from .emitters import emits
@@ -154,7 +154,7 @@ def embedding(model: Model, node: Node, _: Embedding) -> None:
     table, ids_value = node.inputs
     ids = model.operand(ids_value)
     target = model.kind(node.output)
-    if table.type.dtype in PLAIN_TYPE:
+    if table.type.dtype in ONNX_TYPE:
         rows = model.add("Gather", model.read(table), ids, axis=0)
         model.result(rows if table.type.dtype is target else model.cast(rows, target))
         return

@@ -19,8 +19,9 @@ from ...ir.ops import (
     Slice,
 )
 from ...ir.types import Dim, DType
+from .constants import ONNX_TYPE
 from .emitters import emits
-from .model import ONNX_TYPE, Model
+from .model import Model
 
 _INLINE_ELEMENTS = 256
 """Longer constants are computed in the model."""

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from ...ir.graph import Node
 from ...ir.ops import CumSum, MatMul, Norm, Reduce, Softmax, TopK
 from ...ir.types import DType
+from .constants import ONNX_TYPE
 from .emitters import emits
-from .model import ONNX_TYPE, Model
+from .model import Model
 
 _REDUCE = {
     "sum": "ReduceSum", "mean": "ReduceMean", "amax": "ReduceMax", "amin": "ReduceMin",

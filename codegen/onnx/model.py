@@ -20,20 +20,10 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops import Embedding, Linear
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym
-from .constants import Constants
+from .constants import ONNX_TYPE, Constants
 
 OPSET = 24
 """The first opset with TensorScatter, and with attention over a cache that the caller holds."""
-ONNX_TYPE: dict[DType, ir.DataType] = {
-    DType.F32: ir.DataType.FLOAT,
-    DType.F16: ir.DataType.FLOAT16,
-    DType.BF16: ir.DataType.BFLOAT16,
-    DType.I64: ir.DataType.INT64,
-    DType.I32: ir.DataType.INT32,
-    DType.I8: ir.DataType.INT8,
-    DType.U8: ir.DataType.UINT8,
-    DType.BOOL: ir.DataType.BOOL,
-}
 DIM_NAMES = {
     "T": "tokens",
     "S": "sequences",

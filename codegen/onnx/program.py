@@ -22,10 +22,10 @@ from ...ir.graph import Graph, Value
 from ...ir.roles import StepArray
 from ...ir.types import DType, R, S, Sym, TensorType
 from ...weights.table import WeightTable
-from .constants import Constants
+from .constants import ONNX_TYPE, Constants
 from .emit_attention import QUERY
 from .emitters import emit_node
-from .model import ONNX_TYPE, Model, dim_name
+from .model import Model, dim_name
 
 IR_VERSION = 12
 _DOC = """Decoder of a language model with its cache held by the caller.

@@ -6,7 +6,6 @@ from llmc.ir.tiles import BLOCK, round_up
 from llmc.ir.types import DType
 from llmc.weights.formats.elements import from_bf16
 from llmc.weights.formats.registry import FORMATS, dequantize, is_quantized, quantize
-from llmc.weights.layout import section_offsets, total_bytes
 from llmc.weights.row_layout import RowLayout
 
 pytestmark = pytest.mark.fast
@@ -79,8 +78,3 @@ def test_rows_of_another_format_are_refused() -> None:
         RowLayout().pack(DType.I4S, weights)
     with pytest.raises(ValueError, match="can't be packed"):
         RowLayout().pack(DType.I4S, quantize(weights, DType.I8B))
-
-
-def test_sections_start_aligned() -> None:
-    assert section_offsets((1, 64, 65, 3)) == (0, 64, 128, 256)
-    assert total_bytes((1, 64, 65, 3)) == 259

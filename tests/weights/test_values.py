@@ -1,20 +1,18 @@
-"""Recipe values: every node against numpy, by whole and by slices, floats and stored blocks."""
+"""Recipe values: every node against numpy, by whole and by slices."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from checkpoint_memory import Memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llmc.ir.types import DType, TensorType
-from llmc.weights.formats.number_format import Quantized
 from llmc.weights.formats.registry import dequantize, quantize
-from llmc.weights.held_blocks import held_formats, requantized_tensors
 from llmc.weights.recipes import (
     Apply,
     Cast,
-    CheckpointTensor,
     Computed,
     Concat,
     Elementwise,
@@ -33,36 +31,6 @@ from llmc.weights.recipes import (
 from llmc.weights.values import RecipeValues
 
 pytestmark = pytest.mark.fast
-
-STORED = {"q4_0": DType.I4S, "q4_1": DType.I4A, "q8_0": DType.I8B}
-
-
-class Memory:
-    """A checkpoint in memory; remembers how many rows were read."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, np.ndarray] = {}
-        self.quantized: dict[str, Quantized] = {}
-        self.rows_read = 0
-
-    def add(self, name: str, shape: tuple[int, ...], stored: str = "f32") -> CheckpointTensor:
-        seed = sum(map(ord, name))
-        values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-        if stored in STORED:
-            q = quantize(values.reshape(-1, shape[-1]), STORED[stored])
-            self.quantized[name] = q
-            values = dequantize(q).reshape(shape)
-        self.values[name] = values
-        return CheckpointTensor(name, stored, shape)
-
-    def rows(self, tensor: CheckpointTensor, rows: np.ndarray) -> np.ndarray:
-        self.rows_read += len(rows)
-        columns = tensor.of[-1] if len(tensor.of) > 1 else 1
-        return self.values[tensor.name].reshape(-1, columns)[rows]
-
-    def blocks(self, tensor: CheckpointTensor, rows: np.ndarray) -> Quantized:
-        self.rows_read += len(rows)
-        return self.quantized[tensor.name].take(rows)
 
 
 @dataclass(frozen=True)
@@ -171,72 +139,6 @@ def test_experts_are_transposed_one_by_one() -> None:
     part = RecipeValues(memory).rows(recipe, 64, 128)
     assert memory.rows_read == 20
     assert np.array_equal(part, expected[1])
-
-
-MOVES = {
-    "leaf": lambda x, y: x,
-    "concat": lambda x, y: Concat((x, y)),
-    "heads": lambda x, y: Reshape(Permute(Reshape(x, (3, 4, 2, 64)), (0, 2, 1, 3)), (24, 64)),
-    "panels": InterleavePanels,
-    "stack": lambda x, y: stack([x, y]),
-    "stacked panels": lambda x, y: InterleavePanels(stack([x, y]), stack([y, x])),
-    "slice": lambda x, y: Slice(x, 0, 3, 19),
-    "take": lambda x, y: Take(x, 0, Computed.of("i", np.arange(24)[::-1].copy())),
-}
-
-
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("move", MOVES)
-def test_stored_blocks_keep_their_bits(stored: str, move: str) -> None:
-    memory = Memory()
-    recipe = MOVES[move](memory.add("x", (24, 64), stored), memory.add("y", (24, 64), stored))
-    values = RecipeValues(memory)
-    format = STORED[stored]
-    assert held_formats(recipe)[0] is format
-    assert requantized_tensors(recipe, format) == ()
-    q = values.quantized_rows(recipe, format)
-    assert q.format.dtype is format
-    expected = values.rows(recipe)
-    assert np.array_equal(dequantize(q), expected)
-    # Not only equal values: the codes are stored ones, where requantizing would choose others.
-    stored_rows = {row.tobytes() for s in memory.quantized.values() for row in s.codes}
-    nonzero = np.abs(expected).max(axis=1) > 0
-    assert all(row.tobytes() in stored_rows for row in q.codes[nonzero])
-    middle = values.quantized_rows(recipe, format, 5, 14)
-    assert np.array_equal(middle.codes, q.codes[5:14])
-
-
-@pytest.mark.parametrize("format", [DType.I4A, DType.I8B])
-def test_q4_0_is_held_exactly_by_wider_formats(format: DType) -> None:
-    memory = Memory()
-    x = memory.add("x", (24, 64), "q4_0")
-    q = RecipeValues(memory).quantized_rows(x, format)
-    assert q.format.dtype is format
-    assert np.array_equal(dequantize(q), memory.values["x"])
-
-
-def test_mixed_blocks_find_the_format_that_holds_both() -> None:
-    memory = Memory()
-    x, y = memory.add("x", (24, 64), "q4_0"), memory.add("y", (24, 64), "q4_1")
-    recipe = Concat((x, y))
-    assert held_formats(recipe) == (DType.I4A,)
-    values = RecipeValues(memory)
-    assert np.array_equal(dequantize(values.quantized_rows(recipe, DType.I4A)), values.rows(recipe))
-
-
-def test_what_cannot_be_held_is_requantized_and_named() -> None:
-    memory = Memory()
-    x, y = memory.add("x", (24, 64), "q4_1"), memory.add("y", (24, 64), "q8_0")
-    recipe = Concat((x, y))
-    assert held_formats(recipe) == ()
-    assert requantized_tensors(recipe, DType.I4A) == (y,)
-    values = RecipeValues(memory)
-    q = values.quantized_rows(recipe, DType.I4A)
-    assert np.array_equal(q.codes[:24], memory.quantized["x"].codes)
-    again = quantize(memory.values["y"], DType.I4A)
-    assert np.array_equal(q.codes[24:], again.codes)
-    assert requantized_tensors(mul(x, 2.0), DType.I4A) == (x,)
-    assert requantized_tensors(Quantize(DType.I4A, x), DType.I4A) == ()
 
 
 def test_quantize_node_gives_the_values_of_its_codes() -> None:

@@ -17,9 +17,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
-from llmc.codegen.onnx.constants import Constants, location_of
+from llmc.codegen.onnx.constants import ONNX_TYPE, Constants, location_of
 from llmc.codegen.onnx.emitters import emit_node
-from llmc.codegen.onnx.model import ONNX_TYPE, Model, dim_name
+from llmc.codegen.onnx.model import Model, dim_name
 from llmc.codegen.onnx.program import IR_VERSION, drop_unread, serialized
 from llmc.ir.graph import Graph, Value
 from llmc.ir.interpreter import interpret

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from llmc.ir.tiles import BLOCK, round_up
 from llmc.ir.types import DType
-from llmc.weights.formats.number_format import Quantized, concatenate
-from llmc.weights.formats.registry import FORMATS, dequantize, format_of, quantize
+from llmc.weights.formats.number_format import concatenate
+from llmc.weights.formats.registry import (
+    FORMATS,
+    dequantize,
+    format_of,
+    formats_that_hold,
+    is_quantized,
+    quantize,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -113,37 +120,20 @@ def test_a_scale_beyond_float16_is_an_error(format: DType) -> None:
         quantize(w, format)
 
 
-def test_constant_blocks_are_exact_in_i4a() -> None:
-    w = np.full((2, 64), -1.375, np.float32)
-    assert (dequantize(quantize(w, DType.I4A)) == w).all()
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_take_and_concatenate(format: DType) -> None:
-    q = quantize(weights(5, 12, 96), format)
-    order = np.array([3, 1, 11, 0])
-    assert (dequantize(q.take(order)) == dequantize(q)[order]).all()
-    halves = concatenate([q.take(slice(0, 5)), q.take(slice(5, 12))])
-    assert (dequantize(halves) == dequantize(q)).all()
-    padded = concatenate([q, format_of(format).zero_rows(3, 96)])
-    assert (dequantize(padded)[12:] == 0).all()
-
-
-def test_concatenate_refuses_mixed_formats() -> None:
-    parts = [quantize(weights(6, 2, 64), f) for f in (DType.I4S, DType.I4A)]
-    with pytest.raises(ValueError, match="agree"):
-        concatenate(parts)
-
-
 @pytest.mark.parametrize("bad", [DType.F32, DType.BF16])
 def test_unquantized_formats_are_refused(bad: DType) -> None:
     with pytest.raises(ValueError, match="not a quantized format"):
         quantize(weights(7, 2, 64), bad)
 
 
-def test_non_finite_scales_are_seen() -> None:
-    q = quantize(weights(8, 2, 64), DType.I4A)
-    scales = q.scales.copy()
-    scales[1, 0] = np.nan
-    assert q.is_finite()
-    assert not Quantized(q.format, q.codes, scales, q.mins, q.k).is_finite()
+def test_each_format_is_found_by_its_type() -> None:
+    assert all(format.dtype is dtype for dtype, format in FORMATS.items())
+    assert all(is_quantized(dtype) for dtype in FORMATS)
+    assert not is_quantized(DType.BF16)
+
+
+def test_the_smallest_format_that_holds_a_checkpoints_blocks_comes_first() -> None:
+    assert formats_that_hold("q4_0") == (DType.I4S, DType.I4A, DType.I8B)
+    assert formats_that_hold("q4_1") == (DType.I4A,)
+    assert formats_that_hold("q8_0") == (DType.I8B,)
+    assert formats_that_hold("q6_k") == ()
