@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..base.errors import LlmcError
+from .targets import AnyProgramOptions, Count, CpuProgramOptions, Positive
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the container and of this schema."""
 SIGNATURE_VERSION = 1
 """Version of `step(StepInputs) -> StepOutputs`."""
@@ -38,8 +39,6 @@ SCALE_BYTES = {"f32": 0, "bf16": 0, "f16": 0, "i8": 4}
 HEAD_MULTIPLE = 16
 """Head sizes are rounded up to a multiple of this in the cache."""
 
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Positive = Annotated[int, Meta(ge=1, lt=2**31)]
 PackageVersions = Annotated[str, Meta(pattern=r"^(>=|==)[0-9]+(\.[0-9]+)*$")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
@@ -153,7 +152,8 @@ class Variant(_Schema, frozen=True, kw_only=True):
     `program` and `weights` name entries; without weights the program holds them. `system` and
     `machine` are what the runtime compares with `platform` ("linux", "x86_64"); "any" for targets
     whose own loader decides. `packages`: what the target's executor imports, each with the versions
-    that will do (">=1.24" or "==2.13.0"). `options`: what else it must know.
+    that will do (">=1.24" or "==2.13.0"). `options`: what else it must know, of a type of the
+    target's own (`artifact/targets.py`).
     `decode_weight_bytes`: what a decode step of one sequence reads (0: not counted).
     """
 
@@ -163,7 +163,7 @@ class Variant(_Schema, frozen=True, kw_only=True):
     machine: str = "x86_64"
     required_features: list[str] = []
     packages: dict[str, PackageVersions] = {}
-    options: dict[str, str | int | float | bool] = {}
+    options: AnyProgramOptions = CpuProgramOptions()
     program: str
     weights: str | None
     signature_version: int = SIGNATURE_VERSION
@@ -241,24 +241,24 @@ def encode(value: Struct) -> bytes:
 
 
 def check_version(data: bytes | memoryview) -> None:
-    """Raises E0505 if `data` is a manifest of a later format than this one reads."""
+    """Raises E0505 if `data` is a manifest of another format than this one reads."""
     try:
         version = msgspec.json.decode(data, type=_Version).format_version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return  # not readable as a manifest at all: the digests and the schema say more
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
         raise LlmcError(
-            "LLMC-E0505", f"the artifact has format {version}, this llmc reads {FORMAT_VERSION}"
+            "LLMC-E0505",
+            f"the artifact has format {version}, this llmc reads {FORMAT_VERSION}",
+            "upgrade llmc" if newer else "compile the model again, or use the llmc that made it",
         )
 
 
 def decode(data: bytes | memoryview) -> Manifest:
-    """The manifest in `data`; E0505 if it is newer than this code, E0508 if it is not one."""
+    """The manifest in `data`; E0505 if it is of another format, E0508 if it is not one."""
     check_version(data)
-    manifest = _decode(data, Manifest, MANIFEST)
-    if manifest.format_version != FORMAT_VERSION:
-        raise invalid(f"unknown format_version {manifest.format_version}")
-    return manifest
+    return _decode(data, Manifest, MANIFEST)
 
 
 def decode_generation(data: bytes | memoryview) -> Generation:
@@ -313,6 +313,8 @@ def _check_weights(name: str, weights: Weights, sizes: Mapping[str, int]) -> Non
 
 def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int]) -> None:
     label = f"variant {variant.target}/{variant.level}"
+    if variant.options.__struct_config__.tag != variant.target:
+        raise invalid(f"{label}: its options are of another target")
     if variant.program not in sizes:
         raise invalid(f"{label}: there is no entry {variant.program}")
     if variant.weights is not None and variant.weights not in manifest.weights:

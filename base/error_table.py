@@ -247,9 +247,9 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
         "copy the artifact again, or compile it again",
     ),
     "LLMC-E0505": ErrorInfo(
-        "the artifact has a newer format",
-        "It was written by a later version of llmc than the one that reads it.",
-        "upgrade llmc-compiler on this machine",
+        "the artifact has another format",
+        "It was written by a later or an earlier version of llmc than the one that reads it.",
+        "upgrade llmc-compiler on this machine, or compile the model again",
     ),
     "LLMC-E0506": ErrorInfo(
         "this CPU lacks a feature that the artifact needs",

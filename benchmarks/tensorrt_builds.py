@@ -17,9 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmc.artifact.manifest import Limits
+from llmc.artifact.targets import TrtCompileOptions
 from llmc.base.errors import LlmcError
-from llmc.codegen.backend import Build
-from llmc.codegen.tensorrt.backend import TrtBackend
+from llmc.codegen.contract import Build, Request
+from llmc.codegen.tensorrt.backend import BACKEND
 from llmc.codegen.tensorrt.precision import PRECISIONS
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
@@ -49,20 +50,22 @@ Case = tuple[ZooModel, str, tuple[int, ...]]
 
 def build(model: ZooModel, scheme: str, sms: tuple[int, ...], folder: Path) -> Row:
     """Lower and build; the time is that of the build alone, weights included."""
-    backend = TrtBackend()
-    chosen = backend.scheme(scheme, None)
-    (level,) = backend.resolve_levels([str(sm) for sm in sms])
+    asked = Request(scheme, None, TrtCompileOptions(), tuple(map(str, sms)))
+    target = BACKEND.configure(asked)
+    (level,) = target.levels
     context = model.max_context
     limits = Limits(
         max_tokens=64, max_sequences=8, max_context=context, max_logits_rows=8,
         block_size=context + 63, uniform_query=True,
     )  # fmt: skip
     values = RecipeValues(StateReader(model.build().state_dict()))
-    graph = lower_model(model.configuration(), context, own_tensors, chosen, FOREIGN_RUNTIME).graph
+    graph = lower_model(
+        model.configuration(), context, own_tensors, target.scheme, FOREIGN_RUNTIME
+    ).graph
     out = folder / "x.engine"
     began = time.perf_counter()
     try:
-        backend.lower(graph, limits, None).build(level, out, Build(values, lambda: SAMPLE))
+        target.lower(graph, limits, None).build(level, out, Build(values, lambda: SAMPLE))
     except LlmcError as error:
         took = time.perf_counter() - began
         return Row(model.name, scheme, sms, round(took, 2), 0.0, f"{error.id} {error.message}")

@@ -6,96 +6,41 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from ..artifact.targets import CACHES, SCHEMES, TARGETS
 from ..base.errors import LlmcError
 from ..base.sizes import parse_size
+from . import compile_options as options
 from .options import Json, print_result
-from .targets import CPU_LEVELS, TARGETS, chosen_targets
+from .target_flags import chosen_targets, with_target_flags
 
-SCHEMES = ("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8")
-CACHES = ("f32", "bf16", "fp16", "int8")
+DEFAULT_TARGET = next(iter(TARGETS))
 
 
+@with_target_flags
 def compile_(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A catalog name, a Hugging Face folder, a .gguf file, or a Hub id.",
-        ),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write (default: NAME.llmc).")
-    ] = None,
-    target: Annotated[
-        str, typer.Option(metavar="TARGET,…", help=f"What runs it: {', '.join(TARGETS)}.")
-    ] = TARGETS[0],
-    int8: Annotated[bool, typer.Option("--int8", help="Short for --quant int8.")] = False,
-    int4: Annotated[bool, typer.Option("--int4", help="Short for --quant int4.")] = False,
-    fp8: Annotated[bool, typer.Option("--fp8", help="Short for --quant fp8 (trt).")] = False,
-    quant: Annotated[
-        str | None,
-        typer.Option(metavar="SCHEME", help=f"{', '.join(SCHEMES)} (default: {SCHEMES[0]})."),
-    ] = None,
-    kv_cache: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help=f"{', '.join(CACHES)} (default: the scheme's own)."),
-    ] = None,
-    cpu: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LEVEL,…",
-            help=f"Instruction sets of cpu and inductor: {', '.join(CPU_LEVELS)} "
-            f"(default: {CPU_LEVELS[0]}).",
-        ),
-    ] = None,
-    onnx_dialect: Annotated[
-        str | None,
-        typer.Option(
-            help="ort (default): ONNX Runtime's fused operators; standard: those of ONNX alone."
-        ),
-    ] = None,
-    onnx_provider: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,…", help="What ONNX Runtime computes on: cpu (default), cuda."),
-    ] = None,
-    sm: Annotated[
-        str | None,
-        typer.Option(metavar="N,…", help="GPUs that trt engines are for, such as 86,89,120."),
-    ] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep what the trt builder measured.")
-    ] = None,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Let the trt engine take other weights later.")
-    ] = False,
-    max_ram: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Most memory to use, such as 2GB.")
-    ] = None,
-    max_context: Annotated[
-        int | None, typer.Option(help="Longest sequence (default: the model's own, at most 8192).")
-    ] = None,
-    max_kl: Annotated[
-        float | None, typer.Option(help="Refuse if KL against the source exceeds this (nats).")
-    ] = None,
-    allow_field: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Say nothing of this config field, which none reads."),
-    ] = None,
-    strict_config: Annotated[
-        bool, typer.Option("--strict-config", help="Refuse config fields that nothing reads.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run model code from the checkpoint.")
-    ] = False,
-    format: Annotated[str, typer.Option(help="file (one .llmc) or dir.")] = "file",
-    emit: Annotated[
-        str, typer.Option(help="llmc: an artifact; onnx: a plain folder that needs no llmc.")
-    ] = "llmc",
+    model: options.Model,
+    output: options.Output = None,
+    target: options.Target = DEFAULT_TARGET,
+    int8: options.Int8 = False,
+    int4: options.Int4 = False,
+    fp8: options.Fp8 = False,
+    quant: options.Quant = None,
+    kv_cache: options.KvCache = None,
+    max_ram: options.MaxRam = None,
+    max_context: options.MaxContext = None,
+    max_kl: options.MaxKl = None,
+    allow_field: options.AllowField = None,
+    strict_config: options.StrictConfig = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    format: options.Format = "file",
+    emit: options.Emit = "llmc",
+    stop_after: options.StopAfter = None,
     as_json: Json = False,
+    **flags: Any,
 ) -> None:
     """Compile a model into an artifact.
 
@@ -106,22 +51,28 @@ def compile_(
     llmc compile smollm2-135m --int8 --target trt --sm 86,89 -o gpu.llmc
     """
     scheme = scheme_of(int8, int4, fp8, quant)
-    targets = chosen_targets(
-        target, cpu=cpu, onnx_dialect=onnx_dialect, onnx_provider=onnx_provider, sm=sm,
-        timing_cache=timing_cache, refit=refit,
-    )  # fmt: skip
+    asked: dict[str, Any] = {
+        **chosen_targets(target, **flags), "scheme": scheme, "kv_cache": kv_cache,
+        "max_context": max_context, "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
     _require("--kv-cache", "LLMC-E0201", kv_cache or CACHES[0], CACHES)
     _require("--format", "LLMC-E0200", format, ("file", "dir"))
     _require("--emit", "LLMC-E0200", emit, ("llmc", "onnx"))
-    options: dict[str, Any] = {
-        **targets, "scheme": scheme, "kv_cache": kv_cache,
-        "output": output, "max_context": max_context, "max_kl": max_kl, "format": format,
+    _require_places(model)
+    if stop_after is not None:
+        _require("--stop-after", "LLMC-E0200", stop_after, options.PHASES)
+        _print_graph(model, output, stop_after, asked, as_json)
+        return
+    asked |= {
+        "output": output, "max_kl": max_kl, "format": format,
         "max_ram": None if max_ram is None else parse_size(max_ram),
         "allow_fields": tuple(allow_field or ()), "strict_config": strict_config,
-        "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    _require_places(model)
-    write = _writer(model, output, emit, options)
+    _compile(_writer(model, output, emit, asked), as_json)
+
+
+def _compile(write: Callable[[Callable[..., Any]], Any], as_json: bool) -> None:
+    """Compile with a progress bar, and say what came of it."""
     with collection_paused():
         from ..compiler.driver import compile
     from ..base.progress import reporter
@@ -132,6 +83,20 @@ def compile_(
         typer.echo(f"note: {note}", err=True)
     size = f"{report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s, {report.peak_rss_mb:.0f} MB peak"
     print_result(as_json, asdict(report), f"{report.artifact}  ({size})")
+
+
+def _print_graph(
+    model: str, output: Path | None, phase: str, asked: dict[str, Any], as_json: bool
+) -> None:
+    """The graph after a phase, as text on stdout or in a file."""
+    with collection_paused():
+        from ..compiler.stages import graph_after
+    text = graph_after(model, phase, **asked)
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    place = {} if output is None else {"output": str(output)}
+    shown = str(output) if output is not None else text.rstrip("\n")
+    print_result(as_json, {"phase": phase, **place} | ({} if output else {"graph": text}), shown)
 
 
 def _writer(

@@ -1,6 +1,6 @@
 """The parts of an artifact: weights, variants, text entries, manifest, conformance vectors.
 
-In: what a backend lowered and a source holds. Out: entries in an `ArtifactWriter` and the manifest
+In: what a backend compiled and a source holds. Out: entries in an `ArtifactWriter` and the manifest
 that describes them. Everything here is a function of the inputs alone; measurements go into the
 certificate (`certificate.py`).
 """
@@ -66,7 +66,7 @@ def write_weights(
     writer: ArtifactWriter, programs: Sequence[Program], reader: TensorReader, progress: Progress
 ) -> dict[str, Weights]:
     """Stream every weights entry once; what the manifest says of each, by its name."""
-    tables = {p.target.weights_entry(): p.table for p in programs}
+    tables = {p.target.weights_entry: p.table for p in programs}
     total = sum(table.nbytes for table in tables.values() if table is not None)
     written, done = {}, 0
     for entry, table in tables.items():
@@ -103,8 +103,8 @@ def _write_table(
 
 def variant_of(program: Program, level: str) -> Variant:
     """What the manifest says about one program."""
-    target, lowered = program.target, program.lowered
-    required = target.backend.requirements(level)
+    target, compiled = program.target, program.compiled
+    required = target.requirements(level)
     return Variant(
         target=target.name,
         level=level,
@@ -112,13 +112,13 @@ def variant_of(program: Program, level: str) -> Variant:
         machine=required.machine,
         required_features=sorted(required.features),
         packages=dict(required.packages),
-        options=dict(lowered.options(level)),
-        program=target.program_entry(level),
-        weights=target.weights_entry(),
-        limits=lowered.limits,
-        cache_groups=lowered.cache_groups,
-        memory_plan=lowered.memory_plan,
-        vocab_size=lowered.vocab_size,
+        options=compiled.options(level),
+        program=program.entry(level),
+        weights=target.weights_entry,
+        limits=compiled.limits,
+        cache_groups=compiled.cache_groups,
+        memory_plan=compiled.memory_plan,
+        vocab_size=compiled.vocab_size,
         decode_weight_bytes=decode_bytes(program),
     )
 

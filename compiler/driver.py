@@ -26,13 +26,21 @@ from ..artifact.writer import ArtifactWriter
 from ..base.errors import LlmcError
 from ..base.failures import extras_named
 from ..base.progress import Progress, silent
-from ..codegen.backend import Build, Option
+from ..codegen.contract import Build, Configured
 from ..weights.held_blocks import requantized_tensors
 from ..weights.recipes import Quantize
 from ..weights.values import RecipeValues
-from .assemble import add_text_entries, draft_manifest, record_vectors, variant_of, write_weights
+from .assemble import (
+    add_text_entries,
+    content_digest,
+    draft_manifest,
+    record_vectors,
+    variant_of,
+    write_weights,
+)
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
+from .context import check_context, context_length
 from .destination import check_output, output_path
 from .frontend.interfaces import EAGER
 from .frontend.lower import LoweredModel, trace_model
@@ -43,13 +51,8 @@ from .frontend.sources import open_source
 from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
-from .targets import Program, Target, lower_for, resolve_targets
+from .targets import Program, lower_for, resolve_targets
 from .text_entries import text_entries
-
-DEFAULT_CONTEXT = 8192
-"""Context where the config states none; also the most that is compiled for without being asked."""
-MOST_CONTEXT = 1 << 24
-"""Positions are i32, and rotary tables are built in float32, which counts exactly up to here."""
 
 
 @dataclass
@@ -73,7 +76,7 @@ def compile(
     scheme: str = "f32",
     kv_cache: str | None = None,
     levels: Sequence[str] | Mapping[str, Sequence[str]] = (),
-    target_options: Mapping[str, Mapping[str, Option]] | None = None,
+    target_options: Mapping[str, Mapping[str, Any]] | None = None,
     output: str | Path | None = None,
     max_ram: int | None = None,
     max_context: int | None = None,
@@ -103,54 +106,100 @@ def compile(
     targets = resolve_targets(names, scheme, kv_cache, by_target, target_options or {})
     path = output_path(output, model)
     check_output(path, format, model)
-    _check_numbers(max_context, max_kl)
+    check_context(max_context)
+    if max_kl is not None and not max_kl >= 0:
+        raise LlmcError("LLMC-E0205", f"a KL divergence is never below 0, max_kl is {max_kl}")
     _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, trust_remote_code=trust_remote_code)
+    asked = {
+        "allow_fields": sorted(allow_fields), "kv_cache": kv_cache, "scheme": scheme,
+        "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
+    }  # fmt: skip
+    lowered = _lowered(source, targets, context_length(source.config, max_context), asked, progress)
+    lowered.notes[:0] = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
+    _check_memory(max_ram)
+    with ArtifactWriter(path, format=format) as writer:
+        quality = _write(writer, lowered, max_kl, began, progress)
+    progress("done", 1.0)
+    return _report(path, began, quality, lowered)
+
+
+@dataclass
+class _Lowered:
+    """A model of which everything is decided: what is to be built, written and said."""
+
+    source: ModelSource
+    text: Mapping[str, bytes]
+    programs: list[Program]
+    measured: Measured
+    manifest: Manifest
+    notes: list[str]
+
+
+def _lowered(
+    source: ModelSource,
+    targets: Sequence[Configured],
+    context: int,
+    asked: dict[str, Any],
+    progress: Progress,
+) -> _Lowered:
+    """Trace the model and lower it for every target. `asked`: what the manifest repeats of it.
+
+    Raises:
+        LlmcError: LLMC-E04xx, weights and model don't belong together, or can't be compiled.
+    """
     text = text_entries(source)
     source.digests.start()
-    context = _context(source.config, max_context)
-    notes = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
     with _one_torch_thread():
-        programs, models, said = _traced_and_lowered(source, targets, context, progress)
-    notes += said
-    _check_memory(max_ram)
-    measured = Measured(passes=[time for model in models for time in model.passes])
+        programs, models, notes = _traced_and_lowered(source, targets, context, progress)
     options = {
-        "allow_fields": sorted(allow_fields),
+        **asked,
         "context": context,
-        "kv_cache": kv_cache,
         "levels": {t.name: list(t.levels) for t in targets},
-        "scheme": scheme,
-        "target": names,
-        "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
+        "target": [t.name for t in targets],
     }
     variants = [variant_of(p, level) for p in programs for level in p.target.levels]
-    tools = [name for t in targets for name in t.backend.tools]
+    tools = [name for t in targets for name in t.tools]
     manifest = draft_manifest(source, text, variants, options, tools)
+    measured = Measured(passes=[time for model in models for time in model.passes])
+    return _Lowered(source, text, programs, measured, manifest, notes)
+
+
+def _write(
+    writer: ArtifactWriter,
+    lowered: _Lowered,
+    max_kl: float | None,
+    began: float,
+    progress: Progress,
+) -> dict[str, float] | None:
+    """Build programs beside the probe and the weights, and write all of it; the quality found."""
+    source, programs, manifest = lowered.source, lowered.programs, lowered.manifest
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
         builds = stack.enter_context(_builds(programs, folder, source, progress))
         progress("probing the architecture", 0.2)
         with _one_torch_thread():
-            wanted = [t.backend.features for t in targets]
-            notes.append(probe(source.config, source.config_bytes, wanted))
-        writer = stack.enter_context(ArtifactWriter(path, format=format))
+            wanted = [program.target.features for program in programs]
+            lowered.notes.append(probe(source.config, source.config_bytes, wanted))
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)
         for program, level, file, built in builds:
             built.result()
-            writer.add(program.target.program_entry(level), file)
-        manifest = add_text_entries(writer, source, text, programs[0].graph, manifest, weights)
-        progress("recording answers", 0.95)
-        manifest = record_vectors(writer, manifest, scheme)
-        quality = check_quality(writer, manifest, source, context, max_kl)
-        notes += _unanswered_note(manifest, targets)
-        measured.seconds, measured.quality = time.perf_counter() - began, quality
-        writer.add("certificate.json", certificate(measured, manifest))
-        writer.write_manifest(manifest)
-    progress("done", 1.0)
-    return _report(path, began, quality, notes, manifest)
+            writer.add(program.entry(level), file)
+    graph = programs[0].graph
+    manifest = add_text_entries(writer, source, lowered.text, graph, manifest, weights)
+    progress("recording answers", 0.95)
+    scheme = manifest.options["scheme"]
+    manifest = record_vectors(writer, manifest, scheme)
+    quality = check_quality(writer, manifest, source, manifest.options["context"], max_kl)
+    lowered.notes += _unanswered_note(manifest, [program.target for program in programs])
+    measured = lowered.measured
+    measured.seconds, measured.quality = time.perf_counter() - began, quality
+    writer.add("certificate.json", certificate(measured, manifest))
+    writer.write_manifest(manifest)
+    lowered.manifest = manifest
+    return quality
 
 
 @contextmanager
@@ -165,7 +214,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def _traced_and_lowered(
-    source: ModelSource, targets: Sequence[Target], context: int, progress: Progress
+    source: ModelSource, targets: Sequence[Configured], context: int, progress: Progress
 ) -> tuple[list[Program], list[LoweredModel], list[str]]:
     """One trace, lowered for every target; what the passes said, and lines for the user.
 
@@ -195,27 +244,6 @@ def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> l
             hint=f"if they don't matter: --allow-field {' --allow-field '.join(unread)}",
         )
     return [f"transformers ignores these config fields: {', '.join(unread)}"] if unread else []
-
-
-def _context(config: Any, asked: int | None) -> int:
-    """The context to compile for: what was asked, else the model's own up to the default."""
-    own = getattr(config, "max_position_embeddings", None)
-    if asked is not None:
-        return asked
-    if own is not None and (not isinstance(own, int) or own < 1):
-        raise LlmcError(
-            "LLMC-E0418",
-            f"the config claims max_position_embeddings {own}",
-            hint="say how long sequences are with --max-context",
-        )
-    return min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-
-
-def _check_numbers(max_context: int | None, max_kl: float | None) -> None:
-    if max_context is not None and not 1 <= max_context <= MOST_CONTEXT:
-        raise LlmcError("LLMC-E0205", f"a context of {max_context} tokens is not possible")
-    if max_kl is not None and not max_kl >= 0:
-        raise LlmcError("LLMC-E0205", f"a KL divergence is never below 0, max_kl is {max_kl}")
 
 
 def _requantized_note(programs: Sequence[Program]) -> list[str]:
@@ -255,8 +283,8 @@ def _builds(
     try:
         for program in programs:
             for level in program.target.levels:
-                file = folder / f"{program.target.name}-{level}{program.target.backend.suffix}"
-                built = pool.submit(program.lowered.build, level, file, build)
+                file = folder / f"{program.target.name}-{level}{program.target.suffix}"
+                built = pool.submit(program.compiled.build, level, file, build)
                 begun.append((program, level, file, built))
         yield begun
     finally:
@@ -264,7 +292,7 @@ def _builds(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _unanswered_note(manifest: Manifest, targets: Sequence[Target]) -> list[str]:
+def _unanswered_note(manifest: Manifest, targets: Sequence[Configured]) -> list[str]:
     """Targets whose programs can't be run where they were made."""
     answered = {vector.target for vector in manifest.conformance}
     silent = [target.name for target in targets if target.name not in answered]
@@ -276,17 +304,15 @@ def _unanswered_note(manifest: Manifest, targets: Sequence[Target]) -> list[str]
 
 
 def _report(
-    path: Path, began: float, quality: dict[str, float] | None, notes: list[str], manifest: Manifest
+    path: Path, began: float, quality: dict[str, float] | None, lowered: _Lowered
 ) -> CompileReport:
-    from .assemble import content_digest
-
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     return CompileReport(
         artifact=str(path),
-        sha256=content_digest(manifest),
+        sha256=content_digest(lowered.manifest),
         bytes=sum(f.stat().st_size for f in files),
         seconds=round(time.perf_counter() - began, 3),
         peak_rss_mb=round(peak_rss_mb(), 1),
         quality=quality,
-        notes=notes,
+        notes=lowered.notes,
     )

@@ -1,21 +1,22 @@
 """What is compiled for: the targets that the user named, each with levels and scheme.
 
-In: names and options as the user gave them. Out: `Target`s, of which everything is known to be
-possible that can be known before the model is opened.
+In: names and options as the user gave them. Out: configured targets, of which everything is known
+to be possible that can be known before the model is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..artifact.manifest import Limits
 from ..base.errors import LlmcError
-from ..codegen.backend import Backend, Lowered, Option, find_backend
+from ..codegen.contract import Compiled, Configured, Request
+from ..codegen.registry import compile_options, find_backend
 from ..ir.graph import Graph
 from ..ir.ops import CACHE_BLOCK
 from ..passes.features import Features
-from ..passes.quantize import Scheme
 from ..weights.table import WeightTable
 from .frontend.lower import LoweredModel, TracedModel
 
@@ -28,37 +29,17 @@ class ExactLevels(tuple[str, ...]):
 
 
 @dataclass(frozen=True)
-class Target:
-    """One target of a compile."""
-
-    backend: Backend
-    levels: tuple[str, ...]
-    scheme: Scheme
-
-    @property
-    def name(self) -> str:
-        return self.backend.name
-
-    def weights_entry(self) -> str | None:
-        """The entry of its weights. Targets with the same layout share it."""
-        layout = self.backend.layout(self.scheme)
-        if layout is None:
-            return None
-        own = self.backend.features.gated_panels
-        return f"weights/{self.name if own else layout.name}.safetensors"
-
-    def program_entry(self, level: str) -> str:
-        return f"programs/{self.name}/{level}{self.backend.suffix}"
-
-
-@dataclass(frozen=True)
 class Program:
     """A model lowered for a target: everything is decided, nothing is built."""
 
-    target: Target
+    target: Configured
     graph: Graph
-    lowered: Lowered
+    compiled: Compiled
     table: WeightTable | None
+
+    def entry(self, level: str) -> str:
+        """The artifact's entry of the program of a level."""
+        return f"programs/{self.target.name}/{level}{self.target.suffix}"
 
 
 def resolve_targets(
@@ -66,33 +47,43 @@ def resolve_targets(
     scheme: str,
     kv_cache: str | None,
     levels: Mapping[str, Sequence[str]],
-    options: Mapping[str, Mapping[str, Option]],
-) -> tuple[Target, ...]:
-    """The targets, in the order in which they were named.
+    options: Mapping[str, Mapping[str, Any]],
+) -> tuple[Configured, ...]:
+    """The targets, configured, in the order in which they were named.
 
     `levels`, by target: words of the user's, none of which means this machine, or `ExactLevels`.
 
     Raises:
-        LlmcError: E0200 a target named twice or none, E0201 to E0203 an unknown name, E0231 a
-            scheme that a target can't compute in, E0703 a tool is missing.
+        LlmcError: E0200 a target named twice or none, or levels or options of one that isn't named;
+            E0201 to E0203 an unknown name, E0205 an unknown option, E0231 a scheme that a target
+            can't compute in, E0703 a tool is missing.
     """
     if not names or len(set(names)) < len(names):
         raise LlmcError("LLMC-E0200", f"targets must be named once each, not {','.join(names)!r}")
+    backends = [find_backend(name) for name in names]
+    for name in (*levels, *options):
+        if name not in names:
+            raise LlmcError(
+                "LLMC-E0200", f"{name!r} has levels or options, but isn't among the targets"
+            )
     targets = []
-    for name in names:
-        backend = find_backend(name, options.get(name, {}))
-        chosen = backend.scheme(scheme, kv_cache)
+    for name, backend in zip(names, backends, strict=True):
         asked = levels.get(name, ())
-        exact = isinstance(asked, ExactLevels)
-        found = (backend.exact_levels if exact else backend.resolve_levels)(asked)
-        targets.append(Target(backend, found, chosen))
+        request = Request(
+            scheme,
+            kv_cache,
+            compile_options(name, options.get(name, {})),
+            tuple(asked),
+            isinstance(asked, ExactLevels),
+        )
+        targets.append(backend.configure(request))
     for target in targets:
-        target.backend.require_tools()
+        target.require_tools()
     return tuple(targets)
 
 
 def lower_for(
-    targets: Sequence[Target], traced: TracedModel, context: int
+    targets: Sequence[Configured], traced: TracedModel, context: int
 ) -> tuple[list[Program], list[LoweredModel]]:
     """Lower a traced model for every target, and what the passes said about each.
 
@@ -102,14 +93,12 @@ def lower_for(
     tables: dict[str, WeightTable] = {}
     programs, models = [], []
     for target in targets:
-        backend, layout = target.backend, target.backend.layout(target.scheme)
-        model = traced.lower(target.scheme, backend.features)
-        entry = target.weights_entry()
-        table = WeightTable(layout) if layout and entry else None
-        if table is not None and entry is not None:
-            table = tables.setdefault(entry, table)
-        lowered = backend.lower(model.graph, limits_of(backend.features, context), table)
-        programs.append(Program(target, model.graph, lowered, table))
+        model = traced.lower(target.scheme, target.features)
+        table = None
+        if target.layout is not None and target.weights_entry is not None:
+            table = tables.setdefault(target.weights_entry, WeightTable(target.layout))
+        compiled = target.lower(model.graph, limits_of(target.features, context), table)
+        programs.append(Program(target, model.graph, compiled, table))
         models.append(model)
     return programs, models
 

@@ -141,6 +141,14 @@ class Graph:
         return next((v for v in self.inputs if v.role == role), None)
 
     @property
+    def vocab_size(self) -> int:
+        """Width of the logits, which are the only output."""
+        (logits,) = self.outputs
+        width = logits.type.shape[-1]
+        assert isinstance(width, int)
+        return width
+
+    @property
     def state_inputs(self) -> list[Value]:
         """Inputs that outlive a step: the parts of all sites, in order."""
         return [v for v in self.inputs if isinstance(v.role, State)]

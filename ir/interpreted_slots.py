@@ -29,9 +29,7 @@ class InterpretedSlots:
         self.limits = limits
         self.cache_groups = tuple(cache_groups(graph, limits.block_size))
         self.cache_blocks = (slots,) * len(self.cache_groups)
-        (vocab,) = graph.outputs[0].type.shape[-1:]
-        assert isinstance(vocab, int)
-        self.vocab_size = vocab
+        self.vocab_size = graph.vocab_size
         self._graph = graph
         self._known: dict[Value, torch.Tensor] = {}
         self._evaluate = constants

@@ -123,17 +123,19 @@ class PassTime:
 def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) -> list[PassTime]:
     """Run all passes whose phase is at most `upto`, verifying the graph after each.
 
+    Those of phases that the graph has behind it are left out.
+
     Raises:
         LlmcError: LLMC-E0412, tokens are mixed outside attention; LLMC-E0101, a pass broke
             the graph.
     """
     folder = dump_folder()
     _dump(folder, 0, "traced", graph, 0.0)
-    times = []
+    times, began = [], graph.phase
     for step in PIPELINE:
         if step.ensures > upto:
             break
-        if not step.wanted(context.features):
+        if step.ensures < began or not step.wanted(context.features):
             continue
         start = time.perf_counter()
         changed = step.run(graph, context)

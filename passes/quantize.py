@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ..artifact import targets
 from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Softmax, TopK
@@ -49,14 +50,8 @@ SCHEMES: dict[str, Scheme] = {
     )
 }
 """The schemes of the cpu target. Other targets have their own under the same names."""
-SCHEME_NAMES = ("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8")
-"""Every scheme that a user can name."""
-
-
 CACHES: dict[str, DType] = {"f32": DType.F32, "bf16": DType.BF16, "int8": DType.I8}
 """The element types of the cpu target's KV cache that a user can name."""
-CACHE_NAMES = ("f32", "bf16", "fp16", "int8")
-"""Every type of cache that a user can name."""
 
 
 def find_scheme(
@@ -73,10 +68,10 @@ def find_scheme(
     Raises:
         LlmcError: LLMC-E0201, there is no such scheme or cache; LLMC-E0231, the target lacks it.
     """
-    scheme = _named("quantization scheme", name, SCHEME_NAMES, target, schemes)
+    scheme = _named("quantization scheme", name, targets.SCHEMES, target, schemes)
     if kv_cache is None:
         return scheme
-    return replace(scheme, cache=_named("KV cache", kv_cache, CACHE_NAMES, target, caches))
+    return replace(scheme, cache=_named("KV cache", kv_cache, targets.CACHES, target, caches))
 
 
 Choice = TypeVar("Choice")

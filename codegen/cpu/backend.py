@@ -6,21 +6,19 @@ kernel headers choose at the compiler's predefined macros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ... import artifact
 from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
+from ...artifact.targets import CpuProgramOptions
 from ...base import machine
 from ...ir.graph import Graph
-from ...ir.ops import Op
-from ...passes.features import OWN_KERNELS
+from ...passes.features import OWN_KERNELS, Features
 from ...passes.quantize import Scheme, find_scheme
 from ...weights.layout import Layout
 from ...weights.table import WeightTable
-from ..backend import Build, Option, Requirements, known_levels
-from .emitters import supports
+from ..contract import Build, Request, Requirements, known_levels
 from .packing import PANEL16
 from .program import Program, generate
 from .toolchain import LEVELS, compile_library, require_compiler, resolve_levels
@@ -29,7 +27,7 @@ _INTERFACE = Path(artifact.__file__).parent  # llmc.h
 
 
 @dataclass(frozen=True, slots=True)
-class CpuProgram:
+class CompiledCpu:
     """A generated program: its C++ text (`source`), and what the manifest says about it."""
 
     program: Program
@@ -60,9 +58,9 @@ class CpuProgram:
         ]
         return MemoryPlan(arena_bytes=plan.arena_bytes, buffers=buffers)
 
-    def options(self, level: str) -> Mapping[str, Option]:
+    def options(self, level: str) -> CpuProgramOptions:
         """None: the library knows everything."""
-        return {}
+        return CpuProgramOptions()
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Compile the library of `level`.
@@ -74,33 +72,18 @@ class CpuProgram:
         compile_library(source, level, out, extra_include=(_INTERFACE,), stop=build.stop)
 
 
-class CpuBackend:
+@dataclass(frozen=True, slots=True)
+class ConfiguredCpu:
     """x86-64 (AVX2, AVX-512, portable C++) and aarch64 (NEON), whatever machine compiles."""
 
-    name = "cpu"
-    features = OWN_KERNELS
-    suffix = ".so"
-    tools = ("ziglang",)
-
-    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
-        """The schemes that the kernels have formats for."""
-        return find_scheme(name, kv_cache)
-
-    def layout(self, scheme: Scheme) -> Layout:
-        """The kernels' panels, for every scheme."""
-        return PANEL16
-
-    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
-        """`native` is this machine's best level; `x86-64-v4` stands for three. None: native."""
-        here = machine.machine(), machine.native_features()
-        levels = [
-            level.name for word in words or ("native",) for level in resolve_levels(word, *here)
-        ]
-        return tuple(dict.fromkeys(levels))
-
-    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Names in the toolchain's table."""
-        return known_levels(self.name, names, LEVELS)
+    scheme: Scheme
+    levels: tuple[str, ...]
+    name: str = "cpu"
+    layout: Layout = PANEL16
+    weights_entry: str = "weights/cpu.safetensors"
+    suffix: str = ".so"
+    tools: tuple[str, ...] = ("ziglang",)
+    features: Features = OWN_KERNELS
 
     def require_tools(self) -> None:
         """Building needs ziglang."""
@@ -111,15 +94,28 @@ class CpuBackend:
         found = LEVELS[level]
         return Requirements("linux", found.machine, found.features)
 
-    def supports(self, op: Op) -> bool:
-        """Whether some use of `op` can be emitted; `lower` decides about the use at hand."""
-        return supports(op)
-
-    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CpuProgram:
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CompiledCpu:
         """Generate source, weight offsets and memory plan of a graph in phase SERVING.
 
         Raises:
             LlmcError: LLMC-E0401 an op that can't be done; LLMC-E0103 a wrong memory plan.
         """
         assert weights is not None
-        return CpuProgram(generate(graph, limits, weights))
+        return CompiledCpu(generate(graph, limits, weights))
+
+
+class CpuBackend:
+    """The schemes that the kernels have formats for, and the toolchain's levels."""
+
+    def configure(self, request: Request) -> ConfiguredCpu:
+        """`native` is this machine's best level; `x86-64-v4` stands for three. None: native."""
+        scheme = find_scheme(request.scheme, request.kv_cache)
+        if request.exact:
+            return ConfiguredCpu(scheme, known_levels("cpu", request.levels, LEVELS))
+        here = machine.machine(), machine.native_features()
+        words = request.levels or ("native",)
+        levels = [level.name for word in words for level in resolve_levels(word, *here)]
+        return ConfiguredCpu(scheme, tuple(dict.fromkeys(levels)))
+
+
+BACKEND = CpuBackend()

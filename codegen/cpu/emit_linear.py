@@ -29,12 +29,7 @@ _ACTS = {
 """IR name of an activation → `Act` of `kernels/simd.h`."""
 
 
-def supports_activation(op: Linear) -> bool:
-    """The kernels' epilogue knows the activation."""
-    return op.act in _ACTS
-
-
-@emits(Linear, only=supports_activation)
+@emits(Linear)
 def linear(fn: Function, node: Node, op: Linear) -> None:
     x_values, weight, bias, residual = op.split(node.inputs)
     operand, views, rows = _input(fn, x_values, weight)
@@ -101,7 +96,7 @@ def _epilogue(
     fn: Function, op: Linear, bias: Value | None, residual: Value | None
 ) -> tuple[str, list[View]]:
     """The kernel's `Epilogue`, and what it reads."""
-    if not supports_activation(op):
+    if op.act not in _ACTS:
         raise fn.refuse(f"activation {op.act} in an epilogue")
     added: Matrix | None = None if residual is None else matrix(fn, fn.view(residual))
     pointer, stride = ("nullptr", 0) if added is None else (added.pointer, added.stride)
@@ -187,7 +182,7 @@ def route_tokens(fn: Function, node: Node, op: RouteTokens) -> None:
     fn.step([line], [index], [row_index, offsets, slot])
 
 
-@emits(GroupedLinear, only=supports_activation)
+@emits(GroupedLinear)
 def grouped_linear(fn: Function, node: Node, op: GroupedLinear) -> None:
     x_values, weight, bias, row_index, offsets = op.split_groups(node.inputs)
     operand, views, _ = _input(fn, x_values, weight)

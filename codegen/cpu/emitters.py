@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from ...ir.graph import Node
-from ...ir.ops import Call, Op
 from ..emitting import Emitters
 from .function import Function
 
 EMITTERS: Emitters[Function, Node, None] = Emitters(__name__, "emit_*")
 emits = EMITTERS.emits
-
-
-def supports(op: Op) -> bool:
-    """Whether some use of `op` can be emitted. Calls can: `bodies.py` emits what they call."""
-    return EMITTERS.supports(op) or isinstance(op, Call)
 
 
 def emit_node(fn: Function, node: Node) -> None:

@@ -11,7 +11,6 @@ from ...ir.ops import Call
 from ...ir.plan import Buffer, Schedule
 from ...ir.roles import State, StepArray, Table
 from ...ir.states import cache_groups
-from ...ir.types import Dim
 from ...weights.table import WeightTable
 from .bodies import (
     Body,
@@ -68,7 +67,7 @@ def generate(graph: Graph, limits: Limits, weights: WeightTable) -> Program:
         _emit(context, node, calls)
     finish(main, {logits: place})
     planned = plan_function(main)
-    vocab = _fixed(logits.type.shape[-1])
+    vocab = graph.vocab_size
     bodies = list(context.bodies.values())
     groups = cache_groups(graph, limits.block_size)
     sites = _site_texts(graph, groups)
@@ -119,11 +118,6 @@ def _bind_inputs(context: _Context) -> None:
             main.views[value] = main.external(name, value.type, f"s.{name}")
         else:
             raise refusal(None, f"graph input {value.name}")
-
-
-def _fixed(dim: Dim) -> int:
-    assert isinstance(dim, int)
-    return dim
 
 
 def _site_texts(graph: Graph, groups: list[CacheGroup]) -> list[str]:

@@ -8,26 +8,25 @@ compiled them, and no other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ...artifact.manifest import Limits, MemoryPlan
+from ...artifact.targets import InductorProgramOptions
 from ...base import machine
 from ...base.errors import LlmcError
 from ...ir.graph import Graph, Value
-from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, Op, PagedAttention
+from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, PagedAttention
 from ...ir.scalar import scalar_of
-from ...ir.states import cache_groups
 from ...ir.types import DType
-from ...passes.features import FOREIGN_RUNTIME
+from ...passes.features import FOREIGN_RUNTIME, Features
 from ...passes.quantize import SCHEMES, Scheme, find_scheme
-from ...weights.layout import Layout
 from ...weights.row_layout import RowLayout
 from ...weights.table import WeightTable, WeightTensor
-from ..backend import Build, Option, Requirements, known_levels
+from ..contract import Build, Request, Requirements, known_levels
+from ..slot_program import SlotProgram
 from .build import build_library, find_compiler
 from .constants import parts_of
 from .levels import LEVELS
@@ -40,36 +39,24 @@ _SCHEMES = {
 } | {"fp16": Scheme("fp16", DType.F16, DType.F16, DType.F16)}
 _CACHES = {"f32": DType.F32, "bf16": DType.BF16, "fp16": DType.F16}
 _NOT_OURS = (Call, CacheWrite, PagedAttention)
-"""Ops of the paged form."""
+"""Ops for kernels of ours."""
 
 
 @dataclass(frozen=True)
-class InductorProgram:
-    """A graph, where its weights lie, and what the manifest says about it."""
+class CompiledInductor(SlotProgram):
+    """A graph, and where its weights lie."""
 
-    graph: Graph
-    limits: Limits
     weights: tuple[WeightTensor, ...]
-
-    @property
-    def cache_groups(self) -> list[CacheGroup]:
-        return cache_groups(self.graph, self.limits.block_size)
-
-    @property
-    def vocab_size(self) -> int:
-        vocab = self.graph.outputs[0].type.shape[-1]
-        assert isinstance(vocab, int)
-        return vocab
 
     @property
     def memory_plan(self) -> MemoryPlan:
         """torch allocates as it goes; this is what it needs at most, of what the graph shows."""
         return MemoryPlan(arena_bytes=workspace_bytes(self.graph, self.limits))
 
-    def options(self, level: str) -> Mapping[str, Option]:
-        """`sites`: the cache group of each attention site, in the order of the caches."""
+    def options(self, level: str) -> InductorProgramOptions:
+        """The cache group of each attention site."""
         group = {s: i for i, g in enumerate(self.graph.groups) for s in g.sites}
-        return {"sites": " ".join(str(group[site]) for site in sorted(group))}
+        return InductorProgramOptions(sites=[group[site] for site in sorted(group)])
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Compile the library of `level`.
@@ -88,37 +75,22 @@ class InductorProgram:
         return Job(str(self.graph), constants, self.limits, level)
 
 
-class InductorBackend:
+@dataclass(frozen=True)
+class ConfiguredInductor:
     """x86-64 with AVX2 or AVX-512, whatever machine compiles."""
 
-    name = "inductor"
-    features = FOREIGN_RUNTIME
-    suffix = ".so"
-    tools = ("torch",)
+    scheme: Scheme
+    levels: tuple[str, ...]
+    name: str = "inductor"
+    layout: RowLayout = RowLayout()  # noqa: RUF009 (frozen)
+    suffix: str = ".so"
+    tools: tuple[str, ...] = ("torch",)
+    features: Features = FOREIGN_RUNTIME
 
-    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
-        """The cpu target's formats of weights, and fp16; inputs and arithmetic stay float32."""
-        return find_scheme(name, kv_cache, target=self.name, schemes=_SCHEMES, caches=_CACHES)
-
-    def layout(self, scheme: Scheme) -> Layout:
-        """Rows of codes, their scales behind them."""
-        return RowLayout()
-
-    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
-        """`native` (also if nothing is said): the best that this machine runs."""
-        levels = [_native() if word == "native" else word for word in words or ("native",)]
-        for level in levels:
-            if level not in LEVELS:
-                raise LlmcError(
-                    "LLMC-E0202",
-                    f"target inductor has no level {level!r}",
-                    hint=f"use native or one of {', '.join(LEVELS)}",
-                )
-        return tuple(dict.fromkeys(levels))
-
-    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The levels that can be asked for."""
-        return known_levels(self.name, names, LEVELS)
+    @property
+    def weights_entry(self) -> str:
+        """Shared by all targets with this layout."""
+        return f"weights/{self.layout.name}.safetensors"
 
     def require_tools(self) -> None:
         """Building needs a C++ compiler; torch is there, since it traces."""
@@ -130,22 +102,35 @@ class InductorBackend:
         features = LEVELS[level].features
         return Requirements("linux", "x86_64", features, {"torch": f"=={version}"})
 
-    def supports(self, op: Op) -> bool:
-        """All ops of programs of slots have a reference."""
-        return not isinstance(op, _NOT_OURS)
-
-    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> InductorProgram:
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CompiledInductor:
         """Give every constant its place among the weights.
 
         Raises:
-            LlmcError: LLMC-E0401, an op of another form of program.
+            LlmcError: LLMC-E0401, an op that isn't for runtimes of slots.
         """
         assert weights is not None
         for node in graph.nodes:
-            if not self.supports(node.op):
+            if isinstance(node.op, _NOT_OURS):
                 raise LlmcError("LLMC-E0401", f"target inductor can't do {node.op} at {node.scope}")
         constants = [value for value in graph.constants() if scalar_of(value) is None]
-        return InductorProgram(graph, limits, tuple(_placed(v, weights) for v in constants))
+        return CompiledInductor(graph, limits, tuple(_placed(v, weights) for v in constants))
+
+
+class InductorBackend:
+    """The cpu target's formats of weights, and fp16; inputs and arithmetic stay float32."""
+
+    def configure(self, request: Request) -> ConfiguredInductor:
+        """`native` (also if nothing is said): the best level that this machine runs."""
+        scheme = find_scheme(
+            request.scheme, request.kv_cache, target="inductor", schemes=_SCHEMES, caches=_CACHES
+        )
+        words = request.levels if request.exact else request.levels or ("native",)
+        if not request.exact:
+            words = tuple(_native() if word == "native" else word for word in words)
+        return ConfiguredInductor(scheme, known_levels("inductor", words, LEVELS))
+
+
+BACKEND = InductorBackend()
 
 
 def _placed(value: Value, weights: WeightTable) -> WeightTensor:

@@ -6,28 +6,26 @@ operators of ONNX alone. Levels are execution providers; the model is the same f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ...artifact.manifest import Limits
+from ...artifact.targets import TARGETS, OnnxCompileOptions, OnnxProgramOptions
 from ...base.errors import LlmcError
 from ...ir.graph import Graph
-from ...ir.ops import Op
-from ...ir.states import cache_groups
 from ...ir.types import DType
-from ...passes.features import FOREIGN_RUNTIME
+from ...passes.features import FOREIGN_RUNTIME, Features
 from ...passes.quantize import Scheme, find_scheme
 from ...weights.row_layout import RowLayout
 from ...weights.table import WeightTable
-from ..backend import Build, Option, Requirements, known_levels
+from ..contract import Build, Request, Requirements, known_levels
+from ..slot_program import SlotProgram
 
 if TYPE_CHECKING:
     import onnx_ir
 
-DIALECTS = ("ort", "standard")
 PROVIDERS = ("cuda", "cpu")
 """Those that a machine rather has first: the runtime takes the first one that it can run."""
 _RUNTIME = {"onnxruntime|onnxruntime-gpu": ">=1.32"}
@@ -48,25 +46,23 @@ _SCHEMES: dict[str, Scheme] = {
 _CACHES = {"f32": DType.F32, "fp16": DType.F16}
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxProgram:
-    """A model, and what the manifest says about it. Its runtime plans the memory by itself."""
+@dataclass(frozen=True)
+class CompiledOnnx(SlotProgram):
+    """A model, in a dialect, and what it computes in."""
 
     model: onnx_ir.Model
-    dialect: str
+    dialect: Literal["ort", "standard"]
     precision: DType
-    limits: Limits
-    cache_groups: list[CacheGroup]
-    vocab_size: int
 
-    @property
-    def memory_plan(self) -> MemoryPlan:
-        """None of ours."""
-        return MemoryPlan(arena_bytes=0, buffers=[])
-
-    def options(self, level: str) -> Mapping[str, Option]:
+    def options(self, level: str) -> OnnxProgramOptions:
         """Which provider runs the model, and in what it computes."""
-        return {"dialect": self.dialect, "precision": self.precision.value, "provider": level}
+        half = self.precision is DType.F16
+        return OnnxProgramOptions(
+            dialect=self.dialect,
+            precision="f16" if half else "f32",
+            provider="cuda" if level == "cuda" else "cpu",
+            caches=self.caches,
+        )
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Write the protobuf; weights are beside it."""
@@ -77,57 +73,30 @@ class OnnxProgram:
         partial.replace(out)
 
 
-class OnnxBackend:
+@dataclass(frozen=True)
+class ConfiguredOnnx:
     """Models in ONNX's opset 24, in one of two dialects.
 
     What needs `onnx_ir` is imported where it is used, so that `require_tools` can miss it.
     """
 
-    name = "onnx"
-    features = FOREIGN_RUNTIME
-    suffix = ".onnx"
-    tools = ("onnx-ir", "onnx")
+    scheme: Scheme
+    levels: tuple[str, ...]
+    dialect: Literal["ort", "standard"]
+    name: str = "onnx"
+    suffix: str = ".onnx"
+    tools: tuple[str, ...] = ("onnx-ir", "onnx")
+    features: Features = FOREIGN_RUNTIME
 
-    def __init__(self, dialect: str = "ort") -> None:
-        """
-        Raises:
-            LlmcError: LLMC-E0205, there is no such dialect.
-        """
-        if dialect not in DIALECTS:
-            names = " or ".join(DIALECTS)
-            raise LlmcError("LLMC-E0205", f"unknown ONNX dialect {dialect!r}", f"use {names}")
-        self.dialect = dialect
-
-    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
-        """ONNX Runtime has no arithmetic on caches in other types than the activations'."""
-        scheme = find_scheme(name, target=self.name, schemes=_SCHEMES)
-        asked = find_scheme(name, kv_cache, target=self.name, schemes=_SCHEMES, caches=_CACHES)
-        if asked.cache is not scheme.cache:
-            raise LlmcError(
-                "LLMC-E0231",
-                f"target onnx keeps no {kv_cache} cache beside {name} weights",
-                "leave --kv-cache out",
-            )
-        return scheme
-
-    def layout(self, scheme: Scheme) -> RowLayout:
+    @property
+    def layout(self) -> RowLayout:
         """Signed codes are ONNX's own, unsigned ones what ONNX Runtime multiplies with."""
         return RowLayout(unsigned=self.dialect == "ort")
 
-    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
-        """Execution providers; the CPU's if none is named."""
-        for word in words:
-            if word not in PROVIDERS:
-                raise LlmcError(
-                    "LLMC-E0202",
-                    f"unknown execution provider {word!r}",
-                    f"use one of {', '.join(PROVIDERS)}",
-                )
-        return tuple(name for name in PROVIDERS if name in words) or ("cpu",)
-
-    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Levels are providers, under their names."""
-        return known_levels(self.name, names, PROVIDERS)
+    @property
+    def weights_entry(self) -> str:
+        """Shared by all targets with this layout."""
+        return f"weights/{self.layout.name}.safetensors"
 
     def require_tools(self) -> None:
         """Emitting needs onnx-ir and onnx."""
@@ -143,13 +112,7 @@ class OnnxBackend:
         """ONNX Runtime, on any machine; whether it has the provider, its executor asks it."""
         return Requirements("any", "any", packages=_RUNTIME)
 
-    def supports(self, op: Op) -> bool:
-        """Whether some use of `op` can be emitted; `lower` decides about the use at hand."""
-        from .emitters import supports
-
-        return supports(op, self.dialect)
-
-    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> OnnxProgram:
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CompiledOnnx:
         """Make the model of a graph of slots.
 
         Raises:
@@ -160,13 +123,35 @@ class OnnxBackend:
         assert weights is not None
         half = any(value.type.dtype is DType.F16 for value in graph.state_inputs)
         precision = DType.F16 if half else DType.F32
-        vocab = graph.outputs[0].type.shape[-1]
-        assert isinstance(vocab, int)
-        return OnnxProgram(
-            make_model(graph, limits, weights, self.dialect, precision),
-            self.dialect,
-            precision,
-            limits,
-            cache_groups(graph, limits.block_size),
-            vocab,
+        model = make_model(graph, limits, weights, self.dialect, precision)
+        return CompiledOnnx(graph, limits, model, self.dialect, precision)
+
+
+class OnnxBackend:
+    """Levels are execution providers; the CPU's if none is named."""
+
+    def configure(self, request: Request) -> ConfiguredOnnx:
+        """ONNX Runtime has no arithmetic on caches in other types than the activations'."""
+        options = request.options
+        assert isinstance(options, OnnxCompileOptions)
+        levels = known_levels("onnx", request.levels, TARGETS["onnx"].levels)
+        if not request.exact:
+            levels = tuple(name for name in PROVIDERS if name in levels) or ("cpu",)
+        return ConfiguredOnnx(_scheme(request), levels, options.dialect)
+
+
+def _scheme(request: Request) -> Scheme:
+    scheme = find_scheme(request.scheme, target="onnx", schemes=_SCHEMES)
+    asked = find_scheme(
+        request.scheme, request.kv_cache, target="onnx", schemes=_SCHEMES, caches=_CACHES
+    )
+    if asked.cache is not scheme.cache:
+        raise LlmcError(
+            "LLMC-E0231",
+            f"target onnx keeps no {request.kv_cache} cache beside {request.scheme} weights",
+            "leave --kv-cache out",
         )
+    return scheme
+
+
+BACKEND = OnnxBackend()

@@ -7,7 +7,6 @@ where they are faster, by `ort_*.py`.
 from __future__ import annotations
 
 from ...ir.graph import Node
-from ...ir.ops import Op
 from ..emitting import Emitters
 from .model import Model
 
@@ -15,11 +14,6 @@ STANDARD: Emitters[Model, Node, None] = Emitters(__name__, "emit_*")
 ORT: Emitters[Model, Node, None] = Emitters(__name__, "ort_*", fallback=STANDARD)
 _DIALECTS = {"ort": ORT, "standard": STANDARD}
 emits, emits_ort = STANDARD.emits, ORT.emits
-
-
-def supports(op: Op, dialect: str) -> bool:
-    """Whether some use of `op` can be emitted."""
-    return _DIALECTS[dialect].supports(op)
 
 
 def emit_node(model: Model, node: Node, dialect: str) -> None:

@@ -6,27 +6,27 @@ one engine serves all of them (see `engine.py`), so a compile has one level, nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ...artifact.manifest import Limits
+from ...artifact.targets import TrtCompileOptions, TrtProgramOptions
 from ...base import machine
 from ...base.errors import LlmcError
 from ...ir.graph import Graph
-from ...ir.ops import Op
-from ...ir.states import cache_groups
-from ...passes.features import FOREIGN_RUNTIME
+from ...passes.features import FOREIGN_RUNTIME, Features
 from ...passes.quantize import Scheme
 from ...runtime.executors.tensorrt_gpu import device_sm
-from ...runtime.executors.tensorrt_library import distribution, is_rtx, library
+from ...runtime.executors.tensorrt_library import distribution, library
 from ...weights.table import WeightTable
-from ..backend import Build, Option, Requirements
+from ..contract import Build, Request, Requirements
+from ..slot_program import SlotProgram
 from .calibration import input_ranges
 from .constants import Constants
-from .emitters import check, supports
+from .emitters import check
 from .engine import Options, build_engine, make_builder
-from .network import cache_inputs, make_network
+from .network import make_network
 from .precision import BUILDABLE, Precision, find_precision
 
 EXECUTOR_PACKAGES = {"cuda-core": ">=1.0", "cuda-bindings": ">=13.0"}
@@ -38,40 +38,23 @@ NOT_RTX = {
 
 
 @dataclass(frozen=True)
-class TrtProgram:
+class CompiledTrt(SlotProgram):
     """A graph that TensorRT can do, and how it is to be built."""
 
-    graph: Graph
-    limits: Limits
     precision: Precision
-    options_: Options
+    built_with: Options
 
-    @property
-    def cache_groups(self) -> list[CacheGroup]:
-        return cache_groups(self.graph, self.limits.block_size)
-
-    @property
-    def memory_plan(self) -> MemoryPlan:
-        """None of ours: the engine says what it needs when it is loaded."""
-        return MemoryPlan(arena_bytes=0, buffers=[])
-
-    @property
-    def vocab_size(self) -> int:
-        vocab = self.graph.outputs[0].type.shape[-1]
-        assert isinstance(vocab, int)
-        return vocab
-
-    def options(self, level: str) -> Mapping[str, Option]:
+    def options(self, level: str) -> TrtProgramOptions:
         """The GPUs that the engine is for, its library, and what the executor has to allocate."""
-        caches = cache_inputs(self.graph)
-        return {
-            "sms": ",".join(map(str, self.options_.sms)),
-            "library": distribution()[0],
-            "version": distribution()[1],
-            "slot_length": self.limits.block_size,
-            "caches": ",".join(f"{n}:{d.value}:{h}:{w}" for n, d, h, w in caches),
-            "refit": self.options_.refit,
-        }
+        name, version = distribution()
+        return TrtProgramOptions(
+            sms=list(self.built_with.sms),
+            library=name,
+            version=version,
+            slot_length=self.limits.block_size,
+            caches=self.caches,
+            refit=self.built_with.refit,
+        )
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Measure input ranges if the scheme needs them, make the network, build the engine.
@@ -93,104 +76,57 @@ class TrtProgram:
             trt,
             builder,
             network,
-            cache_inputs(self.graph),
+            self.caches,
             self.limits,
-            self.options_,
+            self.built_with,
             out,
             stop=build.stop,
             progress=lambda share: build.progress("building the engine", 0.5 + 0.4 * share),
         )
 
 
-class TrtBackend:
-    """NVIDIA GPUs through TensorRT."""
+@dataclass(frozen=True)
+class ConfiguredTrt:
+    """NVIDIA GPUs through TensorRT for RTX. The engine holds the weights."""
 
-    name = "trt"
-    features = FOREIGN_RUNTIME
-    suffix = ".engine"
+    precision: Precision
+    sms: tuple[int, ...]
+    refit: bool
+    timing_cache: Path | None
+    name: str = "trt"
+    layout: None = None
+    weights_entry: None = None
+    suffix: str = ".engine"
+    features: Features = FOREIGN_RUNTIME
 
-    def __init__(self, *, refit: bool = False, timing_cache: str = "") -> None:
-        self._refit = refit
-        self._timing_cache = Path(timing_cache) if timing_cache else None
-        self._precision: Precision | None = None
-        self._sms: tuple[int, ...] = ()
+    @property
+    def scheme(self) -> Scheme:
+        """f32, fp16, bf16, int8, int4 (symmetric) and fp8; see `precision.py`."""
+        return self.precision.scheme
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """One level for all of the SMs, named after them: `sm86-89`."""
+        return ("sm" + "-".join(map(str, self.sms)),)
 
     @property
     def tools(self) -> tuple[str, ...]:
+        """The library that builds the engine."""
         return (distribution()[0],)
 
-    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
-        """f32, fp16, bf16, int8, int4 (symmetric) and fp8; see `precision.py`."""
-        self._precision = find_precision(name, kv_cache)
-        return self._precision.scheme
-
-    def layout(self, scheme: Scheme) -> None:
-        """None: the engine holds the weights."""
-        return
-
-    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
-        """One level for all of the asked SMs; none asked: all that the scheme runs on, but 75.
-
-        (Turing has no f32 products, which routers of experts need, so it has to be asked for.)
-        """
-        can = self._precision.sms if self._precision is not None else BUILDABLE
-        if not words:
-            self._sms = tuple(sm for sm in can if sm != 75)
-        else:
-            self._sms = tuple(dict.fromkeys(self._sm(word) for word in words))
-        return ("sm" + "-".join(map(str, self._sms)),)
-
-    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
-        """A level's own name lists its SMs: "sm86-89". An engine is for all of them."""
-        levels = self.resolve_levels([word for name in names for word in name.split("-")])
-        if list(levels) != list(names):
-            raise LlmcError(
-                "LLMC-E0202",
-                f"target trt has no levels {', '.join(names)!r}",
-                hint=f"the GPUs that they name are one level, {levels[0]}",
-            )
-        return levels
-
-    def _sm(self, word: str) -> int:
-        """The number of `sm89`, `89` or `8.9`."""
-        number = word.lower().removeprefix("sm").replace("_", "").replace(".", "")
-        built = ", ".join(map(str, BUILDABLE))
-        if number in NOT_RTX:
-            raise LlmcError("LLMC-E0202", NOT_RTX[number], hint=f"it builds for {built}")
-        if number not in map(str, BUILDABLE):
-            raise LlmcError("LLMC-E0202", f"no GPU {word!r} to build for", hint=f"one of {built}")
-        sm = int(number)
-        if self._precision is not None and sm not in self._precision.sms:
-            name = self._precision.scheme.name
-            able = ", ".join(map(str, self._precision.sms))
-            raise LlmcError(
-                "LLMC-E0231", f"SM{sm} can't compute scheme {name!r}", hint=f"--sm {able}"
-            )
-        return sm
-
     def require_tools(self) -> None:
-        """A TensorRT library; the datacenter one builds only for the GPU that it finds.
+        """The library; and the one GPU of an engine to refit, whose weights kernels prepare.
 
         Raises:
-            LlmcError: LLMC-E0703, no library; E0514, no GPU where the build needs one.
+            LlmcError: LLMC-E0703, no library; E0514, no GPU; E0202, several GPUs.
         """
-        if not is_rtx(library()):
-            self._require_own_gpu()
-        elif self._refit and len(self._sms) > 1:
+        library()
+        if self.refit and len(self.sms) > 1:
             raise LlmcError(
                 "LLMC-E0202", "an engine to refit is for one GPU only", hint="name one with --sm"
             )
-        elif self._refit:
-            device_sm()  # weights are prepared by kernels that are compiled and run at build time
-
-    def _require_own_gpu(self) -> None:
-        sm = device_sm()
-        if self._sms != (sm,):
-            raise LlmcError(
-                "LLMC-E0202",
-                f"this TensorRT builds for the GPU at hand, SM{sm}, not for {self._sms}",
-                hint=f"--sm {sm}, or install tensorrt-rtx",
-            )
+        if self.refit:
+            device_sm()
 
     def requirements(self, level: str) -> Requirements:
         """Linux on x86-64 (what the builder ran on), the same library, and CUDA's packages."""
@@ -201,17 +137,62 @@ class TrtBackend:
             packages={name: f"=={version}", **EXECUTOR_PACKAGES},
         )
 
-    def supports(self, op: Op) -> bool:
-        """Whether some use of `op` has layers."""
-        return supports(op)
-
-    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> TrtProgram:
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CompiledTrt:
         """Refuse what has no layers; the network is made with the weights.
 
         Raises:
             LlmcError: LLMC-E0401 naming an op that can't be done.
         """
-        assert self._precision is not None
         check(graph)
-        options = Options(self._sms, self._refit, self._timing_cache)
-        return TrtProgram(graph, limits, self._precision, options)
+        options = Options(self.sms, self.refit, self.timing_cache)
+        return CompiledTrt(graph, limits, self.precision, options)
+
+
+class TrtBackend:
+    """Levels are compute capabilities: `89`, `sm89` or `8.9`."""
+
+    def configure(self, request: Request) -> ConfiguredTrt:
+        """No SM asked for: all that the scheme runs on, but 75.
+
+        (Turing has no f32 products, which routers of experts need, so it has to be asked for.)
+        """
+        options = request.options
+        assert isinstance(options, TrtCompileOptions)
+        precision = find_precision(request.scheme, request.kv_cache)
+        words: Sequence[str] = request.levels
+        if request.exact:
+            words = [word for name in request.levels for word in name.split("-")]
+        sms = tuple(dict.fromkeys(_sm(word, precision) for word in words))
+        configured = ConfiguredTrt(
+            precision,
+            sms or tuple(sm for sm in precision.sms if sm != 75),
+            options.refit,
+            Path(options.timing_cache) if options.timing_cache else None,
+        )
+        if request.exact and configured.levels != request.levels:
+            raise LlmcError(
+                "LLMC-E0202",
+                f"target trt has no levels {', '.join(request.levels)!r}",
+                hint=f"the GPUs that they name are one level, {configured.levels[0]}",
+            )
+        return configured
+
+
+def _sm(word: str, precision: Precision) -> int:
+    """The number of `sm89`, `89` or `8.9`."""
+    number = word.lower().removeprefix("sm").replace("_", "").replace(".", "")
+    built = ", ".join(map(str, BUILDABLE))
+    if number in NOT_RTX:
+        raise LlmcError("LLMC-E0202", NOT_RTX[number], hint=f"it builds for {built}")
+    if number not in map(str, BUILDABLE):
+        raise LlmcError("LLMC-E0202", f"no GPU {word!r} to build for", hint=f"one of {built}")
+    if int(number) not in precision.sms:
+        able = ", ".join(map(str, precision.sms))
+        name = precision.scheme.name
+        raise LlmcError(
+            "LLMC-E0231", f"SM{number} can't compute scheme {name!r}", hint=f"--sm {able}"
+        )
+    return int(number)
+
+
+BACKEND = TrtBackend()

@@ -21,12 +21,13 @@ from threading import Event
 from typing import Any
 
 from ...artifact.manifest import Limits
+from ...artifact.targets import CacheInput
 from ...base.errors import LlmcError
-from ...runtime.executors.tensorrt_library import MESSAGES, is_rtx, logger, readable
+from ...runtime.executors.tensorrt_library import MESSAGES, logger, readable
 from .network import Network
 
 DECODE, PREFILL = 0, 1
-Caches = list[tuple[str, Any, int, int]]
+Caches = Sequence[CacheInput]
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,7 @@ def _first_error() -> str:
 
 
 def _set_devices(trt: Any, config: Any, sms: Sequence[int]) -> None:
-    """The compute capabilities to build for; the datacenter library knows its own GPU only."""
-    if not is_rtx(trt):
-        return
+    """The compute capabilities to build for."""
     config.num_compute_capabilities = len(sms)
     for index, sm in enumerate(sms):
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index)
@@ -127,8 +126,9 @@ def _set_shapes(
         profile.set_shape(name, *runs)
     profile.set_shape("start", *((s,) for s in slots))
     profile.set_shape("logits_rows", (1,), (slots[1],), (rows,))
-    for name, _, heads, width in caches:
-        profile.set_shape(name, *((s, heads, limits.block_size, width) for s in slots))
+    for cache in caches:
+        shapes = ((s, cache.heads, limits.block_size, cache.width) for s in slots)
+        profile.set_shape(cache.name, *shapes)
 
 
 def _load_timing(config: Any, path: Path | None) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 from ...artifact.manifest import Limits
 from ...ir.graph import Graph, Value
 from ...ir.roles import Role, State, StepArray
-from ...ir.types import DType
 from ...runtime.executors.tensorrt_library import MESSAGES
 from .constants import Constants
 from .emitters import emit
@@ -103,14 +102,3 @@ def _last_write(cache: Value) -> Value:
     """What the only write of a cache gives."""
     (written,) = [v for node in cache.users for v in node.outputs if v.state is cache]
     return written
-
-
-def cache_inputs(graph: Graph) -> list[tuple[str, DType, int, int]]:
-    """(name, element type, heads, width) of every cache, in the order of the graph's inputs."""
-    found = []
-    for value in graph.state_inputs:
-        _, heads, _, width = value.type.shape
-        assert isinstance(heads, int)
-        assert isinstance(width, int)
-        found.append((value.name, value.type.dtype, heads, width))
-    return found

@@ -44,14 +44,19 @@ class TracedModel:
         self.left_out = tensor_names(recipes.values()) - read
         """Checkpoint tensors that have a place in the model but are never read by the trace."""
 
+    def graph(self) -> Graph:
+        """The imported graph, in phase TRACED, of its own for each caller."""
+        graph = self._imported or import_graph(self.traced, self._recipes)
+        self._imported = None  # passes change it
+        return graph
+
     def lower(self, scheme: Scheme, features: Features) -> LoweredModel:
         """Run the passes on a graph of its own.
 
         Raises:
             LlmcError: LLMC-E04xx, what the model does that can't be compiled.
         """
-        graph = self._imported or import_graph(self.traced, self._recipes)
-        self._imported = None  # passes change it
+        graph = self.graph()
         passes = run_pipeline(graph, Context(scheme, features))
         if not graph.groups:
             raise LlmcError(

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from ...artifact.manifest import Variant
 from ...artifact.program import Program
 from ...artifact.reader import ArtifactReader
+from ...artifact.targets import TrtProgramOptions
 from ...base import machine
 from ...base.errors import LlmcError
 from ..executors.registry import executor_module, runnable_variant
@@ -20,7 +21,7 @@ def with_context(variant: Variant, max_context: int | None) -> Variant:
     limits = variant.limits
     if not limits.uniform_query or max_context is None or max_context >= limits.max_context:
         return variant
-    if "slot_length" in variant.options:
+    if isinstance(variant.options, TrtProgramOptions):
         return replace(variant, limits=replace(limits, max_context=max_context))
     length = limits.block_size - limits.max_context + max_context
     limits = replace(limits, max_context=max_context, block_size=length)

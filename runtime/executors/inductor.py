@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...artifact.manifest import Limits, Variant
+from ...artifact.targets import InductorProgramOptions, options_of
 from ...base import machine
 from ...base.errors import LlmcError
 from .native_library import library_path
@@ -172,8 +173,8 @@ def _tensor(data: memoryview, shape: tuple[int, ...], dtype: str, offset: int = 
 def _caches(variant: Variant, slots: int) -> list[torch.Tensor]:
     """Keys and values of every attention site, in the order of the library's arguments."""
     caches, length = [], variant.limits.block_size
-    for index in str(variant.options["sites"]).split():
-        group = variant.cache_groups[int(index)]
+    for index in options_of(variant.options, InductorProgramOptions).sites:
+        group = variant.cache_groups[index]
         for width in (group.key_dim, group.value_dim):
             shape = (slots, group.kv_heads, length, width)
             memory = allocate(prod(shape) * _itemsize(group.dtype), huge_pages=True)

@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ...artifact.manifest import Variant
+from ...artifact.targets import OnnxProgramOptions, options_of
 from ...base import machine
 from ...base.errors import LlmcError
 from .onnx_weights import ExternalWeight, external_weights
@@ -31,8 +32,8 @@ _PREPARED = 64
 
 def problem(variant: Variant) -> LlmcError | None:
     """Why the installed onnxruntime can't run a variant: it lacks the variant's provider."""
-    provider = str(variant.options.get("provider", "cpu"))
-    if _PROVIDERS.get(provider) in _onnxruntime().get_available_providers():
+    provider = options_of(variant.options, OnnxProgramOptions).provider
+    if _PROVIDERS[provider] in _onnxruntime().get_available_providers():
         return None
     package = "onnxruntime-gpu" if provider == "cuda" else "onnxruntime"
     return LlmcError(
@@ -77,15 +78,14 @@ class OnnxExecutor(SlotExecutor):
         cache_blocks: tuple[int, ...],
     ) -> None:
         slots = min(cache_blocks, default=variant.limits.max_sequences)
-        alone = variant.options.get("dialect", "ort") == "ort"
-        super().__init__(variant, slots, prompts_alone=alone)
+        options = options_of(variant.options, OnnxProgramOptions)
+        super().__init__(variant, slots, prompts_alone=options.dialect == "ort")
         self._ort = _onnxruntime()
-        self._provider = str(variant.options.get("provider", "cpu"))
+        self._provider = options.provider
         self._session: Any = self._open(bytes(program), weights, threads)
         self._caches = {
-            one.name: self._cache(one.type, (slots, *one.shape[1:]))
-            for one in self._session.get_inputs()
-            if one.name.startswith(_CACHES)
+            one.name: self._cache(one.dtype, (slots, one.heads, self.limits.block_size, one.width))
+            for one in options.caches
         }
         self._prepared: dict[tuple[int, ...], _Call] = {}
 

@@ -9,11 +9,9 @@ from typing import Protocol, cast
 
 from ...artifact.manifest import Manifest, Variant
 from ...artifact.program import Program
+from ...artifact.targets import TARGETS
 from ...artifact.variants import select_variant
 from ...base.errors import LlmcError
-
-_MODULES = {"cpu": "cpu", "inductor": "inductor", "onnx": "onnx", "trt": "tensorrt"}
-"""Target → module in `executors/`. Its extra in our own package has the target's name."""
 
 
 class ExecutorModule(Protocol):
@@ -46,7 +44,7 @@ class ExecutorModule(Protocol):
 
 def executor_module(target: str) -> ExecutorModule:
     """The module of a target that this runtime knows."""
-    return cast(ExecutorModule, import_module(f".{_MODULES[target]}", __package__))
+    return cast(ExecutorModule, import_module(f".{TARGETS[target].folder}", __package__))
 
 
 def executor_problem(variant: Variant) -> LlmcError | None:
@@ -59,4 +57,4 @@ def runnable_variant(manifest: Manifest, target: str | None = None) -> Variant:
 
     Errors: as `select_variant` has them, and what the target's executor says.
     """
-    return select_variant(manifest, target, targets=_MODULES, executor_problem=executor_problem)
+    return select_variant(manifest, target, targets=TARGETS, executor_problem=executor_problem)

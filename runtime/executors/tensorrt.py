@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...artifact.manifest import ELEMENT_BYTES, Variant
+from ...artifact.targets import CacheInput, TrtProgramOptions, options_of
 from ...base.errors import LlmcError
 from .slot_executor import SlotExecutor
 from .slots import SlotRun
@@ -89,27 +90,26 @@ def open_program(
     cache_blocks: tuple[int, ...],
 ) -> "TensorRtExecutor":
     """Checks the engine's header, loads it and allocates. Errors: E0509, E0514, E0601."""
-    check_engine(program, str(variant.options["version"]), engine_sms(variant))
+    version = options_of(variant.options, TrtProgramOptions).version
+    check_engine(program, version, engine_sms(variant))
     return TensorRtExecutor(variant, CudaGpu(program), slots=min(cache_blocks))
 
 
 def engine_sms(variant: Variant) -> tuple[int, ...]:
     """The SMs that the manifest says the engine is for."""
-    return tuple(int(sm) for sm in str(variant.options["sms"]).split(","))
+    return tuple(options_of(variant.options, TrtProgramOptions).sms)
 
 
 class TensorRtExecutor(SlotExecutor):
     """An engine with its caches. `slots`: how many sequences have room."""
 
     def __init__(self, variant: Variant, gpu: Gpu, *, slots: int) -> None:
-        self._length = int(variant.options["slot_length"])
+        options = options_of(variant.options, TrtProgramOptions)
+        self._length = options.slot_length
         limits = replace(variant.limits, block_size=self._length)
         super().__init__(replace(variant, limits=limits), slots)
         self._gpu = gpu
-        self._caches = [
-            replace(cache, address=gpu.allocate(cache.slot_bytes * slots))
-            for cache in parse_caches(str(variant.options["caches"]), self._length)
-        ]
+        self._caches = [_allocated(cache, self._length, slots, gpu) for cache in options.caches]
         self._places = _input_places(limits.max_tokens, limits.max_sequences)
         self._inputs = gpu.allocate(self._places["logits_rows"] + limits.max_logits_rows * _I32)
         self._outputs = gpu.allocate(limits.max_logits_rows * self.vocab_size * _I32)
@@ -184,14 +184,10 @@ def by_profile(run: SlotRun) -> Iterator[SlotRun]:
         )
 
 
-def parse_caches(text: str, length: int) -> list[Cache]:
-    """`name:type:heads:width,…` as the manifest lists them."""
-    caches: list[Cache] = []
-    for item in text.split(","):
-        name, dtype, heads, width = item.split(":")
-        slot_bytes = int(heads) * length * int(width) * ELEMENT_BYTES[dtype]
-        caches.append(Cache(name, int(heads), int(width), slot_bytes))
-    return caches
+def _allocated(cache: CacheInput, length: int, slots: int, gpu: Gpu) -> Cache:
+    """A cache of all slots, each `length` tokens long."""
+    nbytes = cache.heads * length * cache.width * ELEMENT_BYTES[cache.dtype]
+    return Cache(cache.name, cache.heads, cache.width, nbytes, gpu.allocate(nbytes * slots))
 
 
 def _input_places(tokens: int, sequences: int) -> dict[str, int]:

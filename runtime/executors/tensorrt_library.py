@@ -38,11 +38,6 @@ def library() -> Any:
     raise LlmcError("LLMC-E0703", "the trt target needs TensorRT for RTX", hint=INSTALL)
 
 
-def is_rtx(trt: Any) -> bool:
-    """Whether this is TensorRT for RTX, which builds for GPUs that the machine doesn't have."""
-    return trt.__name__ != "tensorrt"
-
-
 @cache
 def distribution() -> tuple[str, str]:
     """Name and version of the installed package that `library` is from."""

@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, and how it ends when it must end early."""
 
+import contextlib
 import errno
 import gc
 import json
@@ -11,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from llmc.artifact import targets
 from llmc.base.error_table import ERRORS
 from llmc.base.errors import LlmcError
 from llmc.base.failures import BROKEN_PIPE_EXIT, as_content, as_lines, as_llmc_error, run_guarded
 from llmc.base.sizes import parse_size
 from llmc.cli import compile as compiling
-from llmc.cli import targets
 from llmc.cli.app import invoke as invoke_command
 from llmc.runtime.api.conformance import Check
 
@@ -271,12 +272,21 @@ def test_a_rebuild_that_differs(
 
 
 def test_the_command_knows_every_scheme_and_level() -> None:
-    """Its own lists save it from importing the compiler to print its help."""
-    quantize = pytest.importorskip("llmc.passes.quantize")
+    """The table saves it from importing the compiler to print its help."""
+    registry = pytest.importorskip("llmc.codegen.registry")
+    contract = pytest.importorskip("llmc.codegen.contract")
     toolchain = pytest.importorskip("llmc.codegen.cpu.toolchain")
-    assert compiling.SCHEMES == quantize.SCHEME_NAMES
-    assert compiling.CACHES == quantize.CACHE_NAMES
     assert set(targets.CPU_LEVELS) == {"native", *toolchain.USER_LEVELS}
+    for name, row in targets.TARGETS.items():
+        level = ("x86-64-v3",) if name == "inductor" else ()
+        done = []
+        for scheme in targets.SCHEMES:
+            asked = contract.Request(scheme, None, row.request(), level)
+            with contextlib.suppress(LlmcError):
+                registry.find_backend(name).configure(asked)
+                done.append(scheme)
+        assert tuple(done) == row.schemes
+    assert {s for row in targets.TARGETS.values() for s in row.schemes} == set(targets.SCHEMES)
 
 
 def test_explain(invoke: Invoke) -> None:

@@ -79,7 +79,7 @@ def test_unknown_ops_are_not_supported() -> None:
 
 
 def test_only_decides_what_is_supported_not_what_is_found() -> None:
-    """`lower` may know a better reason for refusing than that there is no emitter."""
+    """Who refuses ops beforehand asks `supports`."""
     emitters = registry()
 
     @emitters.emits(TopK, only=lambda op: op.k <= 8)

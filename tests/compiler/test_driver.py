@@ -10,13 +10,13 @@ from llmc.artifact.manifest import Limits
 from llmc.artifact.reader import ArtifactReader
 from llmc.base import machine
 from llmc.base.errors import LlmcError
-from llmc.codegen.cpu.backend import CpuBackend
+from llmc.codegen.cpu.backend import ConfiguredCpu
 from llmc.codegen.cpu.packing import PANEL16
 from llmc.compiler import driver
 from llmc.compiler.assemble import decode_bytes
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.quality import compare
-from llmc.compiler.targets import Program, Target
+from llmc.compiler.targets import Program
 from llmc.passes.features import OWN_KERNELS
 from llmc.passes.quantize import SCHEMES
 from llmc.runtime.api.conformance import verify
@@ -175,8 +175,8 @@ def test_a_decode_step_reads_only_active_experts() -> None:
         max_tokens=64, max_sequences=4, max_context=64, max_logits_rows=4, block_size=32
     )
     table = WeightTable(PANEL16)
-    target = Target(CpuBackend(), ("portable",), SCHEMES["f32"])
-    lowered = target.backend.lower(graph, limits, table)
+    target = ConfiguredCpu(SCHEMES["f32"], ("portable",))
+    lowered = target.lower(graph, limits, table)
     config = model.configuration()
     share = config.num_experts_per_tok / config.num_experts
     expected, experts = 0.0, 0

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import llmc
 import pytest
+from configured import configured
 from llmc.artifact.reader import ArtifactReader
 from llmc.base.errors import LlmcError
-from llmc.codegen.backend import find_backend
 from llmc.compiler import driver
 from llmc.compiler.frontend.lower import own_tensors, trace_model
 from llmc.compiler.rebuild import rebuild
-from llmc.compiler.targets import Target, lower_for, resolve_targets
+from llmc.compiler.targets import lower_for, resolve_targets
 from llmc.runtime.api.conformance import verify
 from llmc.weights.row_layout import RowLayout
 from zoo import find
@@ -75,15 +75,15 @@ def test_targets_of_one_layout_share_their_weights() -> None:
     model = find("llama")
     traced = trace_model(model.configuration(), 64, own_tensors)
     targets = [
-        Target(backend, backend.resolve_levels(()), backend.scheme("int4-sym", None))
-        for backend in (find_backend("onnx", {"dialect": "standard"}), find_backend("inductor"))
+        configured("onnx", "int4-sym", dialect="standard"),
+        configured("inductor", "int4-sym"),
     ]
     programs, _ = lower_for(targets, traced, 64)
     first, second = (program.table for program in programs)
     assert first is second
     assert first is not None
     assert first.layout == RowLayout()
-    assert {t.weights_entry() for t in targets} == {"weights/rows.safetensors"}
+    assert {t.weights_entry for t in targets} == {"weights/rows.safetensors"}
     alone, _ = lower_for(targets[1:], traced, 64)
     assert alone[0].table is not None
     assert first.nbytes < 1.05 * alone[0].table.nbytes

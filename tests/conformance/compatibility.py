@@ -22,14 +22,16 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+from configured import configured
 from llmc.artifact.manifest import Limits
 from llmc.artifact.program import StepInputs
+from llmc.artifact.targets import SCHEMES as SCHEME_NAMES
 from llmc.base.errors import LlmcError
-from llmc.codegen.backend import Backend, Option, find_backend
 from llmc.compiler import driver
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader, tensor_of
@@ -38,7 +40,6 @@ from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.ops import CACHE_BLOCK
 from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
-from llmc.passes.quantize import SCHEME_NAMES
 from llmc.runtime.api.model import load
 from llmc.weights.values import RecipeValues
 from tiny_model import ZooModel
@@ -58,10 +59,11 @@ class Column:
 
     title: str
     target: str
-    options: tuple[tuple[str, Option], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
 
-    def backend(self) -> Backend:
-        return find_backend(self.target, dict(self.options))
+    def configured(self, scheme: str) -> Any:
+        options: dict[str, Any] = dict(self.options)
+        return configured(self.target, scheme, **options)
 
 
 COLUMNS = (
@@ -119,7 +121,7 @@ def attempt(cell: Cell) -> Result:
     """Compile, load, run, compare."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            cell.column.backend().scheme(cell.scheme, None)
+            cell.column.configured(cell.scheme)
             path = _compile(cell, Path(folder))
         except LlmcError as error:
             status = "refused" if error.exit_code in _REFUSALS else "fails"
@@ -171,10 +173,9 @@ def _references(cell: Cell) -> list[Text]:
     texts = reference_texts(eager, context)
     if cell.scheme == "f32":
         return texts
-    backend = cell.column.backend()
-    scheme = backend.scheme(cell.scheme, None)
+    target = cell.column.configured(cell.scheme)
     graph = lower_model(
-        cell.model.configuration(), context, own_tensors, scheme, backend.features
+        cell.model.configuration(), context, own_tensors, target.scheme, target.features
     ).graph
     values, known = RecipeValues(StateReader(eager.state_dict())), {}
 
@@ -183,7 +184,7 @@ def _references(cell: Cell) -> list[Text]:
             known[value] = tensor_of(values, value)  # type: ignore[arg-type]
         return known[value]
 
-    slots = backend.features.uniform_query
+    slots = target.features.uniform_query
     limits = Limits(
         max_tokens=context,
         max_sequences=1,

@@ -62,14 +62,11 @@ def model_digests(name: str) -> dict[str, str]:
     for target, levels, schemes in CASES:
         for scheme in schemes:
             (chosen,) = resolve_targets([target], scheme, None, {target: levels}, {})
-            backend = chosen.backend
-            layout = backend.layout(chosen.scheme)
+            layout = chosen.layout
             table = None if layout is None else WeightTable(layout)
-            graph = traced.lower(chosen.scheme, backend.features).graph
+            graph = traced.lower(chosen.scheme, chosen.features).graph
             try:
-                lowered = backend.lower(
-                    graph, limits_of(backend.features, model.max_context), table
-                )
+                lowered = chosen.lower(graph, limits_of(chosen.features, model.max_context), table)
             except LlmcError as error:
                 found[f"{target} {scheme}"] = str(error)
                 continue
@@ -87,7 +84,7 @@ def weights_digest(table: WeightTable, state: StateReader) -> str:
 
 
 def onnx_program(lowered: Any, _: RecipeValues) -> str:
-    from llmc.codegen.backend import Build
+    from llmc.codegen.contract import Build
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"

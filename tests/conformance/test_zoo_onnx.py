@@ -16,7 +16,8 @@ import onnx
 import pytest
 import torch
 from llmc.artifact.program import Program, StepInputs, StepOutputs
-from llmc.codegen.backend import Build
+from llmc.artifact.targets import OnnxProgramOptions, options_of
+from llmc.codegen.contract import Build
 from llmc.compiler import targets
 from llmc.compiler.assemble import variant_of
 from llmc.compiler.frontend.lower import own_tensors, trace_model
@@ -66,8 +67,8 @@ class Compiled:
         weights = memoryview(data.getvalue())[stream.size - stream.data_bytes :]
         variant = variant_of(program, "cpu")
         path, beside = self.folder / "model.onnx", self.folder / str(variant.weights)
-        program.lowered.build("cpu", path, Build(RecipeValues(self._reader)))
-        if variant.options["dialect"] == "standard":
+        program.compiled.build("cpu", path, Build(RecipeValues(self._reader)))
+        if options_of(variant.options, OnnxProgramOptions).dialect == "standard":
             beside.parent.mkdir(exist_ok=True)
             beside.write_bytes(weights)
             onnx.checker.check_model(str(path), full_check=True)
@@ -76,7 +77,7 @@ class Compiled:
 
     def interpreted(self, program: targets.Program) -> InterpretedSlots:
         values = RecipeValues(self._reader)
-        limits = program.lowered.limits
+        limits = program.compiled.limits
         return InterpretedSlots(program.graph, limits, SLOTS, lambda v: tensor_of(values, v))
 
 

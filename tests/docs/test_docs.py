@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import os
 import re
 import subprocess
@@ -13,12 +12,13 @@ from pathlib import Path
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
 from llmc.artifact import manifest as artifact
+from llmc.artifact import targets
 from llmc.base.error_table import ERRORS
 from llmc.base.sizes import parse_size
 from llmc.cli import compile as compiling
-from llmc.cli import targets
 from llmc.cli.app import VERBS as NAMES_OF_VERBS
 from llmc.cli.app import invoke, verb
+from llmc.cli.target_flags import chosen_targets
 
 pytestmark = pytest.mark.fast
 
@@ -57,8 +57,7 @@ def test_every_command_parses(words: list[str]) -> None:
         options = context.params
         flags = {name: options[name] for name in ("int8", "int4", "fp8", "quant")}
         assert compiling.scheme_of(**flags) in compiling.SCHEMES
-        names = [p.name for p in inspect.signature(targets.chosen_targets).parameters.values()]
-        targets.chosen_targets(**{name: options[name] for name in names})
+        chosen_targets(**options)
         if options["max_ram"]:
             parse_size(options["max_ram"])
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from configured import configured
 from llmc.artifact.manifest import Limits
 from llmc.base.errors import LlmcError
 from llmc.base.machine import machine
-from llmc.codegen.backend import find_backend
-from llmc.codegen.inductor.backend import InductorBackend
 from llmc.codegen.inductor.build import build_library
 from llmc.codegen.inductor.worker import Job
 from llmc.ir.ops import Call
 from llmc.ir.parser import parse
 from llmc.ir.types import DType
+from llmc.passes.quantize import Scheme
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
 
@@ -36,13 +36,11 @@ output %2
 
 
 def test_levels() -> None:
-    backend = find_backend("inductor")
-    assert backend.resolve_levels(["x86-64-v3", "x86-64-v4", "x86-64-v3"]) == (
-        "x86-64-v3", "x86-64-v4",
-    )  # fmt: skip
-    assert backend.requirements("x86-64-v3").features < backend.requirements("x86-64-v4").features
+    target = configured("inductor", levels=("x86-64-v3", "x86-64-v4", "x86-64-v3"))
+    assert target.levels == ("x86-64-v3", "x86-64-v4")
+    assert target.requirements("x86-64-v3").features < target.requirements("x86-64-v4").features
     with pytest.raises(LlmcError, match=r"E0202.*aarch64") as error:
-        backend.resolve_levels(["aarch64"])
+        configured("inductor", levels=("aarch64",))
     assert "x86-64-v3" in str(error.value.hint)
 
 
@@ -58,42 +56,48 @@ def test_levels() -> None:
 def test_native_is_the_best_that_runs_here(
     family: str, features: str | None, level: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = InductorBackend()
-    found = backend.requirements(features).features if features else frozenset({"sse2"})
+    found = (
+        configured("inductor", levels=("x86-64-v3",)).requirements(features).features
+        if features
+        else frozenset({"sse2"})
+    )
     monkeypatch.setattr("llmc.base.machine.machine", lambda: family)
     monkeypatch.setattr("llmc.base.machine.native_features", lambda: found)
     if level is None:
         with pytest.raises(LlmcError, match=r"E0416"):
-            backend.resolve_levels([])
+            configured("inductor")
     else:
-        assert backend.resolve_levels([]) == (level,)
+        assert configured("inductor").levels == (level,)
 
 
 def test_the_manifest_names_the_version_of_torch() -> None:
-    packages = InductorBackend().requirements("x86-64-v3").packages
+    packages = configured("inductor", levels=("x86-64-v3",)).requirements("x86-64-v3").packages
     assert packages == {"torch": "==" + torch.__version__.split("+")[0]}
 
 
 def test_schemes() -> None:
     """Formats of weights as for the cpu target; a bf16 cache where that has one of int8."""
-    backend = InductorBackend()
-    assert backend.scheme("f32", None).cache == DType.F32
-    int4 = backend.scheme("int4", None)
+
+    def scheme(name: str, cache: str | None = None) -> Scheme:
+        return configured("inductor", name, cache, levels=("x86-64-v3",)).scheme
+
+    assert scheme("f32").cache == DType.F32
+    int4 = scheme("int4")
     assert (int4.weight, int4.cache) == (DType.I4A, DType.BF16)
-    assert not InductorBackend.features.quantized_inputs
-    assert backend.scheme("int4", "f32").cache == DType.F32
-    assert backend.scheme("fp16", None).weight == DType.F16
+    assert not configured("inductor", levels=("x86-64-v3",)).features.quantized_inputs
+    assert scheme("int4", "f32").cache == DType.F32
+    assert scheme("fp16").weight == DType.F16
     with pytest.raises(LlmcError, match=r"E0231.*fp8"):
-        backend.scheme("fp8", None)
+        scheme("fp8")
     with pytest.raises(LlmcError, match=r"E0231.*cache int8"):
-        backend.scheme("f32", "int8")
+        scheme("f32", "int8")
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(LlmcError, match=r"E0703.*C\+\+ compiler"):
-        InductorBackend().require_tools()
+        configured("inductor", levels=("x86-64-v3",)).require_tools()
 
 
 def test_an_op_of_the_paged_form_is_refused_by_name() -> None:
@@ -103,13 +107,14 @@ def test_an_op_of_the_paged_form_is_refused_by_name() -> None:
     x = graph.nodes[0].output
     graph.insert_before(graph.nodes[1], Call("body"), [x])
     with pytest.raises(LlmcError, match=r"E0401.*body"):
-        InductorBackend().lower(graph, LIMITS, WeightTable(RowLayout()))
+        configured("inductor", levels=("x86-64-v3",)).lower(graph, LIMITS, WeightTable(RowLayout()))
 
 
 def job() -> Job:
-    lowered = InductorBackend().lower(parse(GRAPH), LIMITS, WeightTable(RowLayout()))
+    target = configured("inductor")
+    lowered = target.lower(parse(GRAPH), LIMITS, WeightTable(RowLayout()))
     assert lowered.memory_plan.arena_bytes > 16 * 8 * 4
-    return lowered.job(InductorBackend().resolve_levels(["native"])[0])
+    return lowered.job(target.levels[0])
 
 
 @pytest.mark.skipif(machine() != "x86_64", reason="the target is for x86-64")

@@ -7,9 +7,10 @@ from threading import Event
 
 import onnx
 import pytest
+from configured import configured
 from llmc.base.errors import LlmcError
-from llmc.codegen.backend import Build, find_backend
-from llmc.codegen.onnx.backend import OnnxBackend, OnnxProgram
+from llmc.codegen.contract import Build
+from llmc.codegen.onnx.backend import CompiledOnnx
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
 from llmc.compiler.targets import limits_of
@@ -20,17 +21,16 @@ from llmc.weights.values import RecipeValues
 from zoo import find
 
 
-def lowered(dialect: str, scheme: str = "f32", name: str = "llama") -> OnnxProgram:
-    backend, model = OnnxBackend(dialect), find(name)
-    chosen = backend.scheme(scheme, None)
+def lowered(dialect: str, scheme: str = "f32", name: str = "llama") -> CompiledOnnx:
+    target, model = configured("onnx", scheme, dialect=dialect), find(name)
     graph = lower_model(
-        model.configuration(), model.max_context, own_tensors, chosen, FOREIGN_RUNTIME
+        model.configuration(), model.max_context, own_tensors, target.scheme, FOREIGN_RUNTIME
     ).graph
     limits = limits_of(FOREIGN_RUNTIME, model.max_context)
-    return backend.lower(graph, limits, WeightTable(backend.layout(chosen)))
+    return target.lower(graph, limits, WeightTable(target.layout))
 
 
-def built(program: OnnxProgram, path: Path) -> bytes:
+def built(program: CompiledOnnx, path: Path) -> bytes:
     program.build("cpu", path, Build(RecipeValues(StateReader({})), stop=Event()))
     return path.read_bytes()
 
@@ -66,11 +66,9 @@ def test_nodes_are_named_by_layers_and_weights_are_outside(tmp_path: Path) -> No
 
 def test_fp16_computes_in_f16_and_angles_in_f32(tmp_path: Path) -> None:
     program = lowered("standard", "fp16")
-    assert program.options("cuda") == {
-        "dialect": "standard",
-        "precision": "f16",
-        "provider": "cuda",
-    }
+    options = program.options("cuda")
+    assert (options.dialect, options.precision, options.provider) == ("standard", "f16", "cuda")
+    assert {cache.dtype for cache in options.caches} == {"f16"}
     assert {group.dtype for group in program.cache_groups} == {"f16"}
     model = onnx.ModelProto.FromString(built(program, tmp_path / "m"))
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
@@ -80,15 +78,15 @@ def test_fp16_computes_in_f16_and_angles_in_f32(tmp_path: Path) -> None:
 
 
 def test_refuses_names_it_does_not_know() -> None:
-    backend = OnnxBackend()
     cases = [
-        ("LLMC-E0201", lambda: backend.scheme("int3", None)),
-        ("LLMC-E0201", lambda: backend.scheme("f32", "int2")),
-        ("LLMC-E0231", lambda: backend.scheme("int4", "int8")),
-        ("LLMC-E0231", lambda: backend.scheme("int4", "fp16")),
-        ("LLMC-E0231", lambda: backend.scheme("fp8", None)),
-        ("LLMC-E0202", lambda: backend.resolve_levels(["x86-64-v3"])),
-        ("LLMC-E0205", lambda: find_backend("onnx", {"dialect": "classic"})),
+        ("LLMC-E0201", lambda: configured("onnx", "int3")),
+        ("LLMC-E0201", lambda: configured("onnx", "f32", "int2")),
+        ("LLMC-E0231", lambda: configured("onnx", "int4", "int8")),
+        ("LLMC-E0231", lambda: configured("onnx", "int4", "fp16")),
+        ("LLMC-E0231", lambda: configured("onnx", "fp8")),
+        ("LLMC-E0202", lambda: configured("onnx", levels=("x86-64-v3",))),
+        ("LLMC-E0205", lambda: configured("onnx", dialect="classic")),
+        ("LLMC-E0205", lambda: configured("onnx", flavour="ort")),
     ]
     for expected, call in cases:
         with pytest.raises(LlmcError) as refusal:
@@ -97,15 +95,14 @@ def test_refuses_names_it_does_not_know() -> None:
 
 
 def test_levels_are_providers() -> None:
-    backend = OnnxBackend()
-    assert backend.resolve_levels([]) == ("cpu",)
-    assert backend.resolve_levels(["cpu", "cuda", "cpu"]) == ("cuda", "cpu")
-    assert backend.scheme("f32", "f32").cache is DType.F32
+    assert configured("onnx").levels == ("cpu",)
+    assert configured("onnx", levels=("cpu", "cuda", "cpu")).levels == ("cuda", "cpu")
+    assert configured("onnx", "f32", "f32").scheme.cache is DType.F32
 
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmc.codegen.onnx.backend.find_spec", lambda _: None)
     with pytest.raises(LlmcError, match="onnx") as refusal:
-        OnnxBackend().require_tools()
+        configured("onnx").require_tools()
     assert refusal.value.id == "LLMC-E0703"
     assert "llmc-compiler[onnx]" in (refusal.value.hint or "")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from llmc.artifact.manifest import Limits, Variant
-from llmc.codegen.tensorrt.backend import TrtProgram as Lowered
+from llmc.codegen.tensorrt.backend import CompiledTrt as Lowered
 from llmc.codegen.tensorrt.constants import Constants
 from llmc.codegen.tensorrt.engine import make_builder
 from llmc.codegen.tensorrt.network import CACHE_OUT, Network, make_network
@@ -40,7 +40,7 @@ def variant_of(lowered: Lowered) -> Variant:
     return Variant(
         target="trt",
         level="sm80",
-        options=dict(lowered.options("sm80")),
+        options=lowered.options("sm80"),
         program="programs/trt/sm80.engine",
         weights=None,
         limits=lowered.limits,

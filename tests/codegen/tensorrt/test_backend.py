@@ -2,11 +2,13 @@
 
 from pathlib import Path
 from threading import Event, Timer
+from typing import Any
 
 import pytest
+from configured import configured
 from llmc.artifact.manifest import Limits
 from llmc.base.errors import LlmcError
-from llmc.codegen.backend import Build, find_backend
+from llmc.codegen.contract import Build
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader
 from llmc.ir.graph import Graph
@@ -19,7 +21,7 @@ from zoo import find
 pytest.importorskip("tensorrt_rtx_bindings")
 
 from interpreted_gpu import variant_of
-from llmc.codegen.tensorrt.backend import TrtBackend, TrtProgram
+from llmc.codegen.tensorrt.backend import CompiledTrt
 from llmc.runtime.executors.tensorrt import engine_sms, open_program, problem
 from llmc.runtime.executors.tensorrt_engine import check_engine, read_header
 from llmc.runtime.executors.tensorrt_library import distribution
@@ -27,15 +29,12 @@ from llmc.runtime.executors.tensorrt_library import distribution
 IDS = tuple(range(40))
 
 
-def lower(family: str, scheme: str, sms: tuple[str, ...] = (), **options: object) -> tuple:
-    """(backend, program, weights) of a zoo family."""
-    backend = find_backend("trt", options)  # type: ignore[arg-type]
-    assert isinstance(backend, TrtBackend)
-    chosen = backend.scheme(scheme, None)
-    backend.resolve_levels(sms)
+def lower(family: str, scheme: str, sms: tuple[str, ...] = (), **options: Any) -> tuple:
+    """(target, program, weights) of a zoo family."""
+    target = configured("trt", scheme, levels=sms, **options)
     model = find(family)
     graph = lower_model(
-        model.configuration(), model.max_context, own_tensors, chosen, FOREIGN_RUNTIME
+        model.configuration(), model.max_context, own_tensors, target.scheme, FOREIGN_RUNTIME
     ).graph
     limits = Limits(
         max_tokens=32,
@@ -46,10 +45,10 @@ def lower(family: str, scheme: str, sms: tuple[str, ...] = (), **options: object
         uniform_query=True,
     )
     values = RecipeValues(StateReader(model.build().state_dict()))
-    return backend, backend.lower(graph, limits, None), values
+    return target, target.lower(graph, limits, None), values
 
 
-def built(program: TrtProgram, values: RecipeValues, out: Path) -> bytes:
+def built(program: CompiledTrt, values: RecipeValues, out: Path) -> bytes:
     """The bytes of a program's engine."""
     program.build("sm", out, Build(values, lambda: IDS))
     return out.read_bytes()
@@ -79,7 +78,7 @@ def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
     _, program, values = lower("gpt2", "fp16", ("86",))
     engine = built(program, values, tmp_path / "x.engine")
     variant = variant_of(program)
-    version, sms = str(variant.options["version"]), engine_sms(variant)
+    version, sms = program.options("sm86").version, engine_sms(variant)
     check_engine(engine, version, sms)
     for wrong in (engine[:-1], b"PK" + engine[2:], engine[:10], b""):
         with pytest.raises(LlmcError, match=r"engine") as error:
@@ -92,40 +91,40 @@ def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
 
 
 def test_levels() -> None:
-    backend = TrtBackend()
-    backend.scheme("int8", None)
-    assert backend.resolve_levels(()) == ("sm80-86-89-120-121",)
-    assert backend.resolve_levels(("75", "sm86", "8.9", "86")) == ("sm75-86-89",)
-    assert backend.exact_levels(("sm86-89",)) == ("sm86-89",)  # as a manifest says it
+
+    def levels(scheme: str, *words: str, exact: bool = False) -> tuple[str, ...]:
+        return configured("trt", scheme, levels=words, exact=exact).levels
+
+    assert levels("int8") == ("sm80-86-89-120-121",)
+    assert levels("int8", "75", "sm86", "8.9", "86") == ("sm75-86-89",)
+    assert levels("int8", "sm86-89", exact=True) == ("sm86-89",)  # as a manifest says it
     for word, reason in (("90", "SM90 \\(H100, H200\\)"), ("banana", "no GPU 'banana'")):
         with pytest.raises(LlmcError, match=reason) as error:
-            backend.resolve_levels((word,))
+            levels("int8", word)
         assert error.value.id == "LLMC-E0202"
-    backend.scheme("fp8", None)
-    assert backend.resolve_levels(()) == ("sm89-120-121",)
+    assert levels("fp8") == ("sm89-120-121",)
     with pytest.raises(LlmcError, match="SM80 can't compute scheme 'fp8'") as error:
-        backend.resolve_levels(("80",))
+        levels("fp8", "80")
     assert error.value.id == "LLMC-E0231"
 
 
 def test_schemes_that_cannot_be_done_are_refused_by_name() -> None:
-    backend = TrtBackend()
-    assert backend.scheme("int8", "fp16").cache is DType.F16
+    assert configured("trt", "int8", "fp16").scheme.cache is DType.F16
     with pytest.raises(LlmcError, match="target trt has no KV cache int8") as error:
-        backend.scheme("int4", "int8")
+        configured("trt", "int4", "int8")
     assert error.value.id == "LLMC-E0231"
     with pytest.raises(LlmcError, match="unknown quantization scheme") as error:
-        backend.scheme("int3", None)
+        configured("trt", "int3")
     assert error.value.id == "LLMC-E0201"
 
 
 def test_an_op_without_layers_is_refused_by_name() -> None:
-    backend, program, _ = lower("gpt2", "fp16")
+    target, program, _ = lower("gpt2", "fp16")
     graph = Graph()
     x = graph.add_input("token_ids", TensorType(DType.I32, (4,)))
     graph.outputs = [graph.append(Binary("shift_left"), [x, x], "model.odd").output]
     with pytest.raises(LlmcError, match=r"shift_left.* at model\.odd") as error:
-        backend.lower(graph, program.limits, None)
+        target.lower(graph, program.limits, None)
     assert error.value.id == "LLMC-E0401"
 
 

@@ -28,7 +28,7 @@ from zoo import DISTINCT, find
 pytest.importorskip("tensorrt_rtx_bindings")
 
 from interpreted_gpu import interpreted_program
-from llmc.codegen.tensorrt.backend import TrtProgram
+from llmc.codegen.tensorrt.backend import CompiledTrt
 from llmc.codegen.tensorrt.calibration import first_inputs, input_ranges
 from llmc.codegen.tensorrt.engine import Options
 from llmc.codegen.tensorrt.precision import PRECISIONS, UNBOUNDED, Precision
@@ -55,7 +55,7 @@ def conform(model: ZooModel, precision: Precision) -> Report:
     if precision.scheme.name != "f32":
         logits = [graph_logits(graph, values, t.token_ids, precision, ranges) for t in texts]
         texts = [Text(t.token_ids, found) for t, found in zip(texts, logits, strict=True)]
-    lowered = TrtProgram(graph, limits_of(model), precision, Options((80,)))
+    lowered = CompiledTrt(graph, limits_of(model), precision, Options((80,)))
     program = interpreted_program(lowered, values, ranges, slots=7)
     return run_schedule(program, texts, max_context=model.max_context)
 

@@ -15,8 +15,8 @@ from zoo import find
 pytest.importorskip("tensorrt_rtx_bindings")
 
 from interpreted_gpu import variant_of
-from llmc.codegen.backend import Build
-from llmc.codegen.tensorrt.backend import TrtProgram
+from llmc.codegen.contract import Build
+from llmc.codegen.tensorrt.backend import CompiledTrt
 from llmc.codegen.tensorrt.calibration import input_ranges
 from llmc.codegen.tensorrt.engine import Options
 from llmc.codegen.tensorrt.precision import BUILDABLE, PRECISIONS
@@ -55,7 +55,7 @@ def test_engine_conforms(family: str, scheme: str, tmp_path: Path) -> None:
     ranges = input_ranges(graph, values, sample) if precision.calibrated else {}
     logits = [graph_logits(graph, values, t.token_ids, precision, ranges) for t in texts]
     texts = [Text(t.token_ids, found) for t, found in zip(texts, logits, strict=True)]
-    lowered = TrtProgram(graph, limits_of(model), precision, Options((sm,)))
+    lowered = CompiledTrt(graph, limits_of(model), precision, Options((sm,)))
     lowered.build("sm", tmp_path / "x.engine", Build(values, lambda: sample))
     engine = (tmp_path / "x.engine").read_bytes()
     program = open_program(variant_of(lowered), engine, None, threads=1, cache_blocks=(7,))

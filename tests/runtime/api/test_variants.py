@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fast
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, LlmcError | None]:
     """A second target, `gpu`, whose executor refuses with `problem` if there is one."""
     state: dict[str, LlmcError | None] = {"problem": None}
-    monkeypatch.setitem(executors._MODULES, "gpu", "gpu")
+    monkeypatch.setitem(executors.TARGETS, "gpu", executors.TARGETS["cpu"])
     real = executors.executor_module
 
     def executor_module(target: str):

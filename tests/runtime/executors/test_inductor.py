@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from configured import configured
 from llmc.artifact.manifest import Limits, Variant
 from llmc.artifact.program import StepInputs
 from llmc.base.errors import LlmcError
 from llmc.base.machine import machine
-from llmc.codegen.inductor.backend import InductorBackend
 from llmc.codegen.inductor.build import build_library
 from llmc.ir.interpreted_slots import InterpretedSlots
 from llmc.ir.parser import parse
@@ -52,12 +52,12 @@ WEIGHTS = {"embed": (10, 8), "places": (20, 8)}
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out: Path = tmp_path_factory.mktemp("inductor") / "out.so"
-    build_library(lowered().job(InductorBackend().resolve_levels([])[0]), out)
+    build_library(lowered().job(configured("inductor").levels[0]), out)
     return out.read_bytes()
 
 
 def lowered():
-    return InductorBackend().lower(parse(GRAPH), LIMITS, WeightTable(RowLayout()))
+    return configured("inductor").lower(parse(GRAPH), LIMITS, WeightTable(RowLayout()))
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ def variant() -> Variant:
     return Variant(
         target="inductor", level="any", program="p", weights="w", limits=LIMITS,
         cache_groups=program.cache_groups, memory_plan=program.memory_plan,
-        vocab_size=program.vocab_size, options=dict(program.options("any")),
+        vocab_size=program.vocab_size, options=program.options("any"),
     )  # fmt: skip
 
 

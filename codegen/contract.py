@@ -1,9 +1,10 @@
-"""The contract of a backend, and the registry of targets.
+"""The contract of a backend: `configure`, then `lower`, then `build`.
 
-A backend takes a graph in phase SERVING and says, before any compiler runs and any
-weight is read, what it will make: the weight tensors and where they lie, the memory plan,
-the cache groups. Then `build` makes the program of one level, while the weights are
-written beside it. Backends don't inherit from one another.
+A backend is configured once, by what a compile asks of its target; the configuration is frozen and
+nothing is remembered between calls. It takes a graph in phase SERVING and says, before any compiler
+runs and any weight is read, what it will make: the weight tensors and where they lie, the memory
+plan, the cache groups. Then `build` makes the program of one level, while the weights are written
+beside it. Backends don't inherit from one another.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ from threading import Event
 from typing import Protocol
 
 from ..artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ..artifact.targets import AnyProgramOptions, CompileOptions
 from ..base.errors import LlmcError
 from ..base.progress import Progress, silent
 from ..ir.graph import Graph
-from ..ir.ops import Op
 from ..passes.features import Features
 from ..passes.quantize import Scheme
 from ..weights.layout import Layout
 from ..weights.table import WeightTable
 from ..weights.values import RecipeValues
-
-Option = str | int | float | bool
-"""What the manifest may hold of a program's options."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Build:
     progress: Progress = silent
 
 
-class Lowered(Protocol):
+class Compiled(Protocol):
     """What a backend made of a graph: all that the manifest says about a program."""
 
     @property
@@ -56,7 +54,7 @@ class Lowered(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def options(self, level: str) -> Mapping[str, Option]:
+    def options(self, level: str) -> AnyProgramOptions:
         """What the executor of a level must know beside all that."""
         ...
 
@@ -79,52 +77,47 @@ class Requirements:
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
-class Backend(Protocol):
-    """One target. `levels` are the machines that it can build for, by name.
+@dataclass(frozen=True)
+class Request:
+    """What a compile asks of one target.
 
-    `suffix` is that of its program files; `tools` are the packages whose versions decide what they
-    contain.
+    `scheme`, `kv_cache`: names as users have them; `options`: the target's own, of its `request`
+    type in `artifact/targets.py`. `levels`: words that may stand for several machines, none for
+    this one; or, if `exact`, the names that a manifest records.
+    """
+
+    scheme: str
+    kv_cache: str | None
+    options: CompileOptions
+    levels: tuple[str, ...] = ()
+    exact: bool = False
+
+
+class Configured(Protocol):
+    """A target as one compile wants it. Frozen; everything that can be refused has been.
+
+    `levels` are the machines to build for; `layout`: how weights are stored, None if programs hold
+    them themselves; `weights_entry`: the entry that they go to (targets with the same layout share
+    it); `suffix` is that of program files; `tools` are the packages whose versions decide what they
+    contain; `features`: what the graph must be like.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def features(self) -> Features: ...
+    def scheme(self) -> Scheme: ...
+    @property
+    def levels(self) -> tuple[str, ...]: ...
+    @property
+    def layout(self) -> Layout | None: ...
+    @property
+    def weights_entry(self) -> str | None: ...
     @property
     def suffix(self) -> str: ...
     @property
     def tools(self) -> tuple[str, ...]: ...
-
-    def scheme(self, name: str, kv_cache: str | None) -> Scheme:
-        """What the target makes of a scheme that the user names.
-
-        Raises:
-            LlmcError: LLMC-E0201, there is no such scheme; LLMC-E0231, this target has no way to
-                compute it.
-        """
-        ...
-
-    def layout(self, scheme: Scheme) -> Layout | None:
-        """How the weights are stored; None if the programs hold them themselves."""
-        ...
-
-    def resolve_levels(self, words: Sequence[str]) -> tuple[str, ...]:
-        """The levels that what the user asked for stands for, each once, in order.
-
-        Raises:
-            LlmcError: LLMC-E0202, an unknown word.
-        """
-        ...
-
-    def exact_levels(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The levels with these own names, as manifests hold them: what `resolve_levels` gave.
-
-        A name may be a word, too, that stands for more than the level (`x86-64-v3` of cpu).
-
-        Raises:
-            LlmcError: LLMC-E0202, no level has that name.
-        """
-        ...
+    @property
+    def features(self) -> Features: ...
 
     def require_tools(self) -> None:
         """Check that what `build` runs is installed, before any work is done.
@@ -138,18 +131,27 @@ class Backend(Protocol):
         """What a machine must have to run `level`."""
         ...
 
-    def supports(self, op: Op) -> bool:
-        """Whether a graph may hold `op`."""
-        ...
-
-    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> Lowered:
-        """Decide everything about the program of `graph` (phase SERVING, in the target's form).
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> Compiled:
+        """Decide everything about the program of `graph` (phase SERVING, with these features).
 
         Tensors that it reads are added to `weights`, which other targets may have begun; None
-        where the target has no `layout`.
+        where there is no `layout`.
 
         Raises:
             LlmcError: LLMC-E0401 naming the op that can't be done and where it is from.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """One target."""
+
+    def configure(self, request: Request) -> Configured:
+        """The target as `request` wants it.
+
+        Raises:
+            LlmcError: LLMC-E0201, there is no such scheme; E0231, this target can't compute it;
+                E0202, there is no such level.
         """
         ...
 
@@ -165,32 +167,3 @@ def known_levels(target: str, names: Sequence[str], known: Collection[str]) -> t
             hint = f"its levels are {', '.join(known)}"
             raise LlmcError("LLMC-E0202", f"target {target} has no level {name!r}", hint)
     return tuple(dict.fromkeys(names))
-
-
-TARGETS = ("cpu", "onnx", "trt", "inductor")
-"""Every target that can be named."""
-
-
-def find_backend(target: str, options: Mapping[str, Option] | None = None) -> Backend:
-    """The backend of a target, with options that are its own.
-
-    Raises:
-        LlmcError: LLMC-E0203, no such target.
-    """
-    if target == "cpu":
-        from .cpu.backend import CpuBackend
-
-        return CpuBackend(**(options or {}))
-    if target == "onnx":
-        from .onnx.backend import OnnxBackend
-
-        return OnnxBackend(**(options or {}))  # type: ignore[arg-type]
-    if target == "inductor":
-        from .inductor.backend import InductorBackend
-
-        return InductorBackend(**(options or {}))
-    if target == "trt":
-        from .tensorrt.backend import TrtBackend
-
-        return TrtBackend(**(options or {}))  # type: ignore[arg-type]
-    raise LlmcError("LLMC-E0203", f"unknown target {target!r}", f"use one of {', '.join(TARGETS)}")

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llmc.artifact.targets import TARGETS
 from llmc.base.errors import LlmcError
-from llmc.cli.targets import TARGETS, chosen_targets
+from llmc.cli.app import verb
+from llmc.cli.target_flags import chosen_targets
 
 pytestmark = pytest.mark.fast
 
@@ -56,6 +58,9 @@ def test_what_can_t_be_meant_is_refused(target: str, said: dict, identifier: str
     assert error.value.id == identifier
 
 
-def test_the_command_names_every_target() -> None:
-    backend = pytest.importorskip("llmc.codegen.backend")
-    assert set(backend.TARGETS) <= set(TARGETS)
+def test_the_command_has_every_flag_of_the_table() -> None:
+    options = {o for parameter in verb("compile").params for o in parameter.opts}
+    assert {row.flag for row in TARGETS.values()} <= options
+    assert {"--onnx-dialect", "--timing-cache", "--refit"} <= options
+    (target,) = [p for p in verb("compile").params if "--target" in p.opts]
+    assert all(name in target.help for name in TARGETS)
