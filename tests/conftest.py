@@ -17,8 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("toy_program",)
-"""Its fixtures are for every test of the run tower and of what it stands on."""
+pytest_plugins = ("shared_work", "toy_program")
+"""Fixtures for every test: what is done once in a run, and a toy model for the run tower."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -166,11 +166,15 @@ class StateReader:
         raise TypeError(f"{tensor.name} is not stored in blocks")
 
 
+_CODE = ("base", "artifact", "runtime", "ir", "models", "weights", "passes", "compiler")
+"""Folders of llmc that a probe runs code of: what it finds may change with any of them."""
+
+
 def _stamp(config: Any, config_bytes: bytes, wanted: Sequence[Features]) -> Path:
     """The file that says that this config passed with these features, with this code."""
     package = Path(__file__).parents[2]
     code = hashlib.sha256(code_digest(config).encode())
-    for folder in ("ir", "passes", "compiler", "models"):
+    for folder in _CODE:
         for file in sorted((package / folder).rglob("*.py")):
             code.update(file.read_bytes())
     versions = {name: version(name) for name in ("torch", "transformers")}

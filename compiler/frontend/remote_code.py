@@ -10,6 +10,7 @@ and no other model in this process is affected, not even another of the same typ
 from __future__ import annotations
 
 import hashlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _MODEL = "AutoModelForCausalLM"
 _DIGEST = "_llmc_code_digest"
+_LOADED = "transformers_modules."
+"""How transformers calls the modules of code that came with a checkpoint."""
 
 
 def has_own_code(raw: dict[str, Any]) -> bool:
@@ -79,7 +82,7 @@ def _give_leave(config: Any, folder: Path, model: Any) -> None:
     body = {
         "__init__": original.__init__,  # else it would be given one that takes no own fields
         "__module__": original.__module__,
-        _DIGEST: _digest_of(folder, model),
+        _DIGEST: _digest_of(folder, original, model),
     }
     config.__class__ = type(wanted.__name__, (original,), body)
     if model is not None:
@@ -88,13 +91,13 @@ def _give_leave(config: Any, folder: Path, model: Any) -> None:
         AutoModelForCausalLM.register(type(config), model, exist_ok=True)
 
 
-def _digest_of(folder: Path, model: Any) -> str:
-    """Of all code in the checkpoint, and of the model's file wherever it is."""
-    import inspect
-
+def _digest_of(folder: Path, config: type, model: type | None) -> str:
+    """Of all code in the checkpoint, and of what lies beside config and model where they were
+    loaded from, which for classes of another repository is another folder."""
     files = list(code_files(folder).values())
-    if model is not None:
-        files.append(Path(inspect.getfile(model)))
+    for loaded in filter(None, (config, model)):
+        if loaded.__module__.startswith(_LOADED):
+            files += code_files(Path(inspect.getfile(loaded)).parent).values()
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())

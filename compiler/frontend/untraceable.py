@@ -73,8 +73,15 @@ def _is_model_code(file: str) -> bool:
     return name.startswith("modeling_") and name != "modeling_utils.py" and "/torch/" not in file
 
 
+class _FoundError(Exception):
+    """Ends an export whose only purpose was to find a line."""
+
+
 def _number_taken_at(export: Callable[[], object]) -> str:
-    """The first line of model code that makes a number of a size, found by a second try."""
+    """The first line of model code that makes a number of a size, found by a second try.
+
+    It ends there: a loop over all tokens would take as long again as the first try did.
+    """
     found: list[str] = []
     with _watched(found), contextlib.suppress(Exception):
         export()
@@ -83,12 +90,14 @@ def _number_taken_at(export: Callable[[], object]) -> str:
 
 @contextlib.contextmanager
 def _watched(found: list[str]) -> Iterator[None]:
-    """Note the lines that call `int(size)`, or use it where Python needs a number."""
+    """Note the line that calls `int(size)`, or uses it where Python needs a number, and stop."""
 
     def watching(original: Callable[[Any], int]) -> Callable[[Any], int]:
         def convert(size: Any) -> int:
             line = _line(_callers(sys._getframe(1)))
-            found.extend([line] if line else [])
+            if line:
+                found.append(line)
+                raise _FoundError
             return original(size)
 
         return convert

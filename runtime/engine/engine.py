@@ -152,9 +152,9 @@ class Engine:
         began = perf_counter()
         outputs = self.program.step(inputs)
         seconds = perf_counter() - began
-        tokens, decoding, drafted = plan.tokens, plan.decoding, plan.drafted
-        self.scheduler.shape.observe(decoding, tokens - decoding - drafted, seconds, drafted)
-        self.counters.step(seconds, tokens, len(plan.sequences))
+        own, decoding, drafted = sum(plan.counts), plan.decoding, plan.drafted
+        self.scheduler.shape.observe(decoding, own - decoding, seconds, drafted)
+        self.counters.step(seconds, own + drafted, len(plan.sequences))
         return outputs
 
     def _note_admission(self, running: Running) -> None:

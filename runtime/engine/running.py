@@ -44,10 +44,10 @@ class Running(Sequence, eq=False, kw_only=True):
         request.output.append(token)
         self.untold += 1
         if state is not None:
-            if state.last_logprob is not None:
-                request.logprobs.append(state.last_logprob)
             if state.error is not None:
                 return self._fail(state)
+            if state.last_logprob is not None:
+                request.logprobs.append(state.last_logprob)
         if token in request.eos_ids:
             request.stop_reason = token
             return "stop"
@@ -66,6 +66,7 @@ class Running(Sequence, eq=False, kw_only=True):
         """No token could be chosen: what stands in its place means nothing."""
         self.request.error = state.error
         self.request.output.pop()
+        self.tokens.pop()
         self.untold -= 1
         return "error"
 

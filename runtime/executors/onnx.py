@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ...artifact.manifest import Variant
-from ...artifact.targets import OnnxProgramOptions, options_of
+from ...artifact.targets import CacheInput, OnnxProgramOptions, options_of
 from ...base import machine
 from ...base.errors import LlmcError
 from .onnx_weights import ExternalWeight, external_weights
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_CACHES = ("key_cache.", "value_cache.")
 _FATAL_ONLY = 4
 _PREPARED = 64
 """Bindings that are kept for decode steps: one for each range of slots."""
@@ -83,10 +82,11 @@ class OnnxExecutor(SlotExecutor):
         self._ort = _onnxruntime()
         self._provider = options.provider
         self._session: Any = self._open(bytes(program), weights, threads)
-        self._caches = {
-            one.name: self._cache(one.dtype, (slots, one.heads, self.limits.block_size, one.width))
-            for one in options.caches
-        }
+        known = {one.name for one in self._session.get_inputs()}
+        strange = [one.name for one in options.caches if one.name not in known]
+        if strange:
+            raise LlmcError("LLMC-E0509", f"the model has no cache {strange[0]!r}")
+        self._caches = {one.name: self._cache(one, slots) for one in options.caches}
         self._prepared: dict[tuple[int, ...], _Call] = {}
 
     def _open(self, program: bytes, weights: memoryview | None, threads: int) -> Any:
@@ -100,8 +100,6 @@ class OnnxExecutor(SlotExecutor):
         # Threads take pieces of what is left, rather than halves: one that is late holds up less.
         options.add_session_config_entry("session.dynamic_block_base", "4")
         self._weights = _lend(ort, options, external_weights(program), weights)
-        if self._provider not in _PROVIDERS:
-            raise LlmcError("LLMC-E0509", f"there is no provider {self._provider!r}")
         try:
             return ort.InferenceSession(program, options, providers=[_PROVIDERS[self._provider]])
         except MemoryError as error:
@@ -110,13 +108,12 @@ class OnnxExecutor(SlotExecutor):
             cause = f"onnxruntime refuses the model: {first_line(error)}"
             raise LlmcError("LLMC-E0509", cause) from error
 
-    def _cache(self, type: str, shape: tuple[Any, ...]) -> "_Cache":
+    def _cache(self, one: CacheInput, slots: int) -> "_Cache":
         """Zeros for every slot: a masked value times zero must be zero, so none may be NaN."""
         import numpy as np
 
-        element = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[type]
-        slots, heads, _, width = shape
-        whole = (slots, heads, self.limits.block_size, width)
+        element = np.float16 if one.dtype == "f16" else np.float32
+        whole = (slots, one.heads, self.limits.block_size, one.width)
         if self._provider == "cpu":
             return _Cache("cpu", whole, zeros(whole, element), element)
         value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(whole, element), "cuda", 0)

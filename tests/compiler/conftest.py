@@ -9,6 +9,11 @@ from zoo import find
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared(shared_compiler: None) -> None:
+    """Models are traced once, libraries built once."""
+
+
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama checkpoint whose chat template names special tokens."""

@@ -43,6 +43,7 @@ def entries(path: Path) -> dict[str, bytes]:
     return {name: bytes(reader.read(name)) for name in reader.names}
 
 
+@pytest.mark.usefixtures("from_nothing")
 def test_two_compiles_differ_in_the_certificate_only(
     llama: Path, compiled: Path, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return checkpoint, artifact
 
 
+@pytest.mark.usefixtures("from_nothing")
 def test_same_source_gives_the_same_entries(compiled: tuple[Path, Path]) -> None:
     checkpoint, artifact = compiled
     assert ArtifactReader(artifact).manifest.options["levels"] == {"cpu": ["x86-64-v3"]}

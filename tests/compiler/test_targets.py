@@ -61,6 +61,7 @@ def test_the_first_target_is_run_unless_another_is_asked_for(both: Path) -> None
         llmc.load(both, target="trt")
 
 
+@pytest.mark.usefixtures("from_nothing")
 def test_a_rebuild_is_the_same(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "probe", lambda *_: "probe: left out")
     checks = rebuild(both, str(both.parent / "checkpoint"))

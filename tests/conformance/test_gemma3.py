@@ -154,7 +154,7 @@ def test_logits_are_eager_s(f32: Model, eager: Gemma3ForCausalLM) -> None:
 
 def test_int4(path: str, eager: Gemma3ForCausalLM, tmp_path: Path) -> None:
     """Five- and six-bit blocks become four-bit ones, which a model of this size feels: 0.2 nats."""
-    report = compile(path, scheme="int4", max_context=1024, output=tmp_path / "int4.llmc")
+    report = compile(path, scheme="int4", max_context=2048, output=tmp_path / "int4.llmc")
     assert any("requantized, q5_0 as i4a" in note for note in report.notes)
     with load(tmp_path / "int4.llmc") as model:
         ids = model.encode(TEXT, raw=True)[:256]

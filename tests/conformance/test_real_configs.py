@@ -31,8 +31,12 @@ def test_matches_at_the_first_try(name: str, what: str) -> None:
      ("rwkv-4-169m", "LLMC-E0430", "modeling_rwkv.py:"),
      ("kimi-k2", "LLMC-E0402", "no architecture 'kimi_k2'")],
 )  # fmt: skip
-def test_is_refused_for_the_true_reason(name: str, id: str, why: str) -> None:
-    result = real.attempt(real.CONFIGS / f"{name}.json")
+def test_is_refused_for_the_true_reason(name: str, id: str, why: str, tmp_path: Path) -> None:
+    """With two layers: why a model is refused stands in its first one."""
+    raw = json.loads((real.CONFIGS / f"{name}.json").read_text())
+    shallow = tmp_path / f"{name}.json"
+    shallow.write_text(json.dumps(raw | {"num_hidden_layers": 2}))
+    result = real.attempt(shallow)
     assert result["verdict"] == real.REFUSED
     assert id in result["error"]
     assert why in result["error"]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llmc.compiler.driver import compile
 from llmc.runtime.api.model import Model, load
 from openai import OpenAI
 
@@ -16,10 +15,8 @@ QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    path: Path = tmp_path_factory.mktemp("real") / "smol.llmc"
-    compile("smollm2-135m", scheme="int4", max_context=1024, output=path)
-    with load(path, memory=500_000_000) as loaded:
+def model(smollm2_int4: Path) -> Iterator[Model]:
+    with load(smollm2_int4, memory=500_000_000) as loaded:
         yield loaded
 
 

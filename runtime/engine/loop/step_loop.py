@@ -10,50 +10,14 @@ from contextlib import suppress
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
-from ....artifact.program import Program
 from ....base.errors import LlmcError
 from ..request import Delta, FinishReason, Request
+from .interfaces import Mailbox, Observer, Sink, StepEngine
 
 _CLOSED = "the engine has been closed"
-
-
-class Mailbox(Protocol):
-    """Gathers what several sinks were given, to hand it over once a step."""
-
-    def flush(self) -> None: ...
-
-
-class Sink(Protocol):
-    """Where the deltas of a request go. `push` is called on the engine's thread and must be quick;
-    a sink may have a `mailbox`, which is flushed after each step that gave it something."""
-
-    def push(self, delta: Delta, /) -> None: ...
-
-
-class StepEngine(Protocol):
-    """What the thread needs of an engine. All but `check` is called on the engine's thread."""
-
-    @property
-    def has_work(self) -> bool: ...
-    def check(self, request: Request) -> None: ...
-    def add(self, request: Request) -> None: ...
-    def step(self) -> Sequence[Delta]: ...
-    def finish(self, request: Request, reason: FinishReason = "aborted") -> None: ...
-    def abort_all(self) -> None: ...
-    def close(self) -> None: ...
-    @property
-    def program(self) -> Program: ...
-
-
-class Observer(Protocol):
-    """Is told of every request: before it is submitted, and when it has ended or was refused."""
-
-    def submitted(self, request: Request) -> None: ...
-    def refused(self, request: Request) -> None: ...
-    def finished(self, request: Request) -> None: ...
 
 
 class Pause:

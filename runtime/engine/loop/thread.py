@@ -21,7 +21,8 @@ from typing import Any
 
 from ....base.errors import LlmcError
 from ..request import FinishReason, Request
-from .step_loop import LOOPS, Observer, Pause, Sink, StepEngine, StepLoop, again
+from .interfaces import Observer, Sink, StepEngine
+from .step_loop import LOOPS, Pause, StepLoop, again
 
 __all__ = ["EngineThread", "Observer", "Sink", "again"]
 

@@ -4,22 +4,19 @@
     compiled = GrammarCompiler(tokenizer_json, vocab_size, eos_ids).compile(grammar)
     request = Request(..., grammar=compiled)
 
-The work is done by `llguidance` with the GIL released. Both steps belong on the thread that takes
-the request, not on the engine's. Each request has a `Matcher`: it follows the tokens and gives for
-the next one a mask of those that may come, which is computed while the program runs.
+The work is done by `llguidance` with the GIL released. Both steps belong on the thread that
+takes the request, not on the engine's. Each request has a `Matcher` (`matcher.py`), which follows
+its tokens.
 """
 
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....base.errors import LlmcError
-from ...executors.native_memory import address_of
 from ...text.grammar_limits import (
     check_lark,
     check_regex,
@@ -28,14 +25,13 @@ from ...text.grammar_limits import (
     parse_schema,
     refused,
 )
+from .matcher import Matcher, brief, unless_stopping
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLTokenizer
 
 MAX_TRIAL_SECONDS = 1.0
 """A grammar whose first mask takes longer is refused."""
-MAX_MASK_SECONDS = 2.0
-"""A request whose mask takes longer during generation ends with an error."""
 _REMEMBERED = 32
 
 # Measured on hostile grammars: at most about a second to make one, and some 20 ms for a mask. A
@@ -111,7 +107,7 @@ class Grammar:
         except LlmcError:
             raise
         except Exception as error:  # whatever the converter runs into, deep recursion included
-            raise refused(f"the grammar can't be read: {_brief(str(error))}") from error
+            raise refused(f"the grammar can't be read: {brief(str(error))}") from error
 
     @staticmethod
     def choice(choices: Sequence[str]) -> "Grammar":
@@ -138,20 +134,10 @@ def _checked(make: Any) -> Grammar:
         limits = library.LLParserLimits(**_LIMITS)
         message = library.LLMatcher.validate_grammar(text, None, limits=limits)
     except BaseException as error:  # a panic in Rust is no Exception
-        raise _unless_stopping(error) from error
+        raise unless_stopping(error) from error
     if message and not message.startswith("WARNING"):
-        raise refused(_brief(message))
+        raise refused(brief(message))
     return Grammar(text)
-
-
-def _unless_stopping(error: BaseException) -> BaseException:
-    stopping = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | LlmcError)
-    return error if stopping else refused(_brief(str(error)))
-
-
-def _brief(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "; ".join(lines[:3])[:300] or "it can't be compiled"
 
 
 class GrammarCompiler:
@@ -198,7 +184,7 @@ class GrammarCompiler:
             except ValueError:  # it knows more tokens than the model has logits
                 return make(text, eos_token=eos)
         except BaseException as error:
-            raise _unless_stopping(error) from error
+            raise unless_stopping(error) from error
 
 
 class CompiledGrammar:
@@ -215,75 +201,10 @@ class CompiledGrammar:
             trial = self.matcher()
             trial.mask()
         except BaseException as error:
-            raise _unless_stopping(error) from error
+            raise unless_stopping(error) from error
         if time.monotonic() - started > MAX_TRIAL_SECONDS:
             raise refused("the grammar is too complex")
 
     def matcher(self) -> "Matcher":
         """A follower of one output, at its beginning."""
         return Matcher(self._start.deep_copy(), self._words)
-
-
-class Matcher:
-    """Follows one output. `mask` and `accept` raise E0211, after which it is of no more use."""
-
-    def __init__(self, matcher: "LLMatcher", words: int) -> None:
-        self._matcher = matcher
-        self._mask = memoryview(bytearray(4 * words))
-        self._address = address_of(self._mask)
-        self._ready = False
-        self._job: Future[None] | None = None
-
-    def start(self, workers: ThreadPoolExecutor) -> None:
-        """Begins to compute the mask of the next token, if it isn't known."""
-        if not self._ready and self._job is None:
-            self._job = workers.submit(self._compute)
-
-    def mask(self) -> memoryview:
-        """Bit i: whether token i may come next. Valid until the next token is accepted."""
-        job, self._job = self._job, None
-        if job is not None:
-            try:
-                job.result(MAX_MASK_SECONDS)
-            except TimeoutError:
-                if not job.cancel():
-                    raise refused("the grammar takes too long to follow") from None
-        if not self._ready:  # nobody began
-            self._compute()
-        return self._mask
-
-    def _compute(self) -> None:
-        try:
-            self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
-        except BaseException as error:
-            raise _unless_stopping(error) from error
-        self._check()
-        self._ready = True
-
-    def accept(self, token: int) -> bool:
-        """Notes that `token` came. True if the output is complete and nothing more may come."""
-        self._ready = False
-        self._matcher.consume_token(token)
-        self._check()
-        return self._matcher.is_stopped()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise refused(_brief(self._matcher.get_error()))
-
-
-class MaskWorkers:
-    """A few threads that compute masks while the program runs."""
-
-    def __init__(self) -> None:
-        count = max(1, min(4, (os.cpu_count() or 1) - 1))
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="llmc-grammar")
-
-    def start(self, matchers: Iterable[Matcher]) -> None:
-        """Begins with the masks of these."""
-        for matcher in matchers:
-            matcher.start(self._pool)
-
-    def close(self) -> None:
-        """Ends the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)

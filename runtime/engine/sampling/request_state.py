@@ -14,7 +14,7 @@ from ..request import Request, TokenLogprob
 from .drawing import logprob_of
 
 if TYPE_CHECKING:
-    from .grammar import Matcher
+    from .matcher import Matcher
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -16,7 +16,7 @@ from .drawing import draw
 from .request_state import SamplingState, sampling_state
 
 if TYPE_CHECKING:
-    from .grammar import MaskWorkers
+    from .matcher import MaskWorkers
 
 __all__ = ["Sampler", "States", "sampling_state"]
 
@@ -36,7 +36,7 @@ class Sampler:
         if matchers:
             workers = self._workers
             if workers is None:
-                from .grammar import MaskWorkers
+                from .matcher import MaskWorkers
 
                 workers = self._workers = MaskWorkers()
             workers.start(matchers)

@@ -25,6 +25,8 @@ def add_drafts(
         return plan
     most = [min(free, _useful(sequence)) for sequence in plan.sequences]
     asked = [place for place, count in enumerate(most) if count > 0]
+    if not asked:
+        return plan
     proposals = proposer.propose(
         [plan.sequences[place] for place in asked], [most[place] for place in asked]
     )

@@ -20,7 +20,8 @@ from ..schedule.step_plan import StepPlan
 
 
 class _Reading(Struct, eq=False):
-    """The rows of one sequence from `row` on, of which it has got `count` tokens so far."""
+    """The rows of the plan's sequence `place` from `row` on, and how many tokens they gave so far
+    (`count`)."""
 
     place: int
     running: Running
@@ -33,8 +34,9 @@ class _Reading(Struct, eq=False):
         """Gives the sequence its next token. True if the row after this one tells about the next:
         the draft there is this token, and the sequence goes on."""
         self.reason = self.running.take(token)
-        place, self.count = self.count, self.count + 1
-        return self.reason is None and place < len(self.drafts) and self.drafts[place] == token
+        draft = self.drafts[self.count] if self.count < len(self.drafts) else None
+        self.count += 1
+        return self.reason is None and draft == token
 
 
 def verify(

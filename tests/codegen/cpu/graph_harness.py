@@ -20,7 +20,6 @@ from llmc.codegen.cpu.bodies import Body, Planned, emit_body, plan_function
 from llmc.codegen.cpu.function import Function
 from llmc.codegen.cpu.packing import PANEL16
 from llmc.codegen.cpu.render import render
-from llmc.codegen.cpu.toolchain import compile_library
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE, Iota
@@ -29,6 +28,7 @@ from llmc.ir.types import DType, TensorType, bind_dim
 from llmc.weights.formats.registry import dequantize, is_quantized, quantize
 from llmc.weights.recipes import Computed, Pack
 from llmc.weights.table import WeightTable, WeightTensor
+from shared_work import build_once
 
 LIMITS = {"T": 64, "S": 8, "S1": 9, "R": 8}
 _LEVEL = runnable_levels()[-1]
@@ -110,7 +110,7 @@ def compile_graphs(graphs: dict[str, Graph], folder: Path) -> NativeGraphs:
     entries = [_entry(name, body) for name, body in bodies.items()]
     text = f'#define LLMC_LEVEL "1;test"\n{source}{_PRELUDE}{"".join(entries)}}}\n'
     path = folder / "graphs.so"
-    compile_library(text, _LEVEL, path, extra_include=(Path(artifact.__file__).parent,))
+    build_once(text, _LEVEL, path, extra_include=(Path(artifact.__file__).parent,))
     weights = pack_weights(table.tensors, table.nbytes)
     return NativeGraphs(graphs, bodies, ctypes.CDLL(str(path)), weights, source)
 

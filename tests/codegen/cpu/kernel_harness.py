@@ -11,10 +11,10 @@
     ''', level)
 
 `EXPORT` makes a function visible; `run_team(threads, body, &args)` runs `body(team, &args)` on a
-team that lives for the call. Libraries are cached for the test session by their source, so several
-tests may build the same text. A level of another processor runs in an emulator (emulator.py), its
-functions called in the same way; x86 levels that this machine lacks instructions for run with those
-emulated (emulated_instructions.py).
+team that lives for the call. Libraries are cached by their source, for all workers of a test run
+(shared_work.py), so several tests may build the same text. A level of another processor runs in an
+emulator (emulator.py), its functions called in the same way; x86 levels that this machine lacks
+instructions for run with those emulated (emulated_instructions.py).
 """
 
 import ctypes
@@ -30,7 +30,8 @@ from emulated_instructions import INSTRUCTIONS
 from emulator import CPUS, MISSING, EmulatedLibrary, emulated_machine, remember
 from llmc import artifact
 from llmc.base.machine import machine, native_features
-from llmc.codegen.cpu.toolchain import LEVELS, compile_library
+from llmc.codegen.cpu.toolchain import LEVELS
+from shared_work import build_once
 
 INTERFACE = (Path(artifact.__file__).parent,)
 """Where llmc.h is."""
@@ -91,7 +92,7 @@ def build(source: str, level: str, define: str = "") -> Any:
         text = instructions + text
     digest = hashlib.sha256(f"{level}\n{text}".encode()).hexdigest()[:16]
     path = Path(_folder().name) / f"{digest}.so"
-    if compile_library(text, level, path, extra_include=INTERFACE).machine != machine():
+    if build_once(text, level, path, extra_include=INTERFACE).machine != machine():
         return EmulatedLibrary(path, CPUS[level])
     return ctypes.CDLL(str(path))
 

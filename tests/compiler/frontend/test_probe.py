@@ -1,5 +1,7 @@
 """The probe: every form that is emitted goes through it, and a difference stops the compile."""
 
+import sys
+
 import pytest
 from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import probe as probe_module
@@ -40,3 +42,15 @@ def test_a_difference_in_either_form_stops_the_compile(monkeypatch, wrong: Featu
         with pytest.raises(LlmcError, match=f"row 7 .{wrong.name}") as caught:
             probe(find("llama").configuration(), b"two", BOTH)
         assert caught.value.id == "LLMC-E0415"
+
+
+def test_a_pass_is_of_one_version_of_our_own_code(monkeypatch, tmp_path) -> None:
+    """Every floor that a probe goes through counts, so a change there asks for another probe."""
+    asked: list[str] = []
+    monkeypatch.setattr(probe_module.Path, "rglob", lambda self, _: asked.append(self.name) or [])
+    probe_module._stamp(find("llama").configuration(), b"three", [])
+    monkeypatch.undo()
+    root = probe_module.Path(probe_module.__file__).parents[2]
+    modules = {m for m in sys.modules if m.startswith("llmc.")}
+    used = {m.split(".")[1] for m in modules} & {p.name for p in root.iterdir() if p.is_dir()}
+    assert used - {"codegen", "server", "cli"} <= set(asked)

@@ -120,6 +120,20 @@ def test_a_probe_is_of_one_version_of_the_code(own: Path) -> None:
     assert probing._stamp(config_of(own), raw, forms) != first
 
 
+def test_a_probe_is_of_one_version_of_code_from_elsewhere(tmp_path: Path) -> None:
+    """Classes in another repository, and what their files import from beside them."""
+    there = save_own_model(tmp_path / "there", tmp_path / "ran")
+    here = tmp_path / "here"
+    here.mkdir()
+    raw = json.loads((there / "config.json").read_text())
+    raw["auto_map"] = {name: f"{there}--{where}" for name, where in raw["auto_map"].items()}
+    (here / "config.json").write_text(json.dumps(raw))
+    first = code_digest(config_of(here))
+    assert code_digest(config_of(here)) == first
+    (there / "configuration_share.py").open("a").write("\nWIDER = True\n")
+    assert code_digest(config_of(here)) != first
+
+
 def test_changed_code_is_another_source(own: Path) -> None:
     def digests() -> dict[str, str]:
         return open_checkpoint(own, id="own", trust_remote_code=True).digests.result()

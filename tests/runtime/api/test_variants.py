@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from llmc.artifact.manifest import make_cache_group
+from llmc.artifact.targets import TrtProgramOptions
 from llmc.base import machine
 from llmc.base.errors import LlmcError
 from llmc.runtime.api.loading import with_context
@@ -76,7 +77,10 @@ def test_slots_are_shorter_for_a_shorter_context(make_variant) -> None:
     assert new.bytes_per_block * 367 == old.bytes_per_block * 147
     assert with_context(slots, 320) is slots
     assert with_context(slots, None) is slots
-    fixed = with_context(replace(slots, options={"slot_length": slots.limits.block_size}), 100)
+    engine = TrtProgramOptions(
+        sms=[89], library="x", version="1", slot_length=slots.limits.block_size, caches=[]
+    )
+    fixed = with_context(replace(slots, options=engine), 100)
     assert fixed.limits.max_context == 100
     assert fixed.limits.block_size == slots.limits.block_size
     assert fixed.cache_groups == slots.cache_groups

@@ -289,12 +289,13 @@ def test_who_has_no_token_to_choose_ends_alone(toy):
     """Everything is forbidden behind the first token; the error's token is told to nobody."""
     engine = Engine(toy())
     first = toy.greedy([1, 2], 1)[0]
-    nothing = SamplingParams(bad_words=tuple((first, token) for token in range(97)))
+    nothing = SamplingParams(logprobs=0, bad_words=tuple((first, token) for token in range(97)))
     stuck, other = Request((1, 2), 9, nothing), Request((1, 2), 9)
     engine.add(stuck)
     engine.add(other)
     deltas = [delta for _ in range(12) for delta in engine.step()]
     assert (stuck.finish_reason, stuck.output) == ("error", [first])
+    assert [one.token_id for one in stuck.logprobs] == [first]
     assert stuck.error is not None
     assert stuck.error.id == "LLMC-E0205"
     assert sum((d.token_ids for d in deltas if d.request is stuck), ()) == (first,)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from llmc.artifact.manifest import Limits, MemoryPlan, Variant, make_cache_group
 from llmc.artifact.program import StepInputs
+from llmc.artifact.targets import CacheInput, OnnxProgramOptions
 from llmc.base.errors import LlmcError
 from llmc.runtime.executors import onnx as executor
 from llmc.runtime.executors.onnx_weights import external_weights
@@ -91,6 +92,12 @@ def model_bytes() -> tuple[bytes, memoryview]:
     return proto, memoryview(b"".join(parts))
 
 
+CACHES = [
+    CacheInput(name=f"{part}_cache.0", dtype="f32", heads=KV_HEADS, width=WIDTH)
+    for part in ("key", "value")
+]
+
+
 def variant(**changes: Any) -> Variant:
     limits = Limits(
         max_tokens=64, max_sequences=SLOTS, max_context=CONTEXT, max_logits_rows=SLOTS,
@@ -101,7 +108,7 @@ def variant(**changes: Any) -> Variant:
         dtype="f32", block_size=LENGTH,
     )  # fmt: skip
     fields: dict[str, Any] = {"limits": limits, "cache_groups": [group], **changes}
-    fields.setdefault("options", {"dialect": "ort"})
+    fields.setdefault("options", OnnxProgramOptions(dialect="ort", caches=CACHES))
     return Variant(
         target="onnx", level="cpu", system="any", machine="any", program="programs/onnx",
         weights="weights/nbits.safetensors", memory_plan=MemoryPlan(arena_bytes=0),
@@ -296,13 +303,21 @@ def test_without_onnxruntime_the_message_names_the_extra(monkeypatch):
     assert "llmc-compiler[onnx]" in (raised.value.hint or "")
 
 
+def test_a_cache_that_the_model_does_not_have_is_refused():
+    other = CacheInput(name="other", dtype="f32", heads=1, width=8)
+    wrong = variant(options=OnnxProgramOptions(caches=[*CACHES, other]))
+    with pytest.raises(LlmcError, match="other") as refused:
+        executor.open_program(wrong, *model_bytes(), threads=1, cache_blocks=(SLOTS,))
+    assert refused.value.id == "LLMC-E0509"
+
+
 def test_a_provider_that_is_not_there_is_named():
     assert executor.problem(variant()) is None
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    found = executor.problem(variant(options={"provider": "cuda"}))
+    found = executor.problem(variant(options=OnnxProgramOptions(provider="cuda")))
     assert found is not None
     assert found.id == "LLMC-E0703"
 

@@ -11,8 +11,6 @@ from llmc.runtime.text.output import OutputText
 from llmc.runtime.text.tokenizer import Tokenizer
 from vocabularies import TABLED, WINDOWED, tokenizer_of
 
-pytestmark = pytest.mark.fast
-
 KINDS = {kind.__name__: kind for kind in (*TABLED, *WINDOWED)}
 
 

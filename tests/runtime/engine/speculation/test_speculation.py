@@ -30,7 +30,7 @@ class Guesses:
 
     def propose(self, sequences: Sequence[Any], most: Sequence[int]) -> list[list[int]]:
         assert len(sequences) == len(most)
-        assert min(most, default=1) > 0
+        assert min(most) > 0
         return [
             self._of(sequence.request, count)
             for sequence, count in zip(sequences, most, strict=True)

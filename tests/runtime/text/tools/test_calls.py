@@ -10,8 +10,6 @@ from llmc.runtime.text.tools.calls import CallDelta, ToolCall, ToolStream, parse
 from llmc.runtime.text.tools.registry import FORMATS, TAGGED_JSON, format_named
 from written_calls import TOOLS, WRITTEN, streamed
 
-pytestmark = pytest.mark.fast
-
 NAMES = sorted(WRITTEN)
 
 TEXTS = st.text(alphabet="ab \"'\\{}[](),:\n日🙂</>|=", max_size=12).map(str.strip)
