@@ -89,17 +89,6 @@ def test_floors_import_downwards_only() -> None:
     assert not wrong
 
 
-KNOWN_CIRCLES = {
-    frozenset(
-        {
-            "codegen/backend.py", "codegen/cpu/backend.py", "codegen/inductor/backend.py",
-            "codegen/onnx/backend.py", "codegen/tensorrt/backend.py",
-        }
-    ),
-}  # fmt: skip
-"""Files of the compile tower that import one another. This set only shrinks."""
-
-
 def import_graph() -> dict[str, set[str]]:
     """File → files that it imports, wherever in it: in functions and under TYPE_CHECKING too."""
     files = {name_of(path) for path in python_files()}
@@ -139,8 +128,7 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
 
 def test_no_circle_of_imports_between_files_type_checking_included() -> None:
     found = circles(import_graph())
-    assert sorted(map(sorted, found - KNOWN_CIRCLES)) == []
-    assert sorted(map(sorted, KNOWN_CIRCLES - found)) == [], "mended: take it out of the set"
+    assert sorted(map(sorted, found)) == []
 
 
 def test_circles_are_found() -> None:
@@ -244,11 +232,6 @@ def test_no_file_is_too_long() -> None:
 
 
 MAX_FUNCTION, MEDIAN_FUNCTION = 60, 12
-TOO_LONG = {
-    "cli/compile.py:compile_": 113,
-    "compiler/driver.py:compile": 85,
-}
-"""Functions over the limit with their lengths: the list only ever shrinks."""
 
 
 def function_lengths() -> dict[str, int]:
@@ -262,11 +245,10 @@ def function_lengths() -> dict[str, int]:
 
 
 def test_functions_are_short() -> None:
-    """None over 60 lines but for those that are known; half of them under 12."""
+    """None over 60 lines, half of them under 12."""
     lengths = function_lengths()
     long = {name: count for name, count in lengths.items() if count > MAX_FUNCTION}
-    assert {n for n, count in long.items() if count > TOO_LONG.get(n, 0)} == set(), long
-    assert TOO_LONG.keys() - long.keys() == set(), "mended: take it off the list"
+    assert long == {}
     assert median(lengths.values()) < MEDIAN_FUNCTION
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from configured import configured
 from hypothesis import HealthCheck, Phase, settings
 from llmc import artifact
 from llmc.artifact.manifest import Limits, Variant
 from llmc.artifact.program import Program
-from llmc.codegen.backend import Build, find_backend
+from llmc.codegen.contract import Build
 from llmc.codegen.cpu.packing import PANEL16
 from llmc.codegen.inductor.constants import parts_of
 from llmc.codegen.inductor.module import SlotModule
@@ -169,20 +170,20 @@ def weight_bytes(table: WeightTable) -> memoryview:
     return room[start : start + len(raw)].data
 
 
-def _variant(target: str, lowered, options: dict | None = None) -> Variant:
+def _variant(target: str, lowered, level: str = "") -> Variant:
     return Variant(
         target=target, level="", program="", weights="", limits=lowered.limits,
         cache_groups=lowered.cache_groups, memory_plan=lowered.memory_plan,
-        vocab_size=lowered.vocab_size, options=options or {},
+        vocab_size=lowered.vocab_size, options=lowered.options(level),
     )  # fmt: skip
 
 
 def on_cpu(traced: Graph, folder: Path) -> Program:
     """Compiled C++."""
     form, table = OWN_KERNELS, WeightTable(PANEL16)
-    backend = find_backend("cpu")
-    lowered = backend.lower(serving(traced, form), limits_of(form), table)
-    (level,) = backend.resolve_levels(["native"])
+    target = configured("cpu")
+    lowered = target.lower(serving(traced, form), limits_of(form), table)
+    (level,) = target.levels
     source = f'#define LLMC_LEVEL "{level}"\n{lowered.source}'  # type: ignore[attr-defined]
     interface = (Path(artifact.__file__).parent,)
     build_once(source, level, folder / "program.so", extra_include=interface)
@@ -195,14 +196,12 @@ def in_onnx(dialect: str) -> Callable[[Graph, Path], Program]:
     """A model in ONNX Runtime."""
 
     def opened(traced: Graph, folder: Path) -> Program:
-        form, backend = FOREIGN_RUNTIME, find_backend("onnx", {"dialect": dialect})
-        layout = backend.layout(backend.scheme("f32", None))
-        assert layout is not None
-        table = WeightTable(layout)
-        lowered = backend.lower(serving(traced, form), limits_of(form), table)
+        form, target = FOREIGN_RUNTIME, configured("onnx", dialect=dialect)
+        table = WeightTable(target.layout)
+        lowered = target.lower(serving(traced, form), limits_of(form), table)
         path = folder / "model.onnx"
         lowered.build("cpu", path, Build(RecipeValues(Weights())))
-        variant = _variant("onnx", lowered, dict(lowered.options("cpu")))
+        variant = _variant("onnx", lowered, "cpu")
         blocks = (cache_blocks(form),) * len(variant.cache_groups)
         return onnx.open_program(
             variant, path.read_bytes(), weight_bytes(table), threads=1, cache_blocks=blocks
@@ -214,12 +213,12 @@ def in_onnx(dialect: str) -> Callable[[Graph, Path], Program]:
 def as_network(traced: Graph, folder: Path) -> Program:
     """A network of TensorRT, read back and interpreted."""
     from interpreted_gpu import interpreted_program  # type: ignore[import-not-found]
-    from llmc.codegen.tensorrt.backend import TrtProgram
+    from llmc.codegen.tensorrt.backend import CompiledTrt
     from llmc.codegen.tensorrt.engine import Options
     from llmc.codegen.tensorrt.precision import PRECISIONS
 
     form = FOREIGN_RUNTIME
-    lowered = TrtProgram(serving(traced, form), limits_of(form), PRECISIONS["f32"], Options((80,)))
+    lowered = CompiledTrt(serving(traced, form), limits_of(form), PRECISIONS["f32"], Options((80,)))
     return interpreted_program(lowered, RecipeValues(Weights()), {}, slots=cache_blocks(form))
 
 
@@ -249,7 +248,7 @@ def as_module(traced: Graph, folder: Path) -> Program:
     """The torch module of target inductor, with weights from their file's bytes."""
     form, table = FOREIGN_RUNTIME, WeightTable(RowLayout())
     graph = serving(traced, form)
-    lowered = find_backend("inductor").lower(graph, limits_of(form), table)
+    lowered = configured("inductor").lower(graph, limits_of(form), table)
     named = [value for value in graph.constants() if scalar_of(value) is None]
     parts = {v: parts_of(t) for v, t in zip(named, lowered.weights, strict=True)}  # type: ignore[attr-defined]
     module, data = SlotModule(graph, parts), weight_bytes(table)
