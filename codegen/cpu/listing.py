@@ -6,15 +6,24 @@ main: 12 steps, 3 barriers, arena 81920 bytes
 
 from __future__ import annotations
 
+import networkx as nx
+
 from ...ir.plan import Step
+from ...passes.dependences import critical_path, dependence_graph
 from .bodies import Planned
 from .program import Program
 
 
 def listings(program: Program) -> dict[str, str]:
-    """`schedule.txt` and `memory-plan.txt`."""
+    """`schedule.txt`, `memory-plan.txt`, and each function's dependences as GraphML."""
     parts = [program.main, *(body.planned for body in program.bodies)]
-    return {
+    drawn = {
+        f"dependences-{part.function.name}.graphml": "\n".join(
+            nx.generate_graphml(dependence_graph(part.function.schedule, part.plan))
+        )
+        for part in parts
+    }
+    return drawn | {
         "schedule.txt": "\n".join(map(_schedule, parts)),
         "memory-plan.txt": "\n".join(map(_plan, parts)),
     }
@@ -30,6 +39,11 @@ def _schedule(planned: Planned) -> str:
     for number, step in enumerate(steps):
         wait = "|" if number in planned.barriers else " "
         lines.append(f"{number:5} {wait} {step.name}{_memory(step)}")
+    graph = dependence_graph(planned.function.schedule, planned.plan)
+    chain = critical_path(graph)
+    moved = [graph.nodes[number]["bytes"] for number in graph.nodes]
+    share = sum(moved[number] for number in chain) / max(sum(moved), 1)
+    lines.append(f"critical path: {len(chain)} steps, {share:.0%} of the bytes: {chain}")
     return "\n".join(lines) + "\n"
 
 
