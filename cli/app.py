@@ -22,15 +22,18 @@ VERBS = {
     "inspect": ("inspect", "inspect"),
     "verify": ("verify", "verify"),
     "explain": ("explain", "explain"),
+    "opt": ("opt", "opt"),
 }
 """Each verb's file in this folder and function in it, in the order of `llmc --help`."""
+HIDDEN = ("opt",)
+"""Verbs for who works on llmc; help doesn't list them."""
 
 
 class _Verbs(TyperGroup):
     """Imports the file of a verb when the verb is used, or when help lists them all."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
+        return [name for name in VERBS if name not in HIDDEN]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return verb(cmd_name) if cmd_name in VERBS else None

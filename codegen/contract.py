@@ -58,6 +58,10 @@ class Compiled(Protocol):
         """What the executor of a level must know beside all that."""
         ...
 
+    def dumps(self) -> Mapping[str, str]:
+        """Text of what was decided, by the names of files for `LLMC_DUMP`."""
+        ...
+
     def build(self, level: str, out: Path, build: Build) -> None:
         """Make the program of one level at `out` (complete or not at all). May run in a thread."""
         ...

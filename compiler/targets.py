@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..artifact.manifest import Limits
+from ..base.debug import dump, dump_folder, dumps_under
 from ..base.errors import LlmcError
 from ..codegen.contract import Compiled, Configured, Request
 from ..codegen.registry import compile_options, find_backend
@@ -93,11 +94,15 @@ def lower_for(
     tables: dict[str, WeightTable] = {}
     programs, models = [], []
     for target in targets:
-        model = traced.lower(target.scheme, target.features)
-        table = None
-        if target.layout is not None and target.weights_entry is not None:
-            table = tables.setdefault(target.weights_entry, WeightTable(target.layout))
-        compiled = target.lower(model.graph, limits_of(target.features, context), table)
+        with dumps_under(target.name):
+            model = traced.lower(target.scheme, target.features)
+            table = None
+            if target.layout is not None and target.weights_entry is not None:
+                table = tables.setdefault(target.weights_entry, WeightTable(target.layout))
+            compiled = target.lower(model.graph, limits_of(target.features, context), table)
+            if dump_folder() is not None:
+                for name, text in compiled.dumps().items():
+                    dump(name, text)
         programs.append(Program(target, model.graph, compiled, table))
         models.append(model)
     return programs, models

@@ -12,9 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..base.debug import dump_folder
+from ..base.debug import dump, dump_folder
 from ..ir.graph import Graph
 from ..ir.phase import Phase
 from ..ir.verifier import verify
@@ -129,8 +128,7 @@ def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) ->
         LlmcError: LLMC-E0412, tokens are mixed outside attention; LLMC-E0101, a pass broke
             the graph.
     """
-    folder = dump_folder()
-    _dump(folder, 0, "traced", graph, 0.0)
+    _dump(0, "traced", graph, 0.0)
     times, began = [], graph.phase
     for step in PIPELINE:
         if step.ensures > upto:
@@ -144,13 +142,12 @@ def run_pipeline(graph: Graph, context: Context, upto: Phase = Phase.SERVING) ->
         seconds = time.perf_counter() - start
         verify(graph, after=step.name)
         times.append(PassTime(step.name, changed, seconds, len(graph.nodes)))
-        _dump(folder, len(times), step.name, graph, seconds)
+        _dump(len(times), step.name, graph, seconds)
     return times
 
 
-def _dump(folder: Path | None, number: int, name: str, graph: Graph, seconds: float) -> None:
-    if folder is None:
+def _dump(number: int, name: str, graph: Graph, seconds: float) -> None:
+    if dump_folder() is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     head = f"# {name}: {len(graph.nodes)} nodes, {seconds * 1e3:.1f} ms\n"
-    (folder / f"{number:02}-{name}.txt").write_text(head + str(graph))
+    dump(f"{number:02}-{name}.txt", head + str(graph))

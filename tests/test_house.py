@@ -2,7 +2,11 @@
 
 import ast
 import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import median
 
@@ -85,6 +89,151 @@ def test_floors_import_downwards_only() -> None:
     assert not wrong
 
 
+def import_graph() -> dict[str, set[str]]:
+    """File → files that it imports, wherever in it: in functions and under TYPE_CHECKING too."""
+    files = {name_of(path) for path in python_files()}
+
+    def file_of(parts: list[str]) -> str | None:
+        stem = "/".join(parts)
+        places = (f"{stem}.py", f"{stem}/__init__.py") if parts else ("__init__.py",)
+        return next((place for place in places if place in files), None)
+
+    graph: dict[str, set[str]] = {name: set() for name in files}
+    for path in python_files():
+        for _, name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "llmc":  # `from a import b`: the file of b, else that of a
+                found = file_of(parts[1:]) or file_of(parts[1:-1])
+                if found not in (None, name_of(path)):
+                    graph[name_of(path)].add(found)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Strongly connected components of more than one node: those that reach one another."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            fresh = graph[todo.pop()] - seen
+            seen |= fresh
+            todo += fresh
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    alike = (frozenset(n for n in reach[name] if name in reach[n]) for name in graph)
+    return {circle for circle in alike if len(circle) > 1}
+
+
+def test_no_circle_of_imports_between_files_type_checking_included() -> None:
+    found = circles(import_graph())
+    assert sorted(map(sorted, found)) == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(graph) == {frozenset("bc"), frozenset("de")}
+    edges = import_graph()
+    assert "runtime/api/model.py" in edges["runtime/api/async_engine.py"]  # TYPE_CHECKING
+    assert "artifact/inspection.py" in edges["cli/inspect.py"]  # in a function
+
+
+def test_package_uses_relative_imports() -> None:
+    absolute = re.compile(r"^\s*(from|import) llmc\b", re.MULTILINE)
+    assert [name_of(p) for p in python_files() if absolute.search(p.read_text())] == []
+
+
+def may_import(path: Path) -> set[str]:
+    """Names that this file of ground or run tower may import, the standard library included."""
+    granted = (
+        names for places, names in MAY_IMPORT.items() if name_of(path).startswith(tuple(places))
+    )
+    return {"llmc", *sys.stdlib_module_names}.union(*granted)
+
+
+def test_ground_and_run_tower_import_what_their_place_allows() -> None:
+    wrong = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in python_files("base", "artifact", "runtime", "server")
+        for line, name in imports(path)
+        if name.split(".")[0] not in may_import(path)
+    ]
+    assert not wrong
+    assert "llguidance" in may_import(ROOT / "runtime/engine/sampling/grammar.py")
+    assert "llguidance" not in may_import(ROOT / "runtime/engine/engine.py")
+
+
+def test_towers_stand_apart() -> None:
+    """The run tower knows nothing of the compile tower, which in turn knows no server."""
+    wrong = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in python_files()
+        for line, name in imports(path)
+        if name.startswith("llmc.")
+        and (
+            (room_of(path) in ("runtime", "server") and name.split(".")[1] in COMPILE_TOWER)
+            or (room_of(path) in COMPILE_TOWER and name.split(".")[1] == "server")
+        )
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", ["llmc", "llmc.cli"])
+def test_light_modules_stay_light(module: str) -> None:
+    """What every command imports first; the heavy packages come when a verb needs them."""
+    heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2"}
+    code = f"import {module}, sys; print(*({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_pyproject_lists_every_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        ".".join(["llmc", *path.parent.relative_to(ROOT).parts])
+        for room in FLOORS
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert sorted(setuptools["packages"]) == sorted({"llmc", *found})
+
+
+def test_pyproject_ships_every_data_file() -> None:
+    """A header or template that the wheel lacks is found only by who installs it."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    shipped = {
+        f"{package.replace('.', '/').removeprefix('llmc').lstrip('/')}/{pattern}".lstrip("/")
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+    }
+    missing = [
+        name_of(path)
+        for room in FLOORS
+        for path in (ROOT / room).rglob("*")
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc")
+        and not any(
+            path.parent == (ROOT / pattern).parent and fnmatch(name_of(path), pattern)
+            for pattern in shipped
+        )
+    ]
+    assert not missing
+
+
+def test_no_file_is_too_long() -> None:
+    files = [
+        path
+        for room in FLOORS
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".py", ".h", ".j2")
+    ]
+    lengths = {name_of(p): p.read_text().count("\n") for p in [*files, *ROOT.glob("*.py")]}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+MAX_FUNCTION, MEDIAN_FUNCTION = 60, 12
+
+
 def function_lengths() -> dict[str, int]:
     """Lines of every function of the package, docstrings and signatures included."""
     return {
@@ -96,7 +245,7 @@ def function_lengths() -> dict[str, int]:
 
 
 def test_functions_are_short() -> None:
-    """None over 60 lines but for those that are known; half of them under 12."""
+    """None over 60 lines, half of them under 12."""
     lengths = function_lengths()
     long = {name: count for name, count in lengths.items() if count > MAX_FUNCTION}
     assert long == {}

@@ -6,6 +6,7 @@ kernel headers choose at the compiler's predefined macros.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ...passes.quantize import Scheme, find_scheme
 from ...weights.layout import Layout
 from ...weights.table import WeightTable
 from ..contract import Build, Request, Requirements, known_levels
+from .listing import listings
 from .packing import PANEL16
 from .program import Program, generate
 from .toolchain import LEVELS, compile_library, require_compiler, resolve_levels
@@ -61,6 +63,10 @@ class CompiledCpu:
     def options(self, level: str) -> CpuProgramOptions:
         """None: the library knows everything."""
         return CpuProgramOptions()
+
+    def dumps(self) -> Mapping[str, str]:
+        """The C++, and what each function does to memory, step by step."""
+        return {"program.cpp": self.source, **listings(self.program)}
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Compile the library of `level`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...ir.graph import Node, Value
 from ...ir.ops import CacheWrite, PagedAttention, Rotary
+from .emitters import emits
 from .function import Function, Pool, call, float_literal
 from .operands import Matrix, matrix, vector
 from .traffic import Traffic
@@ -11,9 +12,8 @@ from .traffic import Traffic
 SCRATCH = "attention_scratch"
 
 
-def emit_rotary(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Rotary)
+@emits(Rotary)
+def rotary(fn: Function, node: Node, op: Rotary) -> None:
     x = matrix(fn, fn.view(node.inputs[0]), keep=2)
     cos, sin = (matrix(fn, fn.view(v)) for v in node.inputs[1:])
     out = fn.result(node.output)
@@ -26,9 +26,8 @@ def emit_rotary(fn: Function, node: Node) -> None:
     fn.step([line], [x.view, cos.view, sin.view], [out])
 
 
-def emit_cache_write(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, CacheWrite)
+@emits(CacheWrite)
+def cache_write(fn: Function, node: Node, op: CacheWrite) -> None:
     k_value, v_value, key_value, value_value, _, _, table, *tables = node.inputs
     k, v = (matrix(fn, fn.view(value), keep=2) for value in (k_value, v_value))
     keys, values = _pool(fn, key_value), _pool(fn, value_value)
@@ -54,9 +53,8 @@ def _rotary_table(op: CacheWrite | PagedAttention, angles: list[Matrix]) -> str:
     return f"RotaryTable{{{op.rotary}, {interleaved}, true, {places}}}"
 
 
-def emit_paged_attention(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, PagedAttention)
+@emits(PagedAttention)
+def paged_attention(fn: Function, node: Node, op: PagedAttention) -> None:
     q_value, key_value, value_value, _, _, table, *rest = node.inputs
     sinks, tables = rest[: int(op.sinks)], rest[int(op.sinks) :]
     q = matrix(fn, fn.view(q_value), keep=2)

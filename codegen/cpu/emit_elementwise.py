@@ -8,6 +8,7 @@ from ...ir.graph import Node
 from ...ir.ops import Binary, Cast, Full, Iota, Unary, Where
 from ...ir.ops.elementwise import promote
 from ...ir.types import DType
+from .emitters import emits
 from .function import C_TYPE, Function
 from .layout import View, expand, is_whole
 from .loops import Nest, loop_nest
@@ -24,23 +25,23 @@ def compute_type(dtype: DType) -> str:
     return "float" if dtype.is_float else C_TYPE[dtype]
 
 
-def emit_unary(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Unary)
+@emits(Unary)
+def unary(fn: Function, node: Node, op: Unary) -> None:
     dtype = node.inputs[0].type.dtype
-    c_type = "float" if node.op.fn in _ON_FLOAT else compute_type(dtype)
-    name = f"op::{node.op.fn}"
-    emit_elementwise(fn, node, lambda x: f"{name}({_as(c_type, x)})")
+    c_type = "float" if op.fn in _ON_FLOAT else compute_type(dtype)
+    name = f"op::{op.fn}"
+    elementwise(fn, node, lambda x: f"{name}({_as(c_type, x)})")
 
 
-def emit_binary(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Binary)
-    name = node.op.fn
+@emits(Binary)
+def binary(fn: Function, node: Node, op: Binary) -> None:
+    name = op.fn
     c_type = compute_type(promote(node.inputs[0].type, node.inputs[1].type))
     if name in _ON_FLOAT:
         c_type = "float"
     elif name in _ON_BOOL:
         c_type = "bool"
-    emit_elementwise(
+    elementwise(
         fn,
         node,
         lambda a, b: (
@@ -49,33 +50,33 @@ def emit_binary(fn: Function, node: Node) -> None:
     )
 
 
-def emit_where(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Where)
+@emits(Where)
+def where(fn: Function, node: Node, _: Where) -> None:
     c_type = compute_type(node.output.type.dtype)
-    emit_elementwise(
+    elementwise(
         fn,
         node,
         lambda c, a, b: f"{c} ? op::as<{c_type}>(op::load({a})) : op::as<{c_type}>(op::load({b}))",
     )
 
 
-def emit_cast(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Cast)
-    emit_elementwise(fn, node, lambda x: f"op::load({x})")
+@emits(Cast)
+def cast(fn: Function, node: Node, _: Cast) -> None:
+    elementwise(fn, node, lambda x: f"op::load({x})")
 
 
 def _as(c_type: str, element: str) -> str:
     return f"op::as<{c_type}>(op::load({element}))"
 
 
-def emit_full(fn: Function, node: Node) -> None:
+@emits(Full)
+def full(fn: Function, node: Node, op: Full) -> None:
     """A broadcast view of the scalar: nothing is stored."""
-    assert isinstance(node.op, Full)
-    fn.views[node.output] = expand(fn.view(node.inputs[0]), node.op.shape)
+    fn.views[node.output] = expand(fn.view(node.inputs[0]), op.shape)
 
 
-def emit_iota(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Iota)
+@emits(Iota)
+def iota(fn: Function, node: Node, _: Iota) -> None:
     out = fn.result(node.output)
 
     def body(nest: Nest) -> list[str]:
@@ -85,7 +86,7 @@ def emit_iota(fn: Function, node: Node) -> None:
     fn.step(loop_nest(out.shape, [out], body), [], [out], rowwise=True)
 
 
-def emit_elementwise(fn: Function, node: Node, expression: Callable[..., str]) -> None:
+def elementwise(fn: Function, node: Node, expression: Callable[..., str]) -> None:
     """One loop nest that stores `expression(*elements)`."""
     operands = [expand(fn.view(v), node.output.type.shape) for v in node.inputs]
     out = fn.result(node.output)

@@ -10,7 +10,8 @@ from ...ir.ops.linear import quantized_types
 from ...ir.tiles import PANEL
 from ...ir.types import Dim
 from ...weights.formats.registry import is_quantized
-from .emit_movement import emit_row_lookup
+from .emit_movement import row_lookup
+from .emitters import emits
 from .function import Function, call, float_literal
 from .layout import View
 from .loops import Nest, loop_nest
@@ -28,14 +29,8 @@ _ACTS = {
 """IR name of an activation → `Act` of `kernels/simd.h`."""
 
 
-def supports_linear(op: Linear) -> bool:
-    """The kernels' epilogue knows the activation."""
-    return op.act in _ACTS
-
-
-def emit_linear(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Linear)
+@emits(Linear)
+def linear(fn: Function, node: Node, op: Linear) -> None:
     x_values, weight, bias, residual = op.split(node.inputs)
     operand, views, rows = _input(fn, x_values, weight)
     epilogue, added = _epilogue(fn, op, bias, residual)
@@ -101,7 +96,7 @@ def _epilogue(
     fn: Function, op: Linear, bias: Value | None, residual: Value | None
 ) -> tuple[str, list[View]]:
     """The kernel's `Epilogue`, and what it reads."""
-    if not supports_linear(op):
+    if op.act not in _ACTS:
         raise fn.refuse(f"activation {op.act} in an epilogue")
     added: Matrix | None = None if residual is None else matrix(fn, fn.view(residual))
     pointer, stride = ("nullptr", 0) if added is None else (added.pointer, added.stride)
@@ -149,17 +144,17 @@ def quantize_into(fn: Function, x: View, results: list[View]) -> None:
     fn.step(make_rows(fn, source, results, line), [source.view], results, delivers=results)
 
 
-def emit_quantize_rows(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, QuantizeRows)
+@emits(QuantizeRows)
+def quantize_rows(fn: Function, node: Node, _: QuantizeRows) -> None:
     x = fn.view(node.inputs[0])
     quantize_into(fn, x, [fn.result(v) for v in node.outputs])
 
 
-def emit_embedding(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Embedding)
+@emits(Embedding)
+def embedding(fn: Function, node: Node, _: Embedding) -> None:
     table, ids = node.inputs
     if not table.is_constant and table not in fn.weight_inputs:
-        return emit_row_lookup(fn, node, fn.view(table), ids)
+        return row_lookup(fn, node, fn.view(table), ids)
     if table.type.dtype not in PACKED:
         raise fn.refuse(f"a table of {table.type.dtype}")
     index = int32(fn, fn.view(ids))
@@ -176,9 +171,8 @@ def emit_embedding(fn: Function, node: Node) -> None:
     return None
 
 
-def emit_route_tokens(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, RouteTokens)
+@emits(RouteTokens)
+def route_tokens(fn: Function, node: Node, op: RouteTokens) -> None:
     index = int32(fn, fn.view(node.inputs[0]))
     row_index, offsets, slot = (fn.result(v) for v in node.outputs)
     line = call(
@@ -188,9 +182,8 @@ def emit_route_tokens(fn: Function, node: Node) -> None:
     fn.step([line], [index], [row_index, offsets, slot])
 
 
-def emit_grouped_linear(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, GroupedLinear)
+@emits(GroupedLinear)
+def grouped_linear(fn: Function, node: Node, op: GroupedLinear) -> None:
     x_values, weight, bias, row_index, offsets = op.split_groups(node.inputs)
     operand, views, _ = _input(fn, x_values, weight)
     epilogue, added = _epilogue(fn, op, bias, None)
@@ -209,8 +202,8 @@ def emit_grouped_linear(fn: Function, node: Node) -> None:
     fn.step([line], views + extra + added, [out], traffic=[chosen])
 
 
-def emit_combine_experts(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, CombineExperts)
+@emits(CombineExperts)
+def combine_experts(fn: Function, node: Node, _: CombineExperts) -> None:
     values = [fn.view(v) for v in node.inputs]
     y = dense_matrix(fn, values[0])
     slot, weights = dense_matrix(fn, int32(fn, values[1])), dense_matrix(fn, values[2])

@@ -7,47 +7,50 @@ from dataclasses import replace
 from ...ir.graph import Node, Value
 from ...ir.ops import Concat, Expand, Gather, LogitsRows, Permute, Reshape, Scatter, Slice
 from ...ir.types import DType, TensorType
+from . import layout
+from .emitters import emits
 from .function import Function
-from .layout import View, expand, is_dense, permute, refine, reshape, slice_dim
+from .layout import View
 from .loops import Nest, element, loop_nest, term
 
 
-def emit_permute(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Permute)
-    fn.views[node.output] = permute(fn.view(node.inputs[0]), node.op.dims)
+@emits(Permute)
+def permute(fn: Function, node: Node, op: Permute) -> None:
+    fn.views[node.output] = layout.permute(fn.view(node.inputs[0]), op.dims)
 
 
-def emit_expand(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Expand)
-    fn.views[node.output] = expand(fn.view(node.inputs[0]), node.op.shape)
+@emits(Expand)
+def expand(fn: Function, node: Node, op: Expand) -> None:
+    fn.views[node.output] = layout.expand(fn.view(node.inputs[0]), op.shape)
 
 
-def emit_slice(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Slice)
+@emits(Slice)
+def slice_(fn: Function, node: Node, op: Slice) -> None:
     length = node.output.type.shape[op.dim]
     assert isinstance(length, int)
-    fn.views[node.output] = slice_dim(fn.view(node.inputs[0]), op.dim, op.start, length, op.step)
+    fn.views[node.output] = layout.slice_dim(
+        fn.view(node.inputs[0]), op.dim, op.start, length, op.step
+    )
 
 
-def emit_reshape(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Reshape)
-    fn.views[node.output] = reshaped(fn, fn.view(node.inputs[0]), node.op.shape)
+@emits(Reshape)
+def reshape(fn: Function, node: Node, op: Reshape) -> None:
+    fn.views[node.output] = reshaped(fn, fn.view(node.inputs[0]), op.shape)
 
 
 def reshaped(fn: Function, view: View, shape: tuple) -> View:
     """`view` under another shape: the same memory if strides express it, else a copy."""
-    result = reshape(view, shape)
+    result = layout.reshape(view, shape)
     if result is not None:
         return result
-    common = refine(view.shape, shape)
+    common = layout.refine(view.shape, shape)
     if common is not None:
         target = fn.fresh(TensorType(view.dtype, tuple(shape)))
-        source, parts = reshape(view, common), reshape(target, common)
+        source, parts = layout.reshape(view, common), layout.reshape(target, common)
         if source is not None and parts is not None:
             copy(fn, source, parts)
             return target
-    result = reshape(dense(fn, view), shape)
+    result = layout.reshape(dense(fn, view), shape)
     if result is None:
         raise fn.refuse(f"a reshape of {view.type} that mixes tokens")
     return result
@@ -55,7 +58,7 @@ def reshaped(fn: Function, view: View, shape: tuple) -> View:
 
 def dense(fn: Function, view: View) -> View:
     """`view` if it is laid out like a fresh value, else a copy that is."""
-    if is_dense(view):
+    if layout.is_dense(view):
         return view
     target = fn.fresh(view.type)
     copy(fn, view, target)
@@ -83,16 +86,16 @@ def copy(fn: Function, source: View, target: View) -> None:
     fn.step(lines, [source], [target], rowwise=True)
 
 
-def emit_concat(fn: Function, node: Node) -> None:
-    assert isinstance(node.op, Concat)
+@emits(Concat)
+def concat(fn: Function, node: Node, op: Concat) -> None:
     parts = [fn.view(v) for v in node.inputs]
     out = fn.result(node.output)
     lines: list[str] = []
     start = 0
     for part in parts:
-        length = part.shape[node.op.dim]
+        length = part.shape[op.dim]
         assert isinstance(length, int)
-        target = slice_dim(out, node.op.dim, start, length, 1)
+        target = layout.slice_dim(out, op.dim, start, length, 1)
         lines += _copy_lines(part, target)
         start += length
     fn.step(lines, parts, [out], rowwise=True)
@@ -107,10 +110,9 @@ def _copy_lines(source: View, target: View) -> list[str]:
     )
 
 
-def emit_gather(fn: Function, node: Node) -> None:
+@emits(Gather)
+def gather(fn: Function, node: Node, op: Gather) -> None:
     """`out[…, i, …] = x[…, index[…, i, …], …]`: x's other dimensions run with the output's."""
-    op = node.op
-    assert isinstance(op, Gather)
     x, index = (fn.view(v) for v in node.inputs)
     if not isinstance(x.shape[op.dim], int):
         raise fn.refuse("a gather along a symbolic dimension")
@@ -124,14 +126,13 @@ def emit_gather(fn: Function, node: Node) -> None:
     fn.step(loop_nest(out.shape, [out, index, rest], body), [x, index], [out], rowwise=True)
 
 
-def emit_scatter(fn: Function, node: Node) -> None:
+@emits(Scatter)
+def scatter(fn: Function, node: Node, op: Scatter) -> None:
     """A copy of x, then one pass over the indices in order, row by row."""
-    op = node.op
-    assert isinstance(op, Scatter)
     x, index, source = (fn.view(v) for v in node.inputs)
     if not isinstance(x.shape[op.dim], int) or not isinstance(index.shape[op.dim], int):
         raise fn.refuse("a scatter along a symbolic dimension")
-    source = expand(source, index.shape)
+    source = layout.expand(source, index.shape)
     out = fn.result(node.output)
     rest, stride = _without(out, op.dim, index.shape)
 
@@ -153,9 +154,9 @@ def _without(view: View, dim: int, shape: tuple) -> tuple[View, int]:
     return replace(view, shape=tuple(shape), strides=tuple(strides)), stride
 
 
-def emit_logits_rows(fn: Function, node: Node) -> None:
+@emits(LogitsRows)
+def logits_rows(fn: Function, node: Node, _: LogitsRows) -> None:
     """Copy the wanted rows; they are shared out over R, so any thread may read any token's row."""
-    assert isinstance(node.op, LogitsRows)
     x, wanted = fn.view(node.inputs[0]), fn.view(node.inputs[1])
     out = fn.result(node.output)
     row = replace(x, shape=out.shape, strides=(0, *x.strides[1:]))
@@ -168,11 +169,13 @@ def emit_logits_rows(fn: Function, node: Node) -> None:
     fn.step(loop_nest(out.shape, [out, row], body, simd=True), [x, wanted], [out])
 
 
-def emit_row_lookup(fn: Function, node: Node, table: View, ids: Value) -> None:
+def row_lookup(fn: Function, node: Node, table: View, ids: Value) -> None:
     """Embedding from a table that is stored row-major."""
     index = fn.view(ids)
     out = fn.result(node.output)
-    wide = expand(replace(index, shape=(*index.shape, 1), strides=(*index.strides, 0)), out.shape)
+    wide = layout.expand(
+        replace(index, shape=(*index.shape, 1), strides=(*index.strides, 0)), out.shape
+    )
     lead = len(out.shape) - 1
     row = replace(table, shape=out.shape, strides=(0,) * lead + table.strides[1:])
 

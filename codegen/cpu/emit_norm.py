@@ -5,29 +5,29 @@ from __future__ import annotations
 from ...ir.graph import Node, Value
 from ...ir.ops import Norm
 from .emit_linear import MADE, make_rows
+from .emitters import emits
 from .function import Function, call, float_literal
 from .layout import View
 from .operands import Matrix, matrix, takes_place_of, try_matrix, vector
 
 
-def emit_norm(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Norm)
+@emits(Norm)
+def norm(fn: Function, node: Node, op: Norm) -> None:
     x, residual, weight, bias = op.split(node.inputs)
-    norm, vectors = _weights(fn, op, weight, bias)
+    weights, vectors = _weights(fn, op, weight, bias)
     operands = [fn.view(v) for v in (x, residual) if v is not None]
     outputs = [fn.result(v) for v in node.outputs]
     plain = not op.add and not op.quantize
-    if plain and _emit_heads(fn, op, operands[0], (norm, vectors), outputs[0]):
+    if plain and _emit_heads(fn, op, operands[0], (weights, vectors), outputs[0]):
         return None
     rows = [matrix(fn, v) for v in operands]
     if op.quantize:
-        return _emit_quantized(fn, op, rows, (norm, vectors), outputs)
+        return _emit_quantized(fn, op, rows, (weights, vectors), outputs)
     totals = [matrix(fn, outputs[0])] if op.add else []
     target = _place(matrix(fn, outputs[-1]))
     places = [part for m in (*rows, *totals) for part in _place(m)]
     name = f"{'add_' if op.add else ''}{op.fn}"
-    line = call(name, rows[0].rows, operands[0].shape[-1], *places, *norm, *target)
+    line = call(name, rows[0].rows, operands[0].shape[-1], *places, *weights, *target)
     fn.step(
         [line],
         [*(m.view for m in rows), *vectors],

@@ -9,6 +9,7 @@ from ...ir.graph import Node
 from ...ir.ops import CumSum, MatMul, Reduce, Softmax, TopK
 from ...ir.types import DType
 from .emit_elementwise import compute_type
+from .emitters import emits
 from .function import Function
 from .layout import View, expand
 from .loops import Body, Nest, element, loop_nest, term, wrap
@@ -26,9 +27,8 @@ _REDUCERS: dict[str, tuple[str, str]] = {
 }
 
 
-def emit_reduce(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Reduce)
+@emits(Reduce)
+def reduce(fn: Function, node: Node, op: Reduce) -> None:
     x = fn.view(node.inputs[0])
     out = fn.result(node.output)
     dims = sorted(d % len(x.shape) for d in op.dims)
@@ -85,9 +85,8 @@ def _accumulator(name: str, dtype: DType) -> str:
     return "double" if dtype.is_float else "int64_t"
 
 
-def emit_softmax(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Softmax)
+@emits(Softmax)
+def softmax(fn: Function, node: Node, op: Softmax) -> None:
     x = fn.view(node.inputs[0])
     out = fn.result(node.output)
     dim = op.dim % len(x.shape)
@@ -116,9 +115,8 @@ def emit_softmax(fn: Function, node: Node) -> None:
     fn.step(loop_nest(source.shape, [source, target], body), [x], [out], rowwise=True)
 
 
-def emit_cumsum(fn: Function, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, CumSum)
+@emits(CumSum)
+def cumsum(fn: Function, node: Node, op: CumSum) -> None:
     x = fn.view(node.inputs[0])
     out = fn.result(node.output)
     dim = op.dim % len(x.shape)
@@ -139,10 +137,9 @@ def emit_cumsum(fn: Function, node: Node) -> None:
     fn.step(loop_nest(source.shape, [source, target], body), [x], [out], rowwise=True)
 
 
-def emit_top_k(fn: Function, node: Node) -> None:
+@emits(TopK)
+def top_k(fn: Function, node: Node, op: TopK) -> None:
     """Insertion into a list of k: stable, and cheap for the k of routers. NaN ranks first."""
-    op = node.op
-    assert isinstance(op, TopK)
     x = fn.view(node.inputs[0])
     values, indices = (fn.result(v) for v in node.outputs)
     views = [_split(v, [len(x.shape) - 1])[0] for v in (x, values, indices)]
@@ -175,9 +172,9 @@ def emit_top_k(fn: Function, node: Node) -> None:
     fn.step(loop_nest(views[0].shape, views, body), [x], [values, indices], rowwise=True)
 
 
-def emit_matmul(fn: Function, node: Node) -> None:
+@emits(MatMul)
+def matmul(fn: Function, node: Node, _: MatMul) -> None:
     """One output element at a time, or one output row where that vectorizes."""
-    assert isinstance(node.op, MatMul)
     a, b = (fn.view(v) for v in node.inputs)
     out = fn.result(node.output)
     left = expand(_column(a), out.shape)

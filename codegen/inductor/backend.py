@@ -8,6 +8,7 @@ compiled them, and no other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +58,10 @@ class CompiledInductor(SlotProgram):
         """The cache group of each attention site."""
         group = {s: i for i, g in enumerate(self.graph.groups) for s in g.sites}
         return InductorProgramOptions(sites=[group[site] for site in sorted(group)])
+
+    def dumps(self) -> Mapping[str, str]:
+        """The graph that the worker gets; Inductor's own code has its own switches."""
+        return {"graph.txt": str(self.graph)}
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Compile the library of `level`.

@@ -6,7 +6,7 @@ The references of all other ops go into the exported module as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from ...ir.ops import GroupedLinear, Op, Rotary, RouteTokens, SlotAttention, SlotWrite
 from ...ir.types import Env
+from ..emitting import Emitters
 
 Tensors = Sequence[torch.Tensor]
 
@@ -31,14 +32,20 @@ class Run:
     env: Env
 
 
+FORMS: Emitters[Run, Tensors, torch.Tensor | tuple[torch.Tensor, ...]] = Emitters(__name__, "form*")
+"""What is here, and in further modules of that name."""
+emits = FORMS.emits
+
+
 def evaluate(op: Op, run: Run, operands: Tensors) -> Tensors:
     """The results of `op`."""
-    form = _FORMS.get(type(op))
-    result = op.bind(run.env).reference(*operands) if form is None else form(op, run, operands)
+    form = FORMS.find(op)
+    result = op.bind(run.env).reference(*operands) if form is None else form(run, operands, op)
     return result if isinstance(result, tuple) else (result,)
 
 
-def _slot_write(op: SlotWrite, run: Run, operands: Tensors) -> Tensors:
+@emits(SlotWrite)
+def slot_write(run: Run, operands: Tensors, op: SlotWrite) -> tuple[torch.Tensor, ...]:
     """Writes into the caches that were given: the compiler then makes it a store in place."""
     k, v, key_cache, value_cache, start, *tables = operands
     if op.rotary:
@@ -51,13 +58,15 @@ def _slot_write(op: SlotWrite, run: Run, operands: Tensors) -> Tensors:
     return key_cache, value_cache
 
 
-def _slot_attention(op: SlotAttention, run: Run, operands: Tensors) -> torch.Tensor:
+@emits(SlotAttention)
+def slot_attention(run: Run, operands: Tensors, op: SlotAttention) -> torch.Tensor:
     """Reads what slots hold, not all that they have room for."""
     q, key_cache, value_cache, *rest = operands
     return op.reference(q, key_cache[:, :, : run.extent], value_cache[:, :, : run.extent], *rest)
 
 
-def _route_tokens(op: RouteTokens, _: Run, operands: Tensors) -> Tensors:
+@emits(RouteTokens)
+def route_tokens(run: Run, operands: Tensors, op: RouteTokens) -> tuple[torch.Tensor, ...]:
     """Counts by comparison; the reference's `bincount` has a shape that depends on values."""
     (index,) = operands
     flat = index.flatten().long()
@@ -68,7 +77,8 @@ def _route_tokens(op: RouteTokens, _: Run, operands: Tensors) -> Tensors:
     return (order // index.shape[1]).int(), offsets.int(), slot.view(index.shape).int()
 
 
-def _grouped_linear(op: GroupedLinear, run: Run, operands: Tensors) -> torch.Tensor:
+@emits(GroupedLinear)
+def grouped_linear(run: Run, operands: Tensors, op: GroupedLinear) -> torch.Tensor:
     """One grouped product instead of a loop over experts whose bounds are values.
 
     Rows of weights and inputs must be multiples of 16 bytes, so they are padded where they aren't.
@@ -83,11 +93,3 @@ def _grouped_linear(op: GroupedLinear, run: Run, operands: Tensors) -> torch.Ten
         rows = torch.arange(x.shape[0]).unsqueeze(1)
         y = y + bias[(offsets[1:] <= rows).sum(1)]
     return op.epilogue(y, None)
-
-
-_FORMS: dict[type[Op], Callable] = {
-    GroupedLinear: _grouped_linear,
-    RouteTokens: _route_tokens,
-    SlotAttention: _slot_attention,
-    SlotWrite: _slot_write,
-}

@@ -6,6 +6,7 @@ operators of ONNX alone. Levels are execution providers; the model is the same f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +64,14 @@ class CompiledOnnx(SlotProgram):
             provider="cuda" if level == "cuda" else "cpu",
             caches=self.caches,
         )
+
+    def dumps(self) -> Mapping[str, str]:
+        """The model as ONNX's own text."""
+        from onnx import ModelProto, printer
+
+        from .program import serialized
+
+        return {"model.onnx.txt": printer.to_text(ModelProto.FromString(serialized(self.model)))}
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Write the protobuf; weights are beside it."""

@@ -14,16 +14,16 @@ from ...ir.ops import Rotary, SlotAttention, SlotWrite
 from ...ir.types import DType, S, Sym
 from .constants import ONNX_TYPE
 from .emit_linear import capped
+from .emitters import emits
 from .model import Model
 
 QUERY = Sym("Q")
 """Query tokens that every sequence of a run brings."""
 
 
-def emit_rotary(model: Model, node: Node) -> None:
+@emits(Rotary)
+def rotary(model: Model, node: Node, op: Rotary) -> None:
     """Rotate the first elements of every head."""
-    op = node.op
-    assert isinstance(op, Rotary)
     x, cos, sin = model.operands()
     type = node.inputs[0].type
     if type.rank != 3:
@@ -46,15 +46,13 @@ def rotated(
     return model.add("Reshape", y, model.int64(-1, heads, width))
 
 
-def emit_slot_write(model: Model, node: Node) -> None:
+@emits(SlotWrite)
+def slot_write(model: Model, node: Node, op: SlotWrite) -> None:
     """Scatter this run's keys and values into the slots."""
-    op = node.op
-    assert isinstance(op, SlotWrite)
     k, v, _, _, _, *tables = model.operands()
     k_value, v_value, key_cache, value_cache, start = node.inputs[:5]
     if op.rotary:
-        rotary = Rotary(op.rotary, op.interleaved)
-        k = rotated(model, rotary, k, k_value.type.shape[1:], *tables)
+        k = rotated(model, Rotary(op.rotary, op.interleaved), k, k_value.type.shape[1:], *tables)
     results = []
     for x, value, cache in ((k, k_value, key_cache), (v, v_value, value_cache)):
         rows = by_sequence(model, x, value.type.shape[1:])
@@ -78,10 +76,9 @@ def starts(model: Model, start: Value) -> ir.Value:
     return model.shared("starts", lambda: model.cast(model.read(start), DType.I64))
 
 
-def emit_slot_attention(model: Model, node: Node) -> None:
+@emits(SlotAttention)
+def slot_attention(model: Model, node: Node, op: SlotAttention) -> None:
     """Attention over the slots."""
-    op = node.op
-    assert isinstance(op, SlotAttention)
     q, keys, values, _, *rest = model.operands()
     q_value, key_cache, value_cache, start = node.inputs[:4]
     if op.rotary:

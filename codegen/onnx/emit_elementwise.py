@@ -12,10 +12,11 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from ...ir.graph import Node
-from ...ir.ops import Binary, Cast, Unary
+from ...ir.ops import Binary, Cast, Unary, Where
 from ...ir.ops.elementwise import promote
 from ...ir.types import DType
 from .constants import ONNX_TYPE
+from .emitters import emits
 from .model import Model
 
 _DIRECT_UNARY = {
@@ -35,12 +36,12 @@ _NARROW = (DType.I8, DType.U8)
 _REDUCED = (DType.F16, DType.BF16)
 
 
-def emit_unary(model: Model, node: Node) -> None:
+@emits(Unary)
+def emit_unary(model: Model, node: Node, op: Unary) -> None:
     """A unary function."""
-    assert isinstance(node.op, Unary)
     (x,) = model.operands()
     source, target = node.inputs[0].type.dtype, node.output.type.dtype
-    fn = node.op.fn
+    fn = op.fn
     if not source.is_float and fn in _IDENTITY_OF_INTEGERS:
         model.result(model.add("Identity", x))
         return
@@ -148,10 +149,10 @@ _LOGICAL = {"logical_and", "logical_or", "logical_xor"}
 _FLOAT_BINARY = {"div", "atan2"}
 
 
-def emit_binary(model: Model, node: Node) -> None:
+@emits(Binary)
+def emit_binary(model: Model, node: Node, op: Binary) -> None:
     """A binary function of operands brought to their common type."""
-    assert isinstance(node.op, Binary)
-    fn = node.op.fn
+    fn = op.fn
     common = promote(node.inputs[0].type, node.inputs[1].type)
     if fn in _LOGICAL:
         common = DType.BOOL
@@ -249,7 +250,8 @@ _SPELLED_BINARY: dict[str, Callable[[Model, ir.Value, ir.Value, DType], ir.Value
 }
 
 
-def emit_where(model: Model, node: Node) -> None:
+@emits(Where)
+def where(model: Model, node: Node, _: Where) -> None:
     """`a where condition else b`; bools and narrow types by way of i32."""
     condition, *choices = model.operands()
     target = node.output.type.dtype
@@ -262,11 +264,11 @@ def emit_where(model: Model, node: Node) -> None:
     model.result(y if target is wide else model.cast(y, target))
 
 
-def emit_cast(model: Model, node: Node) -> None:
+@emits(Cast)
+def cast(model: Model, node: Node, op: Cast) -> None:
     """Conversion; from floats to narrow integers by way of i32, as torch does."""
-    assert isinstance(node.op, Cast)
     (x,) = model.operands()
-    target = model.computes_in if node.op.dtype is DType.F32 else node.op.dtype
-    if node.inputs[0].type.dtype.is_float and node.op.dtype in _NARROW:
+    target = model.computes_in if op.dtype is DType.F32 else op.dtype
+    if node.inputs[0].type.dtype.is_float and op.dtype in _NARROW:
         x = model.cast(x, DType.I32)
     model.result(model.add("Cast", x, to=ONNX_TYPE[target].value))

@@ -10,18 +10,19 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ...ir.graph import Node
-from ...ir.ops import GroupedLinear, RouteTokens
+from ...ir.ops import CombineExperts, GroupedLinear, RouteTokens
 from ...ir.types import DType
 from .emit_linear import Product, capped, epilogue, product, weight_rows
+from .emitters import emits
 from .model import Model
 
 
-def emit_route_tokens(model: Model, node: Node) -> None:
+@emits(RouteTokens)
+def route_tokens(model: Model, node: Node, op: RouteTokens) -> None:
     """Sort rows by expert without a sort: a row's place is how many stand before it."""
-    assert isinstance(node.op, RouteTokens)
     index_value = node.inputs[0]
     (index,) = model.operands()
-    experts, choices = node.op.experts, index_value.type.shape[1]
+    experts, choices = op.experts, index_value.type.shape[1]
     assert isinstance(choices, int)
     chosen = model.cast(model.add("Reshape", index, model.int64(-1)), DType.I64)
     member = model.add(
@@ -50,10 +51,14 @@ def _inverse(model: Model, slot: ir.Value, choices: int) -> ir.Value:
     return model.add("ScatterElements", tokens, slot, tokens, axis=0)
 
 
-def emit_grouped_linear(model: Model, node: Node, multiply: Product = product) -> None:
+@emits(GroupedLinear)
+def grouped_linear(model: Model, node: Node, op: GroupedLinear) -> None:
     """Each expert's product of its rows, behind one another."""
-    op = node.op
-    assert isinstance(op, GroupedLinear)
+    grouped_linear_by(product, model, node, op)
+
+
+def grouped_linear_by(multiply: Product, model: Model, node: Node, op: GroupedLinear) -> None:
+    """Experts whose products `multiply` makes."""
     if op.quantized:
         raise model.refuse("its input comes in int8 blocks")
     (_, *_), weight, bias, row_index, offsets = op.split_groups(node.inputs)
@@ -88,7 +93,8 @@ def len_of(dim: object) -> int:
     return dim
 
 
-def emit_combine_experts(model: Model, node: Node) -> None:
+@emits(CombineExperts)
+def combine_experts(model: Model, node: Node, _: CombineExperts) -> None:
     """Sum of a token's rows, weighted."""
     x, slot, weights = model.operands()
     rows = model.add("Gather", x, slot, axis=0)

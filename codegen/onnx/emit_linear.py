@@ -14,6 +14,7 @@ from ...ir.types import DType, Sym
 from .constants import ONNX_TYPE, Matrix
 from .emit_elementwise import unary
 from .emit_movement import slice_of
+from .emitters import emits
 from .model import Model
 
 Product = Callable[..., ir.Value]
@@ -21,17 +22,21 @@ Product = Callable[..., ir.Value]
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 
 
-def emit_linear(model: Model, node: Node, multiply: Product | None = None) -> None:
+@emits(Linear)
+def linear(model: Model, node: Node, op: Linear) -> None:
     """`softcap([residual +] act(x Wᵀ + bias))` as one Gemm and what follows it."""
-    op = node.op
-    assert isinstance(op, Linear)
+    linear_by(product, model, node, op)
+
+
+def linear_by(multiply: Product, model: Model, node: Node, op: Linear) -> None:
+    """A linear layer whose product `multiply` makes."""
     if op.quantized:
         raise model.refuse("its input comes in int8 blocks")
     (x_value, *_), weight, _, _ = op.split(node.inputs)
     (x,), _, bias, residual = op.split(tuple(operands_but_weight(model, op, node)))
     rows = x_value.type.shape[:-1]
     x = x if len(rows) == 1 else model.reshape(x, (Sym("rows"), x_value.type.shape[-1]))
-    y = (multiply or product)(model, x, weight, bias)
+    y = multiply(model, x, weight, bias)
     y = epilogue(model, op, y, weight_rows(weight))
     if len(rows) != 1:
         y = model.reshape(y, node.output.type.shape)
@@ -143,9 +148,9 @@ def capped(model: Model, y: ir.Value, softcap: float) -> ir.Value:
     return model.add("Mul", model.add("Tanh", model.add("Div", y, cap)), cap)
 
 
-def emit_embedding(model: Model, node: Node) -> None:
+@emits(Embedding)
+def embedding(model: Model, node: Node, _: Embedding) -> None:
     """Rows of a table; of a quantized one, the rows are fetched and then dequantized."""
-    assert isinstance(node.op, Embedding)
     table, ids_value = node.inputs
     ids = model.operand(ids_value)
     target = model.kind(node.output)

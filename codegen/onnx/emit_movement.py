@@ -6,46 +6,57 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.graph import Node
-from ...ir.ops import Concat, Expand, Full, Gather, Iota, Permute, Reshape, Scatter, Slice
+from ...ir.ops import (
+    Concat,
+    Expand,
+    Full,
+    Gather,
+    Iota,
+    LogitsRows,
+    Permute,
+    Reshape,
+    Scatter,
+    Slice,
+)
 from ...ir.types import Dim, DType
 from .constants import ONNX_TYPE
+from .emitters import emits
 from .model import Model
 
 _INLINE_ELEMENTS = 256
 """Longer constants are computed in the model."""
 
 
-def emit_reshape(model: Model, node: Node) -> None:
+@emits(Reshape)
+def reshape(model: Model, node: Node, op: Reshape) -> None:
     """The same elements under another shape."""
-    assert isinstance(node.op, Reshape)
     (x,) = model.operands()
-    model.result(model.reshape(x, node.op.shape))
+    model.result(model.reshape(x, op.shape))
 
 
-def emit_permute(model: Model, node: Node) -> None:
+@emits(Permute)
+def permute(model: Model, node: Node, op: Permute) -> None:
     """Dimensions in another order."""
-    assert isinstance(node.op, Permute)
     (x,) = model.operands()
-    rank = len(node.op.dims)
-    model.result(model.add("Transpose", x, perm=[d % rank for d in node.op.dims]))
+    rank = len(op.dims)
+    model.result(model.add("Transpose", x, perm=[d % rank for d in op.dims]))
 
 
-def emit_expand(model: Model, node: Node) -> None:
+@emits(Expand)
+def expand(model: Model, node: Node, op: Expand) -> None:
     """Broadcast to a shape; dimensions that x has already are 1 in it, as ONNX allows."""
-    assert isinstance(node.op, Expand)
     (x,) = model.operands()
     own = node.inputs[0].type.shape
-    own = (*[None] * (len(node.op.shape) - len(own)), *own)
+    own = (*[None] * (len(op.shape) - len(own)), *own)
     dims: list[Dim] = [
-        1 if have == want else want for have, want in zip(own, node.op.shape, strict=True)
+        1 if have == want else want for have, want in zip(own, op.shape, strict=True)
     ]
     model.result(model.add("Expand", x, model.shape(dims)))
 
 
-def emit_slice(model: Model, node: Node) -> None:
+@emits(Slice)
+def slice_(model: Model, node: Node, op: Slice) -> None:
     """Every `step`-th element of a range along one dimension."""
-    op = node.op
-    assert isinstance(op, Slice)
     (x,) = model.operands()
     model.result(slice_of(model, x, op.dim % node.inputs[0].type.rank, op.start, op.stop, op.step))
 
@@ -58,25 +69,24 @@ def slice_of(
     return model.add("Slice", x, *bounds, *([] if step == 1 else [model.int64(step)]))
 
 
-def emit_concat(model: Model, node: Node) -> None:
+@emits(Concat)
+def concat(model: Model, node: Node, op: Concat) -> None:
     """Inputs behind one another."""
-    assert isinstance(node.op, Concat)
-    axis = node.op.dim % node.output.type.rank
+    axis = op.dim % node.output.type.rank
     model.result(model.add("Concat", *model.operands(), axis=axis))
 
 
-def emit_gather(model: Model, node: Node) -> None:
+@emits(Gather)
+def gather(model: Model, node: Node, op: Gather) -> None:
     """torch.gather."""
-    assert isinstance(node.op, Gather)
     x, index = model.operands()
-    axis = node.op.dim % node.inputs[0].type.rank
+    axis = op.dim % node.inputs[0].type.rank
     model.result(model.add("GatherElements", x, model.cast(index, DType.I64), axis=axis))
 
 
-def emit_scatter(model: Model, node: Node) -> None:
+@emits(Scatter)
+def scatter(model: Model, node: Node, op: Scatter) -> None:
     """torch.scatter or scatter_add; bools and narrow types are added as i32."""
-    op = node.op
-    assert isinstance(op, Scatter)
     x, index, source = model.operands()
     own = node.inputs[0].type.dtype
     wide = DType.I32 if op.accumulate and own in (DType.I8, DType.U8, DType.BOOL) else own
@@ -93,17 +103,16 @@ def emit_scatter(model: Model, node: Node) -> None:
     model.result(y if wide is own else model.cast(y, own))
 
 
-def emit_full(model: Model, node: Node) -> None:
+@emits(Full)
+def full(model: Model, node: Node, op: Full) -> None:
     """One value in every place."""
-    assert isinstance(node.op, Full)
     (x,) = model.operands()
-    model.result(model.add("Expand", x, model.shape(node.op.shape)))
+    model.result(model.add("Expand", x, model.shape(op.shape)))
 
 
-def emit_iota(model: Model, node: Node) -> None:
+@emits(Iota)
+def iota(model: Model, node: Node, op: Iota) -> None:
     """0, 1, 2, …: a constant where it is short."""
-    op = node.op
-    assert isinstance(op, Iota)
     if op.size <= _INLINE_ELEMENTS:
         model.result(model.add("Identity", model.inline(np.arange(op.size), ONNX_TYPE[op.dtype])))
         return
@@ -112,7 +121,8 @@ def emit_iota(model: Model, node: Node) -> None:
     model.result(y if op.dtype is DType.I64 else model.cast(y, op.dtype))
 
 
-def emit_logits_rows(model: Model, node: Node) -> None:
+@emits(LogitsRows)
+def logits_rows(model: Model, node: Node, _: LogitsRows) -> None:
     """The rows that logits are wanted for."""
     x, rows = model.operands()
     model.result(model.add("Gather", x, rows, axis=0))

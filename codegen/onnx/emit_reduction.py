@@ -6,9 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.graph import Node
-from ...ir.ops import CumSum, Norm, Reduce, Softmax, TopK
+from ...ir.ops import CumSum, MatMul, Norm, Reduce, Softmax, TopK
 from ...ir.types import DType
 from .constants import ONNX_TYPE
+from .emitters import emits
 from .model import Model
 
 _REDUCE = {
@@ -17,10 +18,9 @@ _REDUCE = {
 }  # fmt: skip
 
 
-def emit_reduce(model: Model, node: Node) -> None:
+@emits(Reduce)
+def reduce(model: Model, node: Node, op: Reduce) -> None:
     """A reduction over dimensions that are known."""
-    op = node.op
-    assert isinstance(op, Reduce)
     (x,) = model.operands()
     own, target = node.inputs[0].type, node.output.type.dtype
     axes = sorted((d % own.rank for d in op.dims), reverse=True)
@@ -60,47 +60,44 @@ def _argmax(model: Model, x: ir.Value, axes: list[int], keepdim: bool) -> ir.Val
     return x
 
 
-def emit_softmax(model: Model, node: Node) -> None:
+@emits(Softmax)
+def softmax(model: Model, node: Node, op: Softmax) -> None:
     """Softmax or its logarithm."""
-    op = node.op
-    assert isinstance(op, Softmax)
     (x,) = model.operands()
     model.result(model.add("LogSoftmax" if op.log else "Softmax", x, axis=op.dim))
 
 
-def emit_cumsum(model: Model, node: Node) -> None:
+@emits(CumSum)
+def cumsum(model: Model, node: Node, op: CumSum) -> None:
     """A running sum."""
-    assert isinstance(node.op, CumSum)
     (x,) = model.operands()
     own, target = node.inputs[0].type, node.output.type.dtype
     wide = DType.F32 if own.dtype.is_float else DType.I64
-    axis = model.number(node.op.dim % own.rank, DType.I64)
+    axis = model.number(op.dim % own.rank, DType.I64)
     y = model.add("CumSum", x if own.dtype is wide else model.cast(x, wide), axis)
     model.result(y if wide is target else model.cast(y, target))
 
 
-def emit_top_k(model: Model, node: Node) -> None:
+@emits(TopK)
+def top_k(model: Model, node: Node, op: TopK) -> None:
     """The largest values; ONNX, too, lets the lower index of equal values go first."""
-    assert isinstance(node.op, TopK)
     (x,) = model.operands()
     own = node.inputs[0].type.dtype
     wide = DType.F32 if own.is_float else DType.I64
     x = x if own is wide else model.cast(x, wide)
-    values, indices = model.add_many(
-        "TopK", 2, x, model.int64(node.op.k), axis=-1, largest=1, sorted=1
-    )
+    values, indices = model.add_many("TopK", 2, x, model.int64(op.k), axis=-1, largest=1, sorted=1)
     model.result(values if own is wide else model.cast(values, own), indices)
 
 
-def emit_matmul(model: Model, node: Node) -> None:
+@emits(MatMul)
+def matmul(model: Model, node: Node, _: MatMul) -> None:
     """A product over the last two dimensions, as NumPy's matmul."""
     model.result(model.add("MatMul", *model.operands()))
 
 
-def emit_norm(model: Model, node: Node) -> None:
+@emits(Norm)
+def norm(model: Model, node: Node, op: Norm) -> None:
     """RMS or layer normalization over the last dimension, behind a sum where there is one."""
-    op = node.op
-    assert isinstance(op, Norm)
     if op.quantize:
         raise model.refuse("rows are not quantized by a norm here")
     x, residual, weight, bias = op.split(tuple(model.operands()))

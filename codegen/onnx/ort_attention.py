@@ -17,7 +17,9 @@ import onnx_ir as ir
 from ...ir.graph import Node, Value
 from ...ir.ops import SlotAttention, SlotWrite
 from ...ir.types import DType, S, Sym
-from .emit_attention import QUERY, emit_slot_attention, emit_slot_write, starts
+from . import emit_attention
+from .emit_attention import QUERY, starts
+from .emitters import emits_ort
 from .model import Model
 from .ort_linear import DOMAIN, unshaped
 from .ort_packed import packed_projections, rotates_inside, table_of
@@ -25,20 +27,20 @@ from .ort_packed import packed_projections, rotates_inside, table_of
 _HEAD_MULTIPLE = 8
 
 
-def ort_slot_write(model: Model, node: Node) -> None:
+@emits_ort(SlotWrite)
+def slot_write(model: Model, node: Node, op: SlotWrite) -> None:
     """Nothing where attention writes too; else scatter."""
     if _reader(model, node) is None:
-        emit_slot_write(model, node)
+        emit_attention.slot_write(model, node, op)
 
 
-def ort_slot_attention(model: Model, node: Node) -> None:
+@emits_ort(SlotAttention)
+def slot_attention(model: Model, node: Node, op: SlotAttention) -> None:
     """Write this run's keys and values and attend."""
-    op = node.op
     write = node.inputs[1].producer
     if write is None or _reader(model, write) is not node:
-        emit_slot_attention(model, node)
+        emit_attention.slot_attention(model, node, op)
         return
-    assert isinstance(op, SlotAttention)
     heads, width = _sizes(node.inputs[0])
     kv_heads, _ = _sizes(write.inputs[0])
     inside = rotates_inside(node, write, model.slot_length)

@@ -8,7 +8,7 @@ integers, as our own CPU kernels do. Its codes are symmetric here:
 and c times the sums of x's blocks is a second, 32 times smaller product. There are zero points,
 but with 4-bit codes they are wrong for a single row on CPUs without AVX-512 (onnxruntime issue
 29853), they are integers where minima have 16 bits, and floating ones are a thousand times slower.
-What isn't stored in blocks is left to `emit_linear`.
+What isn't stored in blocks is left to `emit_linear.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...weights.formats.registry import format_of, is_quantized
 from . import emit_experts, emit_linear
 from .constants import Matrix
 from .emit_movement import slice_of
+from .emitters import emits_ort
 from .model import Model
 
 DOMAIN = "com.microsoft"
@@ -32,16 +33,16 @@ _WIDE = 1024
 """Columns from which on a product with ones costs prompts more than it saves a single row."""
 
 
-def ort_linear(model: Model, node: Node) -> None:
+@emits_ort(Linear)
+def linear(model: Model, node: Node, op: Linear) -> None:
     """`softcap([residual +] act(x Wᵀ + bias))`."""
-    assert isinstance(node.op, Linear)
-    emit_linear.emit_linear(model, node, product)
+    emit_linear.linear_by(product, model, node, op)
 
 
-def ort_grouped_linear(model: Model, node: Node) -> None:
+@emits_ort(GroupedLinear)
+def grouped_linear(model: Model, node: Node, op: GroupedLinear) -> None:
     """Each expert's product of its rows, behind one another."""
-    assert isinstance(node.op, GroupedLinear)
-    emit_experts.emit_grouped_linear(model, node, product)
+    emit_experts.grouped_linear_by(product, model, node, op)
 
 
 def product(
@@ -110,12 +111,12 @@ def _block_sums(model: Model, x: ir.Value, width: int) -> ir.Value:
     return model.shared(("block sums", x), sums)
 
 
-def ort_embedding(model: Model, node: Node) -> None:
+@emits_ort(Embedding)
+def embedding(model: Model, node: Node, op: Embedding) -> None:
     """Rows of a table; codes that a head shares are read and dequantized by one operator."""
-    assert isinstance(node.op, Embedding)
     table, ids_value = node.inputs
     if not _in_blocks(table):
-        emit_linear.emit_embedding(model, node)
+        emit_linear.embedding(model, node, op)
         return
     matrix = model.constants.matrix(model, table)
     ids = model.operand(ids_value)

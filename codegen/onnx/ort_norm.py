@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from ...ir.graph import Node
 from ...ir.ops import Norm
-from .emit_reduction import emit_norm, ones
+from . import emit_reduction
+from .emitters import emits_ort
 from .model import Model
 from .ort_linear import DOMAIN
 
 
-def ort_norm(model: Model, node: Node) -> None:
+@emits_ort(Norm)
+def norm(model: Model, node: Node, op: Norm) -> None:
     """RMS or layer normalization, behind a sum where there is one."""
-    op = node.op
-    assert isinstance(op, Norm)
     if not op.add or op.quantize or (op.fn == "rms_norm" and op.bias):
-        emit_norm(model, node)
+        emit_reduction.norm(model, node, op)
         return
     x, residual, weight, bias = op.split(tuple(model.operands()))
-    weight = ones(model, node) if weight is None else weight
+    weight = emit_reduction.ones(model, node) if weight is None else weight
     if op.fn == "rms_norm":
         kind, vectors = "SkipSimplifiedLayerNormalization", [weight]
     else:

@@ -6,7 +6,7 @@ one engine serves all of them (see `engine.py`), so a compile has one level, nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,10 @@ class CompiledTrt(SlotProgram):
             caches=self.caches,
             refit=self.built_with.refit,
         )
+
+    def dumps(self) -> Mapping[str, str]:
+        """The graph that becomes a network, whose weights are read only when it is built."""
+        return {"graph.txt": str(self.graph)}
 
     def build(self, level: str, out: Path, build: Build) -> None:
         """Measure input ranges if the scheme needs them, make the network, build the engine.

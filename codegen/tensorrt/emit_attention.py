@@ -21,16 +21,16 @@ from ...ir.graph import Node
 from ...ir.ops import Rotary, SlotAttention, SlotWrite
 from .emit_linear import soft_cap
 from .emit_reduction import softmax
+from .emitters import emits
 from .net import Net, Tensor
 
 HIDDEN = -1e30
 """Added to the scores of keys that a query may not see."""
 
 
-def emit_slot_write(net: Net, node: Node) -> tuple[Tensor, Tensor]:
+@emits(SlotWrite)
+def slot_write(net: Net, node: Node, op: SlotWrite) -> tuple[Tensor, Tensor]:
     """Keys (rotated) and values into their slots; the caches after it."""
-    op = node.op
-    assert isinstance(op, SlotWrite)
     k, v, key_cache, value_cache, start, *angles = node.inputs
     keys = heads_first(net, net.raw(k), k.type.shape)
     if op.rotary:
@@ -66,10 +66,9 @@ def rotate(net: Net, x: Tensor, angles: list[Tensor], dim: int, interleaved: boo
     return net.out(net.network.add_rotary_embedding(x, cos, sin, interleaved, dim))
 
 
-def emit_rotary(net: Net, node: Node) -> Tensor:
+@emits(Rotary)
+def rotary(net: Net, node: Node, op: Rotary) -> Tensor:
     """A rotation outside of attention: every token is a batch of its own."""
-    op = node.op
-    assert isinstance(op, Rotary)
     x, cos, sin = (net.read(v) for v in node.inputs)
     _, heads, width = node.inputs[0].type.shape
     batched = net.reshape(x, (-1, heads, 1, width))
@@ -78,10 +77,9 @@ def emit_rotary(net: Net, node: Node) -> Tensor:
     return net.reshape(net.out(layer), (-1, heads, width))
 
 
-def emit_slot_attention(net: Net, node: Node) -> Tensor:
+@emits(SlotAttention)
+def slot_attention(net: Net, node: Node, op: SlotAttention) -> Tensor:
     """[T, H, D] and the caches to [T, H, Dv]."""
-    op = node.op
-    assert isinstance(op, SlotAttention)
     q, key_cache, value_cache, start = node.inputs[:4]
     queries = heads_first(net, net.raw(q), q.type.shape)
     if op.rotary:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 from ...ir.graph import Node
-from ...ir.ops import Binary, Cast, Unary
+from ...ir.ops import Binary, Cast, Unary, Where
 from ...ir.types import DType
+from .emitters import emits
 from .net import Net, Tensor
 
 _UNARY = {
@@ -114,10 +115,10 @@ def combine(net: Net, fn: str, a: Tensor, b: Tensor) -> Tensor:
     return net.binary(a, b, _BINARY[fn])
 
 
-def emit_unary(net: Net, node: Node) -> Tensor:
+@emits(Unary, only=lambda op: op.fn in UNARY_FUNCTIONS)
+def unary(net: Net, node: Node, op: Unary) -> Tensor:
     """A function of one operand; bools and integers are widened where the function gives f32."""
-    op, (x,) = node.op, node.inputs
-    assert isinstance(op, Unary)
+    (x,) = node.inputs
     tensor = net.read(x)
     result = node.output.type.dtype
     if op.fn == "logical_not":
@@ -127,10 +128,9 @@ def emit_unary(net: Net, node: Node) -> Tensor:
     return apply(net, op.fn, tensor)
 
 
-def emit_binary(net: Net, node: Node) -> Tensor:
+@emits(Binary, only=lambda op: op.fn in BINARY_FUNCTIONS)
+def binary(net: Net, node: Node, op: Binary) -> Tensor:
     """A function of two operands, in the type that torch computes it in."""
-    op = node.op
-    assert isinstance(op, Binary)
     a, b = (net.read(v) for v in node.inputs)
     wanted = net.trt.bool if op.fn in _LOGICAL else _common(net, node)
     return combine(net, op.fn, net.cast(a, wanted), net.cast(b, wanted))
@@ -146,7 +146,8 @@ def _common(net: Net, node: Node) -> object:
     return net.types[DType.I32 if dtype is DType.BOOL else dtype]
 
 
-def emit_where(net: Net, node: Node) -> Tensor:
+@emits(Where)
+def where(net: Net, node: Node, _: Where) -> Tensor:
     condition, a, b = (net.read(v) for v in node.inputs)
     dtype = node.output.type.dtype
     wanted = net.trt.float32 if dtype.is_float else net.types[dtype]
@@ -154,10 +155,9 @@ def emit_where(net: Net, node: Node) -> Tensor:
     return net.out(net.network.add_select(*operands))
 
 
-def emit_cast(net: Net, node: Node) -> Tensor:
+@emits(Cast)
+def cast(net: Net, node: Node, op: Cast) -> Tensor:
     """A conversion as in torch: floats to integers truncate, to f16 and bf16 they round."""
-    op = node.op
-    assert isinstance(op, Cast)
     tensor = net.read(node.inputs[0])
     if node.inputs[0].type.dtype.is_float and op.dtype is DType.BOOL:
         zero = net.literal(0, tensor.dtype, len(tensor.shape))

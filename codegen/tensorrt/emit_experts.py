@@ -15,9 +15,10 @@ from ...base.errors import LlmcError
 from ...ir.graph import Node
 from ...ir.ops import CombineExperts, GroupedLinear, RouteTokens
 from ...ir.types import Sym
-from .emit_linear import epilogue, product
+from .emit_linear import epilogue, is_plain, product
 from .emit_reduction import reduce
 from .emit_shape import expand
+from .emitters import emits
 from .net import Net, Tensor
 
 
@@ -31,10 +32,9 @@ class Routes:
     place: Tensor
 
 
-def emit_route_tokens(net: Net, node: Node) -> tuple[Tensor, Tensor, Tensor]:
+@emits(RouteTokens)
+def route_tokens(net: Net, node: Node, op: RouteTokens) -> tuple[Tensor, Tensor, Tensor]:
     """(token of each row, expert of each row in place of offsets, row of each choice)."""
-    op = node.op
-    assert isinstance(op, RouteTokens)
     for user in node.outputs[1].users:
         if not isinstance(user.op, GroupedLinear):
             raise LlmcError("LLMC-E0401", f"trt can't do {user.op} at {user.scope}")
@@ -54,10 +54,9 @@ def emit_route_tokens(net: Net, node: Node) -> tuple[Tensor, Tensor, Tensor]:
     return token, expert, net.reshape(rows, (-1, choices))
 
 
-def emit_grouped_linear(net: Net, node: Node) -> Tensor:
+@emits(GroupedLinear, only=is_plain)
+def grouped_linear(net: Net, node: Node, op: GroupedLinear) -> Tensor:
     """Rows [k*T, N], each by its expert's weight."""
-    op = node.op
-    assert isinstance(op, GroupedLinear)
     (x, *_), weight, bias, row_index, offsets = op.split_groups(node.inputs)
     routes = net.shared["routes", offsets]
     rows = net.raw(x)
@@ -74,12 +73,12 @@ def emit_grouped_linear(net: Net, node: Node) -> Tensor:
     if bias is not None:
         own = net.out(net.network.add_gather(net.read(bias), routes.expert, 0))
         y = net.binary(net.cast(y, net.trt.float32), own, "SUM")
-    return epilogue(net, node, y, None, None)
+    return epilogue(net, op, y, None, None)
 
 
-def emit_combine_experts(net: Net, node: Node) -> Tensor:
+@emits(CombineExperts)
+def combine_experts(net: Net, node: Node, _: CombineExperts) -> Tensor:
     """Σ_j weights[t, j] · x[slot[t, j]]."""
-    assert isinstance(node.op, CombineExperts)
     x, slot, weights = node.inputs
     choices, width = slot.type.shape[1], x.type.shape[-1]
     rows = net.read(x)

@@ -7,13 +7,13 @@ import numpy as np
 from ...ir.graph import Node
 from ...ir.ops import Norm
 from .emit_reduction import reduce
+from .emitters import emits
 from .net import Net, Tensor
 
 
-def emit_norm(net: Net, node: Node) -> Tensor | tuple[Tensor, Tensor]:
+@emits(Norm, only=lambda op: not op.quantize)
+def norm(net: Net, node: Node, op: Norm) -> Tensor | tuple[Tensor, Tensor]:
     """[x +] residual, then the norm; with `add` the sum is the first result."""
-    op = node.op
-    assert isinstance(op, Norm)
     x, residual, weight, bias = op.split(node.inputs)
     total = net.read(x)
     if residual is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir.graph import Node
-from ...ir.ops import CumSum, Reduce, Softmax, TopK
+from ...ir.ops import CumSum, MatMul, Reduce, Softmax, TopK
 from ...ir.types import DType
+from .emitters import emits
 from .net import Net, Tensor
 
 _REDUCE = {"sum": "SUM", "mean": "AVG", "amax": "MAX", "amin": "MIN", "prod": "PROD"}
 _BOOLEAN = {"any": "MAX", "all": "MIN"}
+TOPK_MOST = 3840
+"""The largest k of the TopK layer."""
 
 
 def reduce(net: Net, x: Tensor, kind: str, dims: tuple[int, ...], keep: bool) -> Tensor:
@@ -20,12 +23,12 @@ def reduce(net: Net, x: Tensor, kind: str, dims: tuple[int, ...], keep: bool) ->
     return net.out(net.network.add_reduce(x, operation, mask, keep))
 
 
-def emit_reduce(net: Net, node: Node) -> Tensor:
-    op, (value,) = node.op, node.inputs
-    assert isinstance(op, Reduce)
+@emits(Reduce, only=lambda op: op.fn != "argmax" or len(op.dims) == 1)
+def emit_reduce(net: Net, node: Node, op: Reduce) -> Tensor:
+    (value,) = node.inputs
     x = net.read(value)
     if op.fn == "argmax":
-        return _argmax(net, node, x)
+        return _argmax(net, node, op, x)
     if op.fn in _BOOLEAN:
         whole = net.cast(net.cast(x, net.trt.bool), net.trt.int32)
         return net.cast(reduce(net, whole, _BOOLEAN[op.fn], op.dims, op.keepdim), net.trt.bool)
@@ -33,10 +36,8 @@ def emit_reduce(net: Net, node: Node) -> Tensor:
     return reduce(net, x, _REDUCE[op.fn], op.dims, op.keepdim)
 
 
-def _argmax(net: Net, node: Node, x: Tensor) -> Tensor:
+def _argmax(net: Net, node: Node, op: Reduce, x: Tensor) -> Tensor:
     """The index of the largest along one dimension."""
-    op = node.op
-    assert isinstance(op, Reduce)
     (dim,) = op.dims
     maximum = net.trt.TopKOperation.MAX
     layer = net.add(net.network.add_topk(x, maximum, 1, 1 << (dim % len(x.shape)), net.trt.int64))
@@ -51,10 +52,9 @@ def softmax(net: Net, x: Tensor, dim: int) -> Tensor:
     return layer.get_output(0)
 
 
-def emit_softmax(net: Net, node: Node) -> Tensor:
+@emits(Softmax)
+def emit_softmax(net: Net, node: Node, op: Softmax) -> Tensor:
     """Softmax in f32; its logarithm is x - max - log Σ exp(x - max)."""
-    op = node.op
-    assert isinstance(op, Softmax)
     x = net.read(node.inputs[0])
     if not op.log:
         return softmax(net, x, op.dim)
@@ -63,19 +63,17 @@ def emit_softmax(net: Net, node: Node) -> Tensor:
     return net.binary(shifted, net.unary(total, "LOG"), "SUB")
 
 
-def emit_cumsum(net: Net, node: Node) -> Tensor:
-    op = node.op
-    assert isinstance(op, CumSum)
+@emits(CumSum)
+def cumsum(net: Net, node: Node, op: CumSum) -> Tensor:
     x = net.cast(net.read(node.inputs[0]), net.types[node.output.type.dtype])
     axis = net.array(np.array(op.dim % len(x.shape), np.int32))
     kind = net.trt.CumulativeOperation.SUM
     return net.out(net.network.add_cumulative(x, axis, kind, False, False))
 
 
-def emit_top_k(net: Net, node: Node) -> tuple[Tensor, Tensor]:
+@emits(TopK, only=lambda op: op.k <= TOPK_MOST)
+def top_k(net: Net, node: Node, op: TopK) -> tuple[Tensor, Tensor]:
     """The k largest and where they are. TensorRT doesn't say which of equal values come first."""
-    op = node.op
-    assert isinstance(op, TopK)
     x = net.read(node.inputs[0])
     mask = 1 << (len(x.shape) - 1)
     maximum = net.trt.TopKOperation.MAX
@@ -83,7 +81,8 @@ def emit_top_k(net: Net, node: Node) -> tuple[Tensor, Tensor]:
     return layer.get_output(0), layer.get_output(1)
 
 
-def emit_matmul(net: Net, node: Node) -> Tensor:
+@emits(MatMul)
+def matmul(net: Net, node: Node, _: MatMul) -> Tensor:
     """A product of activations, in f32: what meets here is small and may be positions.
 
     An inner dimension of 1 is a multiplication, which also GPUs without f32 products can do.

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from ...ir.graph import Node
-from ...ir.ops import Concat, Expand, Full, Gather, Iota, Permute, Reshape, Scatter, Slice
+from ...ir.ops import (
+    Concat,
+    Embedding,
+    Expand,
+    Full,
+    Gather,
+    Iota,
+    LogitsRows,
+    Permute,
+    Reshape,
+    Scatter,
+    Slice,
+)
 from ...ir.types import Sym
+from .emitters import emits
 from .net import Net, Tensor
 
 
-def emit_reshape(net: Net, node: Node) -> Tensor:
-    op = node.op
-    assert isinstance(op, Reshape)
+@emits(Reshape)
+def reshape(net: Net, node: Node, op: Reshape) -> Tensor:
     return net.reshape(net.raw(node.inputs[0]), op.shape)
 
 
-def emit_permute(net: Net, node: Node) -> Tensor:
-    op = node.op
-    assert isinstance(op, Permute)
+@emits(Permute)
+def permute(net: Net, node: Node, op: Permute) -> Tensor:
     rank = len(op.dims)
     return net.permute(net.raw(node.inputs[0]), [d % rank for d in op.dims])
 
 
-def emit_slice(net: Net, node: Node) -> Tensor:
+@emits(Slice)
+def slice_(net: Net, node: Node, op: Slice) -> Tensor:
     """`start:stop:step` along one dimension; the others are taken whole, by axis."""
-    op = node.op
-    assert isinstance(op, Slice)
     size = -(-(op.stop - op.start) // op.step)
     x = net.raw(node.inputs[0])
     return slice_along(net, x, op.dim % len(x.shape), op.start, size, op.step)
@@ -38,10 +48,9 @@ def slice_along(net: Net, x: Tensor, axis: int, start: int, size: int, step: int
     return net.out(layer)
 
 
-def emit_concat(net: Net, node: Node) -> Tensor:
+@emits(Concat)
+def concat(net: Net, node: Node, op: Concat) -> Tensor:
     """Inputs behind one another; floats all in f32 unless all are held in the compute type."""
-    op = node.op
-    assert isinstance(op, Concat)
     parts = [net.raw(v) for v in node.inputs]
     if len({str(p.dtype) for p in parts}) > 1:
         parts = [net.read(v) for v in node.inputs]
@@ -50,15 +59,13 @@ def emit_concat(net: Net, node: Node) -> Tensor:
     return net.out(layer)
 
 
-def emit_expand(net: Net, node: Node) -> Tensor:
-    op = node.op
-    assert isinstance(op, Expand)
+@emits(Expand)
+def emit_expand(net: Net, node: Node, op: Expand) -> Tensor:
     return expand(net, net.raw(node.inputs[0]), node, op.shape)
 
 
-def emit_full(net: Net, node: Node) -> Tensor:
-    op = node.op
-    assert isinstance(op, Full)
+@emits(Full)
+def full(net: Net, node: Node, op: Full) -> Tensor:
     return expand(net, net.raw(node.inputs[0]), node, op.shape)
 
 
@@ -73,26 +80,25 @@ def expand(net: Net, x: Tensor, node: Node, shape: tuple[int | Sym, ...]) -> Ten
     return net.out(layer)
 
 
-def emit_embedding(net: Net, node: Node) -> Tensor:
+@emits(Embedding)
+def embedding(net: Net, node: Node, _: Embedding) -> Tensor:
     """Rows of a table. Of a quantized table there is a second copy in the compute type."""
     table, ids = node.inputs
     layer = net.network.add_gather(net.table(table), net.read(ids), 0)
     return net.out(layer)
 
 
-def emit_gather(net: Net, node: Node) -> Tensor:
-    op = node.op
-    assert isinstance(op, Gather)
+@emits(Gather)
+def gather(net: Net, node: Node, op: Gather) -> Tensor:
     x, index = net.raw(node.inputs[0]), net.read(node.inputs[1])
     layer = net.network.add_gather_v2(x, index, net.trt.GatherMode.ELEMENT)
     layer.axis = op.dim % len(x.shape)
     return net.out(layer)
 
 
-def emit_scatter(net: Net, node: Node) -> Tensor:
+@emits(Scatter, only=lambda op: not op.accumulate)
+def scatter(net: Net, node: Node, op: Scatter) -> Tensor:
     """torch.scatter without accumulation; a rank-0 source is broadcast."""
-    op = node.op
-    assert isinstance(op, Scatter)
     x, index, source = (net.read(v) for v in node.inputs)
     source = net.cast(source, x.dtype)
     if node.inputs[2].type.rank == 0:
@@ -102,15 +108,15 @@ def emit_scatter(net: Net, node: Node) -> Tensor:
     return net.out(layer)
 
 
-def emit_iota(net: Net, node: Node) -> Tensor:
+@emits(Iota)
+def iota(net: Net, node: Node, op: Iota) -> Tensor:
     import numpy as np
 
-    op = node.op
-    assert isinstance(op, Iota)
     tensor = net.array(np.arange(op.size, dtype=np.int64))
     return net.cast(tensor, net.types[op.dtype])
 
 
-def emit_logits_rows(net: Net, node: Node) -> Tensor:
+@emits(LogitsRows)
+def logits_rows(net: Net, node: Node, _: LogitsRows) -> Tensor:
     x, rows = node.inputs
     return net.out(net.network.add_gather(net.raw(x), net.read(rows), 0))

@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from ...artifact.manifest import Limits
+from ...base.debug import dumps_under
 from ...base.errors import LlmcError
 from ...ir.graph import Graph, Value
 from ...ir.interpreted_program import InterpretedProgram
@@ -87,14 +88,13 @@ def compare(config: Any, wanted: Iterable[Features]) -> dict[Features, Report]:
     _refuse_empty_answers(texts)
     values = RecipeValues(StateReader(model.state_dict()))
     traced = trace_model(copy.deepcopy(config), CONTEXT, own_tensors)
-    return {
-        features: run_schedule(
-            _interpreted(traced.lower(SCHEMES["f32"], features).graph, features, values),
-            texts,
-            max_context=CONTEXT,
-        )
-        for features in wanted
-    }
+    found = {}
+    for features in wanted:
+        with dumps_under(f"probe-{features.name}"):
+            graph = traced.lower(SCHEMES["f32"], features).graph
+        program = _interpreted(graph, features, values)
+        found[features] = run_schedule(program, texts, max_context=CONTEXT)
+    return found
 
 
 def _interpreted(
