@@ -1,7 +1,7 @@
 """A graph of slots (phase SERVING) as a `Program`: the interpreter for programs without paging.
 
-The oracle of every backend of that form, and what the conformance schedule drives to check the
-lowering: one call of the interpreter is one run over a range of slots, on views of the caches.
+The oracle of every backend that asks for slots, and what the conformance schedule drives to check
+the lowering: one call of the interpreter is one run over a range of slots, on views of the caches.
 """
 
 from __future__ import annotations

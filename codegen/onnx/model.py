@@ -1,6 +1,6 @@
 """An ONNX model under construction: what emitters add nodes to.
 
-In: the values of a graph in phase SERVING (slot form). Out: an `onnx_ir.Graph` whose nodes are
+In: the values of a graph in phase SERVING (with slots). Out: an `onnx_ir.Graph` whose nodes are
 named by the layer they are from, whose weights are external and whose small constants are inline.
 
 Element types are those of the graph, with one exception: in a model of precision f16, values that

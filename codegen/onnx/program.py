@@ -1,4 +1,4 @@
-"""A graph in phase SERVING, slot form, as a whole ONNX model.
+"""A graph in phase SERVING, with slots, as a whole ONNX model.
 
 | input | type | |
 |---|---|---|

@@ -20,16 +20,15 @@ MOST = {
     "adding-a-proposer": 1,
     "adding-an-endpoint": 2,  # its own file and a row
 }
-ASIDE = re.compile(r"^(tests|docs)/|/kernels/|<name>/")
+ASIDE = re.compile(r"^(tests|docs)/|^README\.md$|/kernels/|<name>/")
 """What isn't counted: tests, pages, kernels, and what a new folder of its own holds."""
 
 
 def places(name: str) -> list[str]:
     """The paths in the first column of a page's table."""
     rows = page(f"docs/{name}.md").rows("| where |")
-    return [
-        path for where, *_ in rows for path in re.findall(r"`([\w./<>*-]+)`", where) if "/" in path
-    ]
+    words = [word for where, *_ in rows for word in re.findall(r"`([\w./<>*-]+)`", where)]
+    return [word for word in words if "/" in word or (ROOT / word).is_file()]
 
 
 def present() -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
@@ -158,6 +159,7 @@ def test_every_field_of_the_manifest_is_described() -> None:
     structs = [artifact.Manifest, artifact.Source, artifact.Entry, artifact.Variant]
     structs += [artifact.Limits, artifact.CacheGroup, artifact.MemoryPlan, artifact.Buffer]
     structs += [artifact.Weights, artifact.Tensor, artifact.ConformanceVector, artifact.Generation]
+    structs += [targets.CacheInput, *get_args(targets.AnyProgramOptions)]
     for struct in structs:
         rows = FORMAT.section(f"### `{struct.__name__}`").rows("| field |")
         fields = [row[0].strip("`") for row in rows]
@@ -207,6 +209,22 @@ def test_schemes_are_those_of_the_compiler() -> None:
         documented[first[0]] = tuple(first[1:])
     actual = {s.name: (s.weight.value, s.head.value, caches[s.cache]) for s in SCHEMES.values()}
     assert documented == actual
+
+
+def test_targets_are_those_of_the_table() -> None:
+    """Name, extra (none: llmc alone) and schemes of each, in order; the first is the default."""
+    documented = []
+    rows = README.rows("| `--target` |")
+    for name, _, _, extra, schemes in rows:
+        (word,) = re.findall(r"`(\w+)`", name)
+        extras = re.findall(r"`llmc-compiler\[(\w+)\]`", extra)
+        documented.append((word, extras, re.findall(r"`([\w-]+)`", schemes)))
+    actual = [
+        (row.name, [row.extra] if row.extra else [], list(row.schemes))
+        for row in targets.TARGETS.values()
+    ]
+    assert documented == actual
+    assert ["default" in row[0] for row in rows] == [i == 0 for i in range(len(rows))]
 
 
 def test_levels_are_those_of_the_toolchain() -> None:

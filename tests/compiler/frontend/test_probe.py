@@ -1,4 +1,4 @@
-"""The probe: every form that is emitted goes through it, and a difference stops the compile."""
+"""The probe: the graph of every target goes through it, and a difference stops the compile."""
 
 import sys
 
