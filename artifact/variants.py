@@ -11,6 +11,7 @@ from ..base import machine
 from ..base.errors import LlmcError
 from .manifest import Manifest, Variant
 from .packages import package_problem
+from .targets import TARGETS
 
 ExecutorProblem = Callable[[Variant], LlmcError | None]
 """Why a target's executor can't run a variant whose features and packages are there, if so."""
@@ -71,7 +72,7 @@ def variant_problem(
         return LlmcError(
             "LLMC-E0506", f"this CPU lacks {lacks}, which the variant {variant.level} needs"
         )
-    problem = package_problem(variant.packages, extra=variant.target)
+    problem = package_problem(variant.packages, extra=_extra(variant.target))
     return problem or executor_problem(variant)
 
 
@@ -79,6 +80,12 @@ def is_for_this_system(variant: Variant) -> bool:
     """Whether a variant's system and instruction set are this machine's."""
     own_system = variant.system in ("any", machine.system())
     return own_system and variant.machine in ("any", machine.machine())
+
+
+def _extra(target: str) -> str:
+    """The extra of our package that brings what a target's executor needs."""
+    row = TARGETS.get(target)
+    return (row.extra if row is not None else None) or target
 
 
 def _missing(variant: Variant) -> list[str]:

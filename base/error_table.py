@@ -66,7 +66,7 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0205": ErrorInfo(
         "a parameter is out of range",
-        "A sampling parameter or a size lies outside the values it can have.",
+        "A sampling parameter, a size or an option of a target has a value that it can't have.",
         "correct the parameter that the message names",
     ),
     "LLMC-E0206": ErrorInfo(

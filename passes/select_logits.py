@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from ..ir.graph import Graph, Node
-from ..ir.ops import Linear, LogitsRows, Norm, Op, PagedAttention
+from ..ir.ops import Linear, LogitsRows, Norm, Op
 from ..ir.roles import StepArray
 from ..ir.types import DType, R, Sym, TensorType
 
@@ -46,7 +46,7 @@ def select_logits(graph: Graph) -> bool:
 
 def _row_wise(node: Node) -> bool:
     """One token operand, a token-first result, and nothing that looks at other rows."""
-    if isinstance(node.op, PagedAttention) or len(node.outputs) != 1:
+    if node.op.mixes_tokens or len(node.outputs) != 1:
         return False
     if isinstance(node.op, Linear) and node.op.residual:
         return False

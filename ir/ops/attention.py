@@ -66,6 +66,7 @@ class Attention(Op):
     """
 
     last_phase = Phase.QUANTIZED
+    mixes_tokens = True
 
     scale: float
     window: int = 0
@@ -194,6 +195,7 @@ class PagedAttention(Op):
     """
 
     first_phase = Phase.QUANTIZED
+    mixes_tokens = True
 
     scale: float
     window: int = 0

@@ -44,6 +44,9 @@ class Op:
     last_phase: ClassVar[Phase] = Phase.SERVING
     """The phases whose graphs may hold the op; also one before, whose passes make it."""
 
+    mixes_tokens: ClassVar[bool] = False
+    """True if a row of the result depends on other rows than its own, in the same sequence."""
+
     in_place: ClassVar[tuple[int, ...]] = ()
     """Output i has the memory of operand `in_place[i]`: state that the op updates."""
 

@@ -81,6 +81,7 @@ class SlotAttention(Op):
     """
 
     first_phase = Phase.QUANTIZED
+    mixes_tokens = True
 
     scale: float
     window: int = 0

@@ -45,7 +45,7 @@ LETTERS = st.text("abcd", max_size=2)
 
 @given(st.lists(st.tuples(LETTERS, LETTERS), min_size=1, max_size=8))
 def test_any_order_that_the_graph_allows_computes_the_same(steps: list[tuple[str, str]]) -> None:
-    """Each write stores what was read and who wrote; what is there last is the same in any order."""
+    """Each write stores what was read and who wrote; what is there last is always the same."""
     made = schedule(*steps)
 
     def run(order: list[int]) -> dict[str, object]:
