@@ -315,8 +315,17 @@ def test_snippets_parse_and_import_what_exists(block: Block) -> None:
 def test_snippets_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that need an artifact run in `tests/examples/test_examples.py`."""
     monkeypatch.chdir(tmp_path)
+    from llmc.ir.ops import OPS
+    from llmc.ir.states import KINDS
+
+    known = set(OPS), set(KINDS)  # what a snippet adds is gone behind it
     code = compile(block.text, f"<{block.page}>", "exec", dont_inherit=True)
-    exec(code, {"__name__": "snippet"})
+    try:
+        exec(code, {"__name__": "snippet"})
+    finally:
+        for table, names in zip((OPS, KINDS), known, strict=True):
+            for name in set(table) - names:
+                del table[name]
     assert not list(tmp_path.iterdir())
 
 
