@@ -10,11 +10,14 @@ TensorRT refuses is a row with its reason.
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from llmc.artifact.manifest import Limits
 from llmc.artifact.targets import TrtCompileOptions
