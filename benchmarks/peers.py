@@ -11,11 +11,10 @@ reaches, with the limits measured around it. `benchmarks/README.md` says more.
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from llmc.base.machine import available_cores
-from llmc.benchmarks.peer_bench import arguments, picture
+from llmc.benchmarks.peer_bench import arguments, options, picture
 from llmc.benchmarks.peer_bench.cases import CASES, MODELS, TARGETS, Scheme
 from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS, unresolved
 from llmc.benchmarks.peer_bench.results import Report, merge
@@ -23,72 +22,30 @@ from llmc.benchmarks.peer_bench.session import Asked, run
 from llmc.benchmarks.peer_bench.table import tables
 from rich.console import Console
 
+EVERYBODY = ",".join(ENVIRONMENTS)
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def main(
-    models: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help=f"Models: {', '.join(MODELS)}.")
-    ] = None,
-    schemes: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help=f"Schemes: {', '.join(Scheme)}.")
-    ] = None,
-    cases: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help=f"Cases: {', '.join(CASES)}.")
-    ] = None,
-    peers: Annotated[
-        str, typer.Option(metavar="NAME,…", help=f"Peers: {', '.join(ENVIRONMENTS)}; or none.")
-    ] = ",".join(ENVIRONMENTS),
-    targets: Annotated[
-        str, typer.Option(metavar="NAME,…", help=f"Targets of llmc: {', '.join(TARGETS)}.")
-    ] = TARGETS[0],
-    rounds: Annotated[
-        int, typer.Option(min=0, help="Turns of everybody; medians count. 0: only what is merged.")
-    ] = 3,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of everybody (default: all usable cores).")
-    ] = None,
-    short: Annotated[
-        bool,
-        typer.Option(
-            "--short",
-            help="SmolLM2, int4 and bf16, prompt of 512: the least in which every peer takes part.",
-        ),
-    ] = False,
-    set_up: Annotated[
-        bool,
-        typer.Option(
-            "--set-up",
-            help="Make the environments and models, start each once; 1 if anybody is missing.",
-        ),
-    ] = False,
-    resolve: Annotated[
-        bool,
-        typer.Option("--resolve", help="Only ask pip whether it could install the peers."),
-    ] = False,
-    peer_python: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Use this Python for a peer; may be repeated."),
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report here.")] = None,
-    merge_with: Annotated[
-        list[Path] | None,
-        typer.Option("--merge", help="Add the rows of an earlier report; may be repeated."),
-    ] = None,
-    picture_file: Annotated[
-        Path | None, typer.Option("--picture", help="Write an SVG of bars here.")
-    ] = None,
-    keep_artifacts: Annotated[
-        bool, typer.Option("--keep-artifacts", help="Use what llmc compiled in an earlier run.")
-    ] = False,
-    patience: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long to wait for others to be calm."),
-    ] = 60,
-    under: Annotated[
-        str, typer.Option(metavar="WORDS", help='Put before each process: "taskset -c 0,1".')
-    ] = "",
+    models: options.Models = None,
+    schemes: options.Schemes = None,
+    cases: options.Cases = None,
+    peers: options.Peers = EVERYBODY,
+    targets: options.Targets = TARGETS[0],
+    rounds: options.Rounds = 3,
+    threads: options.Threads = None,
+    short: options.Short = False,
+    set_up: options.SetUp = False,
+    resolve: options.Resolve = False,
+    peer_python: options.PeerPython = None,
+    json: options.Json = None,
+    merge_with: options.MergeWith = None,
+    picture_file: options.PictureFile = None,
+    keep_artifacts: options.KeepArtifacts = False,
+    patience: options.Patience = 60,
+    under: options.Under = "",
 ) -> None:
     """Measure llmc beside other CPU runtimes, interleaved, against this machine's limits."""
     scope = arguments.scope(models, schemes, cases, short=short, set_up=set_up)
@@ -119,13 +76,18 @@ def main(
 
     made = [run(asked, console.log, keep)] if asked.rounds else []
     report = merge([*earlier, *made])
+    _show(report, json, picture_file)
+    failed = set_up and (report.missing or any(row.error for row in report.rows))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _show(report: Report, json: Path | None, picture_file: Path | None) -> None:
+    """The tables on stdout, and the files that were asked for."""
     if json is not None:
         report.write(json)
     if picture_file is not None:
         picture_file.write_text(picture.draw(report), encoding="utf-8")
     Console(width=None if Console().is_terminal else 140).print(tables(report))
-    failed = set_up and (report.missing or any(row.error for row in report.rows))
-    raise typer.Exit(1 if failed else 0)
 
 
 def _resolve(asked: Asked, console: Console) -> int:

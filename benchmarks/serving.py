@@ -95,8 +95,16 @@ def main(
         patience=patience,
         say=console.log,
     )
+    results = _measured(_names(cases, list(CASES), "--cases"), options, json)
+    Console(width=None if Console().is_terminal else 140).print(report.tables(results))
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _measured(cases: list[str], options: Options, json: Path | None) -> list[CaseResult]:
+    """One result a case; the report is written after each, so that an abort loses only the rest."""
     results: list[CaseResult] = []
-    for name in _names(cases, list(CASES), "--cases"):
+    for name in cases:
         module = importlib.import_module(f"llmc.benchmarks.serving_bench.{CASES[name]}")
         options.disturbances.clear()
         try:
@@ -109,9 +117,7 @@ def main(
         if json is not None:
             date = datetime.now(UTC).date().isoformat()
             report.write(json, report.as_json(results, describe_machine(options.threads), date))
-    Console(width=None if Console().is_terminal else 140).print(report.tables(results))
-    if not all(result.passed for result in results):
-        raise typer.Exit(1)
+    return results
 
 
 def _names(text: str, known: list[str], option: str) -> list[str]:
