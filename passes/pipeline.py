@@ -27,6 +27,7 @@ from .fuse_norm_quantize import fuse_norm_quantize
 from .fuse_residual_norm import fuse_residual_norm
 from .lower_state import lower_state
 from .merge_projections import merge_projections
+from .order_tables import order_tables
 from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
 from .raise_activation import raise_activation
@@ -71,6 +72,8 @@ def _plain(
 PIPELINE: tuple[Step, ...] = (
     # Everything after this works on [T, …]; shapes without the unit are what patterns expect.
     _plain(drop_batch, Phase.TRACED),
+    # Before anything depends on the order of nodes.
+    _plain(order_tables, Phase.TRACED),
     _plain(canonicalize, Phase.TRACED),
     # `1 + w` must be one constant before norms are raised.
     _plain(fold_constants, Phase.TRACED),

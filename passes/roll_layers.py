@@ -88,7 +88,8 @@ def _with_calls(
     return order
 
 
-def _layer_of(node: Node) -> str:
+def layer_of(node: Node) -> str:
+    """The module path up to the layer's number, "" outside of layers."""
     found = _LAYER.match(node.scope)
     return found.group(0) if found else ""
 
@@ -114,7 +115,7 @@ def _runs(graph: Graph) -> list[tuple[str, list[Node]]]:
     """Maximal runs of nodes of the same layer ("" outside of layers)."""
     runs: list[tuple[str, list[Node]]] = []
     for node in graph.nodes:
-        layer = _layer_of(node)
+        layer = layer_of(node)
         if not runs or runs[-1][0] != layer:
             runs.append((layer, []))
         runs[-1][1].append(node)
