@@ -2,9 +2,9 @@
 
     cos_b; cos_a; layer 0 reads cos_a; layer 5 reads cos_b   =>   cos_a; cos_b; …
 
-A model may make its tables in the order of a set (some go through the set of their kinds of layers),
-which Python's hash seed decides: without this, two compiles of it would differ. Tables that the same
-layer reads first stay as they were, and all other nodes keep their places.
+A model may make its tables in the order of a set (some go through the set of their kinds of
+layers), which Python's hash seed decides: without this, two compiles of it would differ. Tables
+that the same layer reads first stay as they were, and all other nodes keep their places.
 """
 
 from __future__ import annotations

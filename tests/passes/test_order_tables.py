@@ -68,7 +68,7 @@ print(traced.lower(SCHEMES["int4"], OWN_KERNELS).graph)
 
 
 def test_a_model_that_goes_through_a_set_gives_one_graph(pytestconfig) -> None:
-    """Two kinds of layers, whose order in a set differs with these seeds (transformers' own code)."""
+    """Two kinds of layers, of which transformers' own code makes a set."""
     helpers = str(pytestconfig.rootpath / "tests" / "helpers")
     texts = set()
     for seed in ("0", "1", "2", "4"):
