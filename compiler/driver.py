@@ -112,12 +112,13 @@ def compile(
     _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, trust_remote_code=trust_remote_code)
+    notes = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
     asked = {
         "allow_fields": sorted(allow_fields), "kv_cache": kv_cache, "scheme": scheme,
         "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
     }  # fmt: skip
     lowered = _lowered(source, targets, context_length(source.config, max_context), asked, progress)
-    lowered.notes[:0] = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
+    lowered.notes[:0] = notes
     _check_memory(max_ram)
     with ArtifactWriter(path, format=format) as writer:
         quality = _write(writer, lowered, max_kl, began, progress)
