@@ -24,7 +24,7 @@ MADE = ("made.q", "made.scale", "made.sum")
 
 _ACTS = {
     "": "none", "relu": "relu", "silu": "silu", "gelu": "gelu_erf", "gelu_tanh": "gelu_tanh",
-    "relu2": "relu2", "sigmoid": "sigmoid", "tanh": "tanh_", "quick_gelu": "quick_gelu",
+    "relu2": "relu2", "sigmoid": "sigmoid", "tanh": "tanh_",
 }  # fmt: skip
 """IR name of an activation → `Act` of `kernels/simd.h`."""
 

@@ -233,7 +233,7 @@ LLMC_INLINE Vec gelu_tanh(Vec x) {
 
 // ---- activation functions, chosen at run time by kernels whose cost lies elsewhere -------------
 
-enum class Act { none, relu, silu, gelu_tanh, gelu_erf, relu2, sigmoid, tanh_, quick_gelu };
+enum class Act { none, relu, silu, gelu_tanh, gelu_erf, relu2, sigmoid, tanh_ };
 
 LLMC_INLINE Vec apply_act(Act act, Vec x) {
   const Vec zero = splat(0.0f);
@@ -246,7 +246,6 @@ LLMC_INLINE Vec apply_act(Act act, Vec x) {
     case Act::relu2: x = x < zero ? zero : x; return x * x;
     case Act::sigmoid: return sigmoid(x);
     case Act::tanh_: return tanh(x);
-    case Act::quick_gelu: return x / (splat(1.0f) + exp(x * splat(-1.702f)));
   }
   return x;
 }

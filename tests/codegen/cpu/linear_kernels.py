@@ -74,7 +74,7 @@ EXPORT void quantize(int threads, Args* a) { run_team(threads, quantize_body, a)
 FORMATS = list(PACKED)
 # Levels whose bf16 kernels round their inputs to bf16.
 BF16_PRODUCTS = ("x86-64-v4-bf16", "x86-64-v4-amx", "aarch64-i8mm")
-ACTS = ["none", "relu", "silu", "gelu_tanh", "gelu_erf", "relu2", "sigmoid", "tanh_", "quick_gelu"]
+ACTS = ["none", "relu", "silu", "gelu_tanh", "gelu_erf", "relu2", "sigmoid", "tanh_"]
 
 
 class Args(ctypes.Structure):
@@ -210,8 +210,6 @@ def reference_act(act: str, v: np.ndarray) -> np.ndarray:
                 return 1 / (1 + np.exp(-v))
             case "tanh_":
                 return np.tanh(v)
-            case "quick_gelu":
-                return v / (1 + np.exp(-1.702 * v))
             case "gelu_erf":
                 return 0.5 * v * (1 + erf(v / np.sqrt(2)))
             case "gelu_tanh":
