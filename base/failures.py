@@ -5,6 +5,8 @@ cause and one of advice on stderr. A traceback only with LLMC_DEBUG. Signals end
 an exception, so that `finally` and `with` clean up first.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -38,7 +40,8 @@ _EXTRA_OF = {package: extra for extra, packages in _EXTRAS.items() for package i
 def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run `command(arguments)` and return the exit code, whatever happens in it."""
     as_json = "--json" in arguments[: [*arguments, "--"].index("--")]
-    stops = _Stops()
+    global _current
+    stops = _current = _Stops()
     try:
         code = command(arguments)
         if sys.stdout is not None:  # as with `>&-`
@@ -55,6 +58,16 @@ def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> in
             traceback.print_exc()
         _report(error, as_json)
         return error.exit_code
+
+
+def raise_if_stopped() -> None:
+    """Raise again what a signal has asked for, if a library has swallowed it.
+
+    Long work calls it between its stages. In other threads than the main one nothing happens.
+    """
+    asked = _current.asked if _current is not None else None
+    if asked is not None and threading.current_thread() is threading.main_thread():
+        raise asked
 
 
 class _Stops:
@@ -90,6 +103,10 @@ class _Stops:
     def _again(self, signum: int, frame: object) -> None:
         assert self.asked is not None
         raise self.asked
+
+
+_current: _Stops | None = None
+"""Of the command that runs, if one does."""
 
 
 def _report(error: LlmcError, as_json: bool) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TextIO
 
+from .failures import raise_if_stopped
+
 Progress = Callable[[str, float], None]
 """`progress(stage, fraction)`: what is being done, and how much of it is done (0 to 1)."""
 
@@ -39,6 +41,7 @@ def _bar(out: TextIO) -> Iterator[Progress]:
         task = bars.add_task("starting", total=1.0)
 
         def progress(stage: str, fraction: float) -> None:
+            raise_if_stopped()
             bars.update(task, description=stage, completed=fraction)
 
         yield progress
@@ -51,6 +54,7 @@ def _lines(out: TextIO) -> Iterator[Progress]:
 
     def progress(stage: str, fraction: float) -> None:
         nonlocal seen
+        raise_if_stopped()
         if stage != seen:
             seen = stage
             print(f"llmc: {perf_counter() - began:6.1f} s  {stage}", file=out, flush=True)
