@@ -14,7 +14,7 @@ import torch
 from .graph import Graph, Node, Value
 from .ops import TORCH_DTYPE, Call
 from .recipe import Scalar
-from .types import DType, Env, Sym
+from .types import Env, Sym
 
 Constants = Callable[[Value], torch.Tensor]
 
@@ -97,10 +97,3 @@ def _bind_symbols(value: Value, tensor: torch.Tensor, env: dict[str, int]) -> No
                 raise ValueError(f"{value.name}: {dim} is {count * dim.scale}, not {size}")
         elif dim != size:
             raise ValueError(f"{value.name} has shape {tuple(tensor.shape)}, not {value.type}")
-
-
-def as_constants(tensors: Mapping[str, torch.Tensor]) -> Constants:
-    """Constants looked up by value name (for tests and hand-built graphs)."""
-    return lambda value: tensors[value.name].to(
-        TORCH_DTYPE.get(value.type.dtype, TORCH_DTYPE[DType.F32])
-    )

@@ -7,8 +7,10 @@ import llmc
 import networkx as nx
 import pytest
 from llmc.base.errors import LlmcError
+from llmc.cli import opt
 from llmc.cli.app import invoke
-from llmc.compiler import driver
+from llmc.cli.compile_options import PHASES
+from llmc.compiler import driver, stages
 from llmc.compiler.stages import optimized
 from llmc.ir.parser import parse
 from llmc.ir.phase import Phase
@@ -93,6 +95,12 @@ def test_what_is_no_graph_or_no_pass_is_refused(text: str, passes: tuple[str, ..
     with pytest.raises(LlmcError) as refused:
         optimized(text, passes)
     assert refused.value.id == "LLMC-E0200"
+
+
+def test_the_command_names_what_there_is() -> None:
+    """Its own lists save it from importing the compiler to print its help."""
+    assert list(PHASES) == [phase.name.lower() for phase in Phase]
+    assert set(opt.FEATURES) == set(stages.FEATURES)
 
 
 def test_opt_is_no_verb_of_the_help(

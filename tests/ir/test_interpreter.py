@@ -1,9 +1,11 @@
 """The interpreter: symbols bound from inputs, constants asked once, calls, pools in place."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
-from llmc.ir.interpreter import as_constants, interpret
-from llmc.ir.ops import CACHE_BLOCK
+from llmc.ir.interpreter import Constants, interpret
+from llmc.ir.ops import CACHE_BLOCK, TORCH_DTYPE
 from llmc.ir.parser import parse
 
 pytestmark = pytest.mark.fast
@@ -18,6 +20,11 @@ const @w: f32[4, 3] = @w:f32
 output %2
 output %0
 """
+
+
+def as_constants(tensors: Mapping[str, torch.Tensor]) -> Constants:
+    """Constants looked up by name, in the element type that their value has."""
+    return lambda value: tensors[value.name].to(TORCH_DTYPE[value.type.dtype])
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
