@@ -23,7 +23,7 @@ from ...weights.recipes import CheckpointTensor, Recipe, concat
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
 from .gguf_rope import ROPE_TENSORS, check_rope, scaled_rope
-from .gguf_tokenizer import gguf_text_assets
+from .gguf_text.assets import gguf_text_assets
 from .model_source import Loaded, ModelSource, WeightDigests
 from .names import convert_with, incompatible
 from .recording import RecordedArray
