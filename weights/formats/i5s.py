@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ...ir.types import DType
@@ -15,10 +17,13 @@ class I5S(SymmetricBlocks):
     dtype = DType.I5S
     bits = 5
     zero_code = 16
-    holds = frozenset({"q5_0", "q4_0"})
+    holds = frozenset({"q5_0", "q4_0", "mxfp4"})
 
     def hold(self, stored: Quantized) -> Quantized | None:
-        if stored.format is self:
-            return stored
+        if stored.format is self:  # scales of MXFP4 are powers of two beyond f16's
+            with np.errstate(over="ignore", under="ignore"):
+                scales = stored.scales.astype(np.float16)
+            exact = (scales.astype(np.float32) == stored.scales).all()
+            return replace(stored, scales=scales) if exact else None
         codes = stored.codes + np.uint8(self.zero_code - stored.format.zero_code)
         return Quantized(self, codes, stored.scales, None, stored.k)

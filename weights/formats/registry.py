@@ -37,6 +37,15 @@ FORMATS: dict[DType, NumberFormat] = {
 """Smaller ones first: where several hold a checkpoint's blocks exactly, the first is the best."""
 
 
+NEAREST: dict[str, DType] = {
+    "q2_k": DType.I5K, "iq1_s": DType.I6K, "iq1_m": DType.I6K, "iq2_xxs": DType.I6K,
+    "iq2_xs": DType.I6K, "iq2_s": DType.I6K, "iq3_xxs": DType.I5S, "iq3_s": DType.I5S,
+    "iq4_xs": DType.I6K, "nvfp4": DType.I6K, "tq1_0": DType.I4S, "tq2_0": DType.I4S,
+}  # fmt: skip
+"""For blocks that no format holds exactly: the smallest one that changes them by less than 2 % (root
+mean square)."""
+
+
 def is_quantized(dtype: DType) -> bool:
     """Whether elements of this type are codes with scales, not numbers by themselves."""
     return dtype in FORMATS
