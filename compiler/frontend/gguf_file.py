@@ -105,6 +105,12 @@ class GgufFile:
         if cursor.take(4) != b"GGUF":
             raise ValueError("it does not start with GGUF")
         version = cursor.number("<I")
+        if version and version & 0xFFFF == 0:
+            raise LlmcError(
+                "LLMC-E0417",
+                f"{self.file.path.name} is a big-endian GGUF file",
+                "take a little-endian one, or turn it with the gguf package's gguf-convert-endian",
+            )
         if version not in (2, 3):
             raise ValueError(f"version {version}")
         tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")

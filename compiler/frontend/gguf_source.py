@@ -23,6 +23,7 @@ from ...weights.recipes import CheckpointTensor, Recipe, concat
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
 from .gguf_metadata import require_stated, stated_fields, without_arrays
+from .gguf_parts import SplitGguf, files_of, open_model_file
 from .gguf_rope import ROPE_TENSORS, check_rope, scaled_rope
 from .gguf_rope_scaling import check_stated_rope, stated_rope
 from .gguf_text.assets import gguf_text_assets
@@ -41,11 +42,15 @@ def open_gguf(path: Path, *, id: str, revision: str | None = None) -> ModelSourc
     """The model in the GGUF file `path`, recorded as `id` at `revision`.
 
     Raises:
-        LlmcError: E0403 for an architecture that transformers doesn't map, E0407 or E0417 for
-            what can't be read, E0418 for metadata no config can be made of; what `scaled_rope`
-            and `check_rope` raise.
+        LlmcError: E0403 for an architecture that transformers doesn't map, or metadata that can't
+            be applied; E0405 or E0409 as `open_model_file`; E0407 or E0417 for what can't be read,
+            E0418 for metadata no config can be made of; what `scaled_rope` and `check_rope` raise.
     """
-    file = GgufFile(path)
+    return source_of(open_model_file(path), id=id, revision=revision)
+
+
+def source_of(file: GgufFile, *, id: str, revision: str | None = None) -> ModelSource:
+    """The model in `file`. Raises: as `open_gguf`."""
     fields, config, config_notes = _config(file)
     config_bytes = json.dumps(fields, sort_keys=True, default=str).encode()
     text, notes = gguf_text_assets(file)
@@ -58,7 +63,7 @@ def open_gguf(path: Path, *, id: str, revision: str | None = None) -> ModelSourc
         reader=file,
         convert=lambda model, tensors: _convert(file, fields, model, tensors),
         text=text,
-        digests=WeightDigests({path.name: file.file}),
+        digests=WeightDigests(files_of(file)),
         notes=(*config_notes, *notes),
     )
 
@@ -98,9 +103,9 @@ def gguf_config(file: GgufFile) -> tuple[dict[str, Any], frozenset[str]]:
         raise LlmcError("LLMC-E0417", f"{file.file.path.name} names no architecture")
     newer = _newer_support()
     if newer is not None and file.architecture in newer.GGUF_CONFIG_ARCHS:
-        metadata, names = newer.read_gguf_metadata(str(file.file.path))
+        metadata, _ = newer.read_gguf_metadata(str(file.file.path))
         read = _ReadKeys(metadata)
-        fields = newer.get_gguf_config(read, names)
+        fields = newer.get_gguf_config(read, tuple(file.tensors))
         prefix = f"{file.architecture}."
         return fields, frozenset(k.removeprefix(prefix) for k in read.read if k.startswith(prefix))
     try:
@@ -170,16 +175,20 @@ def _write_head(file: GgufFile, target: Path) -> None:
     """A copy of `file` without its vocabulary and without data.
 
     transformers' reader makes an array object of every token, which takes seconds; the config
-    doesn't need them. The copy is as long as the file, so that offsets stay valid, but sparse.
+    doesn't need them. The copy is as long as the file (the longest of several parts) and sparse, so
+    that offsets stay valid.
     """
     kept = [e for e in file.entries.values() if e.count <= _LARGE_ARRAY]
+    parts = file.parts if isinstance(file, SplitGguf) else (file,)
     with target.open("wb") as out:
         out.write(b"GGUF" + (3).to_bytes(4, "little"))
         out.write(len(file.tensors).to_bytes(8, "little") + len(kept).to_bytes(8, "little"))
         for entry in kept:
             out.write(file.file.read(entry.start, entry.stop - entry.start))
-        out.write(file.file.read(file.table_start, file.table_stop - file.table_start))
-    os.truncate(target, file.file.size)
+        for part in parts:
+            out.write(part.file.read(part.table_start, part.table_stop - part.table_start))
+        end = out.tell()
+    os.truncate(target, end + max(part.file.size for part in parts))
 
 
 def _build_config(file: GgufFile, fields: dict[str, Any]) -> PreTrainedConfig:
