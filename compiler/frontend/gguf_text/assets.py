@@ -14,6 +14,7 @@ from ....runtime.text.tokenizer import Tokenizer
 from ..gguf_file import GgufFile
 from ..model_source import TextAssets
 from .models import bare_tokenizer, facts_of
+from .sampling import sampling_defaults
 from .special_tokens import SpecialTokens, corrected, special_tokens, stated_ids
 from .vocabulary import TokenKind, Vocabulary, flags_of, read_vocabulary
 
@@ -43,13 +44,14 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
     _add_marks(tokenizer, vocabulary, special)
     data = tokenizer.to_str().encode()
     lost = _lost(data, vocabulary, special, template or "")
+    sampling, unused = sampling_defaults(file)
     assets = TextAssets(
         tokenizer=data,
         chat_template=template,
-        generation=_generation(special),
+        generation=_generation(special) | sampling,
         license=license,
     )
-    return assets, (*notes, *special.notes, *more, *lost)
+    return assets, (*notes, *special.notes, *more, *lost, *unused)
 
 
 def _text(file: GgufFile, key: str) -> str | None:

@@ -157,3 +157,32 @@ def test_tokens_that_their_text_does_not_give(
     with pytest.raises(LlmcError, match="'<lost>' can't be written as text") as caught:
         gv.opened(path)
     assert caught.value.id == "LLMC-E0418"
+
+
+def test_sampling_defaults(tmp_path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "llama")
+    tokens, kinds = gv.byte_level()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["a b"])
+    writer.add_float32("general.sampling.temp", 0.7)
+    writer.add_int32("general.sampling.top_k", 20)
+    writer.add_float32("general.sampling.penalty_repeat", 1.1)
+    writer.add_float32("general.sampling.xtc_probability", 0.5)
+    writer.add_int32("general.sampling.mirostat", 0)
+    writer.add_array("tokenizer.ggml.suppress_tokens", [3])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    _, assets, notes = gv.opened(tmp_path / "v.gguf")
+    assert assets.generation["temperature"] == 0.7
+    assert assets.generation["top_k"] == 20
+    assert assets.generation["repetition_penalty"] == 1.1
+    assert len(notes) == 2
+    assert "xtc_probability" in notes[0]
+    assert "suppress_tokens" in notes[1]
