@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _HARMLESS = frozenset({
-    "attention.rope_pattern", "classifier.output_labels", "context_length", "decoder_block_count",
+    "attention.rope_pattern", "classifier.output_labels", "decoder_block_count",
     "decoder_start_token_id", "embedding_length_out", "n_deepstack_layers", "deepstack_mapping",
     "rope.dimension_sections", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size",
 })  # fmt: skip
@@ -203,6 +203,12 @@ def _head_dim(config: PreTrainedConfig) -> int:
     return own or config.hidden_size // config.num_attention_heads
 
 
+def _context(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
+    """Which matters where positions are learned; some classes have no such field."""
+    name = "max_position_embeddings"
+    return {name: value} if getattr(config, name, value) != value else {}
+
+
 def _key_length(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
     value = uniform(file, "attention.key_length", value)
     for field in ("global_head_dim", "head_dim"):
@@ -323,6 +329,7 @@ def _bias(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any
 _Special = Callable[[GgufFile, "PreTrainedConfig", Any], dict[str, Any]]
 _SPECIAL: dict[str, _Special] = {
     "attention.key_length": _key_length,
+    "context_length": _context,
     "attention.key_length_swa": _key_length_of_windows,
     "attention.value_length": _value_length,
     "attention.value_length_swa": lambda file, config, value: {},  # no class has it apart

@@ -128,9 +128,7 @@ def gguf_config(file: GgufFile) -> tuple[dict[str, Any], frozenset[str]]:
             ) from error
     # The file's own name, under which the source is not recorded, and what the head lacks.
     fields.pop("_model_name_or_path", None)
-    if fields.get("vocab_size") is None:
-        fields["vocab_size"] = _vocabulary(file)
-    fields.pop("rope_scaling", None)  # `gguf_rope_scaling.py` makes it of the same keys
+    fields["vocab_size"] = _vocabulary(file)
     return fields, frozenset()
 
 
@@ -159,6 +157,10 @@ def _newer_support() -> Any:
 
 
 def _vocabulary(file: GgufFile) -> int:
+    """The number of tokens that the model knows: rows of its embedding, else the file's tokens."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is not None:
+        return embedding.of[0]
     tokens = file.entries.get("tokenizer.ggml.tokens")
     if tokens is None:
         raise LlmcError("LLMC-E0418", f"{file.file.path.name} has no vocabulary")
@@ -172,13 +174,18 @@ def _unmapped(file: GgufFile) -> LlmcError:
 
 
 def _write_head(file: GgufFile, target: Path) -> None:
-    """A copy of `file` without its vocabulary and without data.
+    """A copy of `file` without its vocabulary, scaling of rotations, and data.
 
     transformers' reader makes an array object of every token, which takes seconds; the config
     doesn't need them. The copy is as long as the file (the longest of several parts) and sparse, so
     that offsets stay valid.
     """
-    kept = [e for e in file.entries.values() if e.count <= _LARGE_ARRAY]
+    scaling = f"{file.architecture}.rope.scaling."  # which transformers reads wrongly, if at all
+    kept = [
+        entry
+        for name, entry in file.entries.items()
+        if entry.count <= _LARGE_ARRAY and not name.startswith(scaling)
+    ]
     parts = file.parts if isinstance(file, SplitGguf) else (file,)
     with target.open("wb") as out:
         out.write(b"GGUF" + (3).to_bytes(4, "little"))

@@ -60,7 +60,7 @@ def bare_tokenizer(vocabulary: Vocabulary, facts: Splitting | None) -> Built:
     """The tokenizer of `vocabulary` before its special tokens are added.
 
     Raises:
-        LlmcError: E0418 for a vocabulary that lacks merges or scores.
+        LlmcError: E0418 for a vocabulary that lacks scores.
     """
     if facts is not None:
         return (_spaced if facts.spaced else _byte_level)(vocabulary, facts)
@@ -236,9 +236,7 @@ def _bytes(values: Any, vocabulary: Vocabulary) -> bytes:
 def _given_merges(vocabulary: Vocabulary) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     """The file's merges, without those that make no token of the vocabulary."""
     if vocabulary.merges is None:
-        raise LlmcError(
-            "LLMC-E0418", f"{vocabulary.where} has no tokenizer.ggml.merges for its vocabulary"
-        )
+        return [], ("no tokenizer.ggml.merges in the file: only single letters are tokens",)
     ids = vocabulary.ids
     kept = [(a, b) for a, b in vocabulary.merges if a in ids and b in ids and a + b in ids]
     lost = len(vocabulary.merges) - len(kept)
