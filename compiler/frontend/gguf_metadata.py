@@ -308,6 +308,15 @@ def _window_pattern(file: GgufFile, config: PreTrainedConfig, value: Any) -> dic
     return {}
 
 
+def _recurrent(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
+    """Which layers keep a state in place of keys and values: one flag a layer."""
+    types = list(getattr(config, "layer_types", None) or ())
+    flags = [bool(flag) for flag in value] if isinstance(value, list) else []
+    if [kind == "linear_attention" for kind in types] != flags[: len(types)] or not types:
+        raise _refused(file, f"{file.architecture}.attention.recurrent_layers", config)
+    return {}
+
+
 def _gate(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
     """How scores of experts become weights: 1 softmax, 2 sigmoid, 3 softmax of those chosen."""
     if hasattr(config, "scoring_func") and value in _GATES:
@@ -337,6 +346,7 @@ _SPECIAL: dict[str, _Special] = {
     "attention.sliding_window": _window,
     "attention.sliding_window_pattern": _window_pattern,
     "attention.max_alibi_bias": _bias,
+    "attention.recurrent_layers": _recurrent,
     "expert_gating_func": _gate,
 }
 

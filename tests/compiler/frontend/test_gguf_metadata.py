@@ -207,6 +207,7 @@ def test_fields_of_experts(tmp_path: Path) -> None:
         {"rope__scaling__yarn_ext_factor": 0.5},
         {"pooling_type": 1},
         {"swiglu_clamp_exp": 7.0},
+        {"attention__recurrent_layers": [True, False]},
     ],
     ids=lambda value: next(iter(value)),
 )
