@@ -53,9 +53,9 @@ class ChatTemplate:
 
         `tools`: definitions in OpenAI's form. A template that doesn't know tools gets them
         described in a system message (see `tools.fallback`). `continue_final_message`: the prompt
-        ends within the last message, which the model continues. `variables`: what else the template
-        reads, such as `enable_thinking`. Errors: E0209 if the messages are malformed or the
-        template refuses them.
+        ends within the last message, which the model continues, as transformers means it; then
+        there is no `add_generation_prompt`. `variables`: what else the template reads, such as
+        `enable_thinking`. Errors: E0209 if the messages are malformed or the template refuses them.
         """
         form = self._form_for(messages)
         if self.knows_tools:
@@ -64,6 +64,8 @@ class ChatTemplate:
             texts = in_form(messages, form._replace(parts=False))
             plain = in_form(told_in_text(texts, tools or (), self._knows_system), form)
         if continue_final_message:
+            if not messages or messages[-1].get("content") is None:
+                raise LlmcError("LLMC-E0209", "there is no final message with content to continue")
             return self._continued(plain, tools, variables)
         return self._render(
             plain, tools=tools, add_generation_prompt=add_generation_prompt, **variables
@@ -85,14 +87,16 @@ class ChatTemplate:
         variables: dict[str, Any],
     ) -> str:
         last = in_form(messages[-1:], Form(null_content=False))
-        if not last:
-            raise LlmcError("LLMC-E0209", "there is no final message to continue")
-        last[0]["content"] += _MARK
+        said = last[0]["content"]
+        last[0]["content"] = f"{said}{_MARK} "
         marked = [*messages[:-1], *in_form(last, Form(parts=self._wants_parts, developer=True))]
         text = self._render(marked, tools=tools, add_generation_prompt=False, **variables)
-        if _MARK not in text:
+        if _MARK not in text or said.strip() not in text:
             raise LlmcError("LLMC-E0209", "the chat template doesn't show the final message")
-        return text[: text.rindex(_MARK)]
+        end = text.rindex(_MARK)
+        if text.startswith(f"{_MARK} ", end):
+            return text[:end]
+        return text[:end].rstrip()  # a template that trims content trims the end of this, too
 
     def _render(self, messages: Sequence[Message], **variables: Any) -> str:
         own = {"documents": None, "tools": None, **self._special_tokens}

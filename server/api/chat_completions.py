@@ -13,7 +13,7 @@ from ..config import ServerConfig
 from ..connection.error_objects import unsupported
 from ..connection.server_sent_events import DONE, TextEvent, event, failure
 from ..served_models import Served
-from .chat_prompt import ChatPrompts
+from .chat_prompt import ChatPrompts, rendering_of
 from .generating_endpoint import Asked, generate
 from .logprobs import NewLogprobs, chat_entries
 from .protocol.chat import ChatRequest
@@ -30,13 +30,7 @@ async def chat_completions(http: Request) -> Response:
 def _read(body: ChatRequest, served: Served, config: ServerConfig) -> Asked[ChatPrompts]:
     _check(body, config)
     tools = tools_of(served, body.tools, body.tool_choice, body.parallel_tool_calls)
-    prompts = ChatPrompts(
-        served,
-        body.messages,
-        tools,
-        add_generation_prompt=body.add_generation_prompt is not False,
-        variables=_variables(body),
-    )
+    prompts = ChatPrompts(served, body.messages, tools, rendering_of(body, _variables(body)))
     return Asked(
         prompts,
         body.max_completion_tokens or body.max_tokens,
@@ -61,10 +55,8 @@ def _check(body: ChatRequest, config: ServerConfig) -> None:
 
 
 def _variables(body: ChatRequest) -> Mapping[str, Any]:
-    variables = dict(body.chat_template_kwargs or {})
-    if body.reasoning_effort is not None:
-        variables.setdefault("reasoning_effort", body.reasoning_effort)
-    return variables
+    effort = body.reasoning_effort
+    return {} if effort is None else {"reasoning_effort": effort}
 
 
 class _Answer:

@@ -30,8 +30,8 @@ DEFAULT_TOKENS = 16
 class _Prompts:
     """The prompts of a body, texts or ids; `ids` of all of them when they are prepared."""
 
-    def __init__(self, served: Served, prompt: str | list[Any]) -> None:
-        self._served = served
+    def __init__(self, served: Served, prompt: str | list[Any], *, special: bool) -> None:
+        self._served, self._special = served, special
         alone = isinstance(prompt, str) or isinstance(prompt[0], int)
         self._prompts: list[Any] = [prompt] if alone else list(prompt)
         self.ids: list[list[int]] = []
@@ -42,7 +42,7 @@ class _Prompts:
     async def prepare(self, options: RequestOptions) -> list[list[int]]:
         """The ids of each prompt."""
         if isinstance(self._prompts[0], str):
-            texts = (encode(self._served, text, special=True) for text in self._prompts)
+            texts = (encode(self._served, text, special=self._special) for text in self._prompts)
             self.ids = list(await asyncio.gather(*texts))
         else:
             self.ids = self._prompts
@@ -56,7 +56,8 @@ async def completions(http: Request) -> Response:
 
 def _read(body: CompletionRequest, served: Served, config: ServerConfig) -> Asked[_Prompts]:
     _check(body, config)
-    prompts, each = _Prompts(served, body.prompt), body.best_of or body.n or 1
+    prompts = _Prompts(served, body.prompt, special=body.add_special_tokens is not False)
+    each = body.best_of or body.n or 1
     check_count(len(prompts) * each, config, "prompt")
     logprobs = body.logprobs
     if logprobs is None and each > (body.n or 1):

@@ -6,9 +6,10 @@ from starlette.responses import Response
 from ..connection.error_objects import RequestError
 from ..connection.json_response import Json
 from ..server_state import state_of
-from .chat_prompt import as_template_messages, chat_prompt
+from .chat_prompt import as_template_messages, chat_prompt, rendering_of
 from .prompt_encoding import encode
 from .protocol.tokens import DetokenizeRequest, TokenizeRequest
+from .tool_choice import tools_of
 
 
 async def tokenize(http: Request) -> Response:
@@ -19,15 +20,12 @@ async def tokenize(http: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("LLMC-E0213", "give either prompt or messages", param="prompt")
     if body.messages is not None:
-        prompt = await chat_prompt(
-            served,
-            as_template_messages(body.messages),
-            add_generation_prompt=body.add_generation_prompt,
-            variables=body.chat_template_kwargs,
-        )
-        tokens = prompt.ids
+        tools = tools_of(served, body.tools, None, None).offered
+        messages = as_template_messages(body.messages)
+        tokens = (await chat_prompt(served, messages, rendering_of(body), tools)).ids
     else:
-        tokens = await encode(served, body.prompt or "", special=body.add_special_tokens)
+        special = body.add_special_tokens is not False
+        tokens = await encode(served, body.prompt or "", special=special)
     return Json({"tokens": tokens, "count": len(tokens), "max_model_len": served.context})
 
 

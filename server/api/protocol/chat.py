@@ -42,7 +42,18 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
-class ChatRequest(GenerationBody):
+class ChatFields(Body):
+    """How a chat becomes a prompt. `continue_final_message`: the model continues the last message
+    instead of answering it; `add_special_tokens`: what the tokenizer puts before a text (the
+    template has it, normally)."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatRequest(GenerationBody, ChatFields):
     """What `/v1/chat/completions` is asked."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -56,8 +67,6 @@ class ChatRequest(GenerationBody):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    add_generation_prompt: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     modalities: list[str] | None = None
     audio: Any = None

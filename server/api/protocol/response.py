@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .body import Body, Count
+from .chat import ChatFields
 from .generation_fields import GenerationBody
 
 
@@ -66,7 +67,7 @@ class Reasoning(Body):
     effort: str | None = None
 
 
-class ResponseRequest(GenerationBody):
+class ResponseRequest(GenerationBody, ChatFields):
     """What `/v1/responses` is asked."""
 
     input: str | Annotated[list[InputItem], Field(min_length=1)]

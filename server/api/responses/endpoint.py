@@ -10,7 +10,7 @@ from ....base.errors import LlmcError
 from ...config import ServerConfig
 from ...connection.error_objects import content_of
 from ...served_models import Served
-from ..chat_prompt import ChatPrompts
+from ..chat_prompt import ChatPrompts, rendering_of
 from ..generating_endpoint import Asked, generate
 from ..logprobs import chat_entries
 from ..protocol.response import ResponseRequest
@@ -29,12 +29,8 @@ def _read(body: ResponseRequest, served: Served, config: ServerConfig) -> Asked[
     check(body)
     tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
     effort = body.reasoning.effort if body.reasoning is not None else None
-    prompts = ChatPrompts(
-        served,
-        messages_of(body),
-        tools,
-        variables={} if effort is None else {"reasoning_effort": effort},
-    )
+    rendering = rendering_of(body, {} if effort is None else {"reasoning_effort": effort})
+    prompts = ChatPrompts(served, messages_of(body), tools, rendering)
     return Asked(prompts, body.max_output_tokens, logprobs=body.top_logprobs, form=format_of(body))
 
 
