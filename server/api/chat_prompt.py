@@ -35,7 +35,8 @@ def as_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _message(one: Message, param: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"role": one.role, "content": text_of(one.content, param)}
+    content = one.refusal if one.content is None else text_of(one.content, param)
+    made: dict[str, Any] = {"role": one.role, "content": content}
     if one.tool_calls:
         made["tool_calls"] = [call.model_dump(exclude_none=True) for call in one.tool_calls]
     elif made["content"] is None:
@@ -64,7 +65,7 @@ class Rendering:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rendering_of(fields: ChatFields, more: Mapping[str, Any] | None = None) -> Rendering:
+def rendering_of(fields: ChatFields, more: Mapping[str, Any]) -> Rendering:
     """What the fields of a body say. `more`: variables that have fields of their own; they stand
     back behind `chat_template_kwargs`. Errors: E0215 for fields that exclude one another."""
     given = fields.chat_template_kwargs or {}
@@ -79,7 +80,7 @@ def rendering_of(fields: ChatFields, more: Mapping[str, Any] | None = None) -> R
         add_generation_prompt=not resumed and fields.add_generation_prompt is not False,
         continue_final_message=resumed,
         add_special_tokens=bool(fields.add_special_tokens),
-        variables={**(more or {}), **given},
+        variables={**more, **given},
     )
 
 

@@ -20,7 +20,7 @@ from .generating_endpoint import Asked, generate
 from .logprobs import CompletionLogprobs, NewLogprobs
 from .prompt_encoding import encode
 from .protocol.completion import CompletionRequest
-from .request_limits import check_count
+from .request_limits import check_count, output_limit
 from .running_requests import Running
 
 DEFAULT_TOKENS = 16
@@ -64,7 +64,7 @@ def _read(body: CompletionRequest, served: Served, config: ServerConfig) -> Aske
         logprobs = 0  # the best ones are those with the highest
     return Asked(
         prompts,
-        DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
+        _max_tokens(body),
         n=each,
         logprobs=logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
@@ -72,10 +72,15 @@ def _read(body: CompletionRequest, served: Served, config: ServerConfig) -> Aske
     )
 
 
+def _max_tokens(body: CompletionRequest) -> int | None:
+    if body.max_tokens is None and body.n_predict is None:
+        return DEFAULT_TOKENS
+    limit = output_limit(max_tokens=body.max_tokens, n_predict=body.n_predict)
+    return limit if limit is None else max(1, limit)
+
+
 def _check(body: CompletionRequest, config: ServerConfig) -> None:
     check_count(body.best_of or body.n or 1, config)
-    if body.suffix:
-        raise unsupported("suffix", "is not supported")
     if body.best_of is not None:
         if body.best_of < (body.n or 1):
             raise unsupported("best_of", "can't be less than n")

@@ -34,7 +34,7 @@ class Tools:
         if not self._choice.tools:
             return
         tokenizer, format = self._served.model.tokenizer, self._format()
-        options.keep_special = keeps_special(format, tokenizer.special_id)
+        options.keep_special |= keeps_special(format, tokenizer.special_id)
         if self._choice.forced:
             if options.grammar is not None:
                 message = "a forced call and another form of the answer exclude one another"

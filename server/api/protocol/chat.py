@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .body import Body, Count
+from .body import Body, Count, WholeBody
 from .generation_fields import GenerationBody, ResponseFormat, StreamOptions
 from .tools import Tool, ToolChoice
 
@@ -33,16 +33,22 @@ class ToolCall(Body):
 
 
 class Message(Body):
-    """One message of a chat."""
+    """One message of a chat. What others say with `prefix` or `partial` is the field
+    `continue_final_message` here."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    refusal: str | None = None
+    prefix: Literal[False] | None = None
+    partial: Literal[False] | None = None
+    function_call: None = None
+    audio: None = None
 
 
-class ChatFields(Body):
+class ChatFields(WholeBody):
     """How a chat becomes a prompt. `continue_final_message`: the model continues the last message
     instead of answering it; `add_special_tokens`: what the tokenizer puts before a text (the
     template has it, normally)."""
@@ -51,6 +57,7 @@ class ChatFields(Body):
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
 
 
 class ChatRequest(GenerationBody, ChatFields):
@@ -68,8 +75,6 @@ class ChatRequest(GenerationBody, ChatFields):
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    verbosity: str | None = None
     modalities: list[str] | None = None
-    audio: Any = None
-    functions: Any = None
-    function_call: Any = None
-    web_search_options: Any = None
+    echo: Literal[False] | None = None

@@ -22,5 +22,4 @@ class CompletionRequest(GenerationBody):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None
-    suffix: str | None = None
     response_format: ResponseFormat | None = None

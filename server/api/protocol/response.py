@@ -6,7 +6,7 @@ from pydantic import Field
 
 from .body import Body, Count
 from .chat import ChatFields
-from .generation_fields import GenerationBody
+from .generation_fields import GenerationBody, StreamOptions
 
 
 class ContentPart(Body):
@@ -62,9 +62,11 @@ class TextOptions(Body):
 
 
 class Reasoning(Body):
-    """How much to think; handed to the chat template."""
+    """How much to think; handed to the chat template. There are no summaries to choose among."""
 
     effort: str | None = None
+    summary: Literal["auto"] | None = None
+    generate_summary: Literal["auto"] | None = None
 
 
 class ResponseRequest(GenerationBody, ChatFields):
@@ -80,7 +82,7 @@ class ResponseRequest(GenerationBody, ChatFields):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    stream_options: StreamOptions | None = None
     truncation: str | None = None
     background: bool | None = None
     previous_response_id: str | None = None

@@ -14,10 +14,21 @@ from ..chat_prompt import ChatPrompts, rendering_of
 from ..generating_endpoint import Asked, generate
 from ..logprobs import chat_entries
 from ..protocol.response import ResponseRequest
+from ..request_limits import output_limit
 from ..running_requests import Running
+from ..template_variables import template_variables
 from ..tool_choice import tools_of
 from .events import NumberedEvents, StreamedCalls, StreamedMessage
-from .items import call_item, check, format_of, messages_of, new_id, response_object, tools_in
+from .items import (
+    call_item,
+    check,
+    format_of,
+    messages_of,
+    new_id,
+    response_object,
+    tells_logprobs,
+    tools_in,
+)
 
 
 async def responses(http: Request) -> Response:
@@ -28,10 +39,21 @@ async def responses(http: Request) -> Response:
 def _read(body: ResponseRequest, served: Served, config: ServerConfig) -> Asked[ChatPrompts]:
     check(body)
     tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
-    effort = body.reasoning.effort if body.reasoning is not None else None
-    rendering = rendering_of(body, {} if effort is None else {"reasoning_effort": effort})
-    prompts = ChatPrompts(served, messages_of(body), tools, rendering)
-    return Asked(prompts, body.max_output_tokens, logprobs=body.top_logprobs, form=format_of(body))
+    variables = template_variables(
+        served,
+        documents=body.documents,
+        effort=body.reasoning.effort if body.reasoning is not None else None,
+        effort_field="reasoning.effort",
+        verbosity=body.text.verbosity if body.text is not None else None,
+    )
+    prompts = ChatPrompts(served, messages_of(body), tools, rendering_of(body, variables))
+    limit = output_limit(max_output_tokens=body.max_output_tokens, n_predict=body.n_predict)
+    return Asked(prompts, limit, logprobs=_logprobs(body), form=format_of(body))
+
+
+def _logprobs(body: ResponseRequest) -> int | None:
+    """How many alternatives; 0 if only what was chosen is to be told."""
+    return body.top_logprobs or 0 if tells_logprobs(body) else None
 
 
 class _Answer:
@@ -64,7 +86,7 @@ class _Answer:
 
     def _part(self, text: str) -> dict[str, Any]:
         part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
-        if self._body.top_logprobs is not None:
+        if tells_logprobs(self._body):
             tokenizer = self._running.served.model.tokenizer
             part["logprobs"] = chat_entries(tokenizer, self._running.requests[0].logprobs)
         return part

@@ -18,8 +18,22 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid4().hex}"
 
 
+_LOGPROBS = "message.output_text.logprobs"
+_OTHER_ITEMS = ("reasoning.", "code_interpreter_call.", "computer_call_output.",
+                "file_search_call.", "message.input_image.", "web_search_call.")  # fmt: skip
+"""What else can be included is about items that answers of this server haven't."""
+
+
+def tells_logprobs(body: ResponseRequest) -> bool:
+    """Whether the answer is to have log-probabilities."""
+    return body.top_logprobs is not None or _LOGPROBS in (body.include or ())
+
+
 def check(body: ResponseRequest) -> None:
     """E0215 for what needs stored answers, or isn't there."""
+    for name in body.include or ():
+        if name != _LOGPROBS and not name.startswith(_OTHER_ITEMS):
+            raise unsupported("include", f"can't be {name[:60]!r}")
     for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(body, name) is not None:
             raise unsupported(name, "is not supported: this server stores nothing")
@@ -97,7 +111,7 @@ def format_of(body: ResponseRequest) -> ResponseFormat | None:
     if form is None:
         return None
     schema = None if form.schema_ is None else JsonSchema(schema=form.schema_)
-    return ResponseFormat(type=form.type, json_schema=schema)
+    return ResponseFormat(type=form.type, json_schema=schema, schema=None)
 
 
 def call_item(call: Mapping[str, Any], status: str) -> dict[str, Any]:
