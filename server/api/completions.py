@@ -144,12 +144,13 @@ class _Answer:
         request = self._running.requests[number]
         logprobs = None
         if self._body.logprobs is not None:
-            builder = CompletionLogprobs(self._tokenizer)
+            builder = self._logprobs()
             tokens, found = [*self._echoed(request)], [*self._echoed_logprobs(request)]
+            echoed = len(tokens)
             if not self._nothing_new:
                 tokens += request.output
                 found += request.logprobs
-            logprobs = builder.entries(tokens, found)
+            logprobs = builder.entries(tokens, found, echoed=echoed)
         text = "" if self._nothing_new else text
         reason = "length" if self._nothing_new else request.finish_reason
         return {
@@ -158,6 +159,10 @@ class _Answer:
             "logprobs": logprobs,
             "finish_reason": reason,
         }
+
+    def _logprobs(self) -> CompletionLogprobs:
+        keeps = self._body.skip_special_tokens is False
+        return CompletionLogprobs(self._tokenizer, keep_special=keeps)
 
     def _echoed(self, request: EngineRequest) -> Sequence[int]:
         return request.prompt if self._echo else ()
@@ -174,7 +179,7 @@ class _Answer:
         plain = [
             TextEvent(self._chunk(i, TextEvent.HOLE, None, None)) for i in range(len(requests))
         ]
-        builders = [CompletionLogprobs(self._tokenizer) for _ in requests]
+        builders = [self._logprobs() for _ in requests]
         news = [NewLogprobs(request) for request in requests]
         begun = [not self._echo] * len(requests)
         try:
@@ -184,13 +189,14 @@ class _Answer:
                 tokens, found = news[i].take(len(delta.token_ids))
                 if self._nothing_new:
                     tokens, found = [], []
+                echoed = 0
                 if not begun[i]:
-                    begun[i] = True
+                    begun[i], echoed = True, len(requests[i].prompt)
                     text = self._prefix(requests[i]) + text
                     tokens = [*requests[i].prompt, *tokens]
                     found = [*requests[i].prompt_logprobs, *found]
                 if self._body.logprobs is not None:
-                    logprobs = builders[i].entries(tokens, found)
+                    logprobs = builders[i].entries(tokens, found, echoed=echoed)
                 elif ended is None:
                     if text:
                         yield plain[i](text)
