@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runtime.api.generation_options import RequestOptions
-from ...runtime.engine.sampling.grammar import Grammar
+from ...runtime.engine.sampling.grammar import CompiledGrammar, Grammar
 from ...runtime.text.tools.calls import ToolFormat, ToolStream
 from ...runtime.text.tools.definitions import Choice, checked_choice, checked_tools
 from ...runtime.text.tools.forced import forced_grammar, keeps_special
@@ -39,11 +39,14 @@ class Tools:
             if options.grammar is not None:
                 message = "a forced call and another form of the answer exclude one another"
                 raise RequestError("LLMC-E0213", message, param="tool_choice")
-            text = forced_grammar(
-                format, self._choice.tools, special_id=tokenizer.special_id, many=self.many
-            )
-            compile = self._served.model.request_maker.compile
-            options.grammar = await asyncio.to_thread(lambda: compile(Grammar.lark(text)))
+            options.grammar = await asyncio.to_thread(self._forced, format)
+
+    def _forced(self, format: ToolFormat) -> CompiledGrammar:
+        model = self._served.model
+        text = forced_grammar(
+            format, self._choice.tools, special_id=model.tokenizer.special_id, many=self.many
+        )
+        return model.request_maker.compile(Grammar.lark(text))
 
     def stream(self) -> ToolStream | None:
         """A reader of calls, if there may be any."""

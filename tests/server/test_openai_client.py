@@ -361,7 +361,7 @@ def test_a_response_that_calls(client: OpenAI) -> None:
     ]
     answer = client.responses.create(model="toy", input=told, max_output_tokens=3)
     assert answer.usage is not None
-    assert answer.usage.output_tokens == 3
+    assert answer.usage.output_tokens in range(1, 4)
 
 
 def test_a_response_in_a_form(client: OpenAI) -> None:

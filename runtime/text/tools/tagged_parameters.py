@@ -10,7 +10,15 @@ from typing import Any
 
 from .calls import Calls, Quote
 from .cursor import Cursor, Reading
-from .schemas import inline_json, parameters_of, properties_of, rule_name, types_of, value_of
+from .schemas import (
+    inline_json,
+    parameter_schema,
+    parameters_of,
+    properties_of,
+    rule_name,
+    types_of,
+    value_of,
+)
 from .tagged_value import Tags, read_value
 
 
@@ -157,7 +165,7 @@ class TaggedParameters:
                 rules.append(f"{own}_text[suffix={json.dumps(self.value_end)}]: /(?s:.*)/")
             else:
                 rules.append(f"{own}: {quote(head)} {own}_value {quote(tail + self.line)}")
-                rules.append(f"{own}_value: {_plain_value(schema)}")
+                rules.append(f"{own}_value: {_plain_value(tool, schema)}")
             parts.append(own if key in required else f"{own}?")
         head = quote(self.start + tool["function"]["name"] + self.name_end + self.line)
         return [f"{rule}: {head} {' '.join(parts)} {quote(self.end)}", *rules]
@@ -167,9 +175,9 @@ def _chosen(schema: Any) -> bool:
     return "enum" in schema or "const" in schema
 
 
-def _plain_value(schema: Any) -> str:
+def _plain_value(tool: Mapping[str, Any], schema: Any) -> str:
     """The grammar of a value: texts of an enumeration without quotes, anything else as JSON."""
     if types_of(schema) == {"string"}:
         values = [value for value in schema.get("enum", [schema.get("const")]) if value]
         return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
-    return inline_json(schema if isinstance(schema, Mapping) else {})
+    return inline_json(parameter_schema(tool, schema))
