@@ -12,7 +12,7 @@ from ...connection.error_objects import content_of
 from ...served_models import Served
 from ..chat_prompt import ChatPrompts, rendering_of
 from ..generating_endpoint import Asked, generate
-from ..logprobs import chat_entries
+from ..logprobs import NewLogprobs, chat_entries
 from ..protocol.response import ResponseRequest
 from ..request_limits import output_limit
 from ..running_requests import Running
@@ -116,8 +116,13 @@ class _Answer:
         yield numbered("response.in_progress", response=self._content)
         message = StreamedMessage(numbered, self._output, self._message)
         calls = StreamedCalls(numbered, self._output)
+        (request,) = self._running.requests
+        news = NewLogprobs(request) if tells_logprobs(self._body) else None
         try:
             async for _, delta in self._running.deltas():
+                if news is not None:
+                    _, found = news.take(len(delta.token_ids))
+                    message.tell(chat_entries(self._running.served.model.tokenizer, found))
                 if self._reader.is_plain:
                     if delta.text:
                         yield message.text(delta.text)
