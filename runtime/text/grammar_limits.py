@@ -132,7 +132,7 @@ def check_schema(schema: Any) -> None:
             if isinstance(pattern, str):
                 check_regex(pattern)
         multiple = part.get("multipleOf")
-        if isinstance(multiple, int | float) and multiple == multiple:
+        if isinstance(multiple, int | float) and not isinstance(multiple, bool):
             divisor = math.lcm(divisor, _digits(multiple) or 1)
         if divisor > MAX_DIVISOR:
             raise refused(f"multipleOf comes to {divisor}, of which {MAX_DIVISOR} are accepted")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
-from .grammar_limits import refused
+from .grammar_limits import check_regex, refused
 from .schema_formats import IMPOSSIBLE, LENGTHS, LIBRARYS, PATTERNS
 
 MAX_ARRAYS = 100_000
@@ -26,6 +26,15 @@ _COUNTS = (
 _ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "deprecated", "$comment", "format")
 )
+_LARGEST = 2**31 - 1
+_KINDS: tuple[tuple[tuple[str, ...], type | tuple[type, ...], str], ...] = (
+    (("allOf", "anyOf", "oneOf", "prefixItems", "enum"), list, "a list"),
+    (("pattern", "format"), str, "a text"),
+    (("type",), (str, list), "a type or a list of types"),
+    (("uniqueItems",), bool, "true or false"),
+    (("properties", "patternProperties"), dict, "an object"),
+)
+"""What the value of a keyword must be, of those that are read here."""
 _OTHER_TYPES = ("null", "boolean", "object", "number", "string")
 
 
@@ -52,12 +61,10 @@ class _Translation:
             return [self.of(one) for one in schema]
         if not isinstance(schema, dict):
             return schema
-        made = {key: self._inner(key, value) for key, value in schema.items()}
-        for key in _COUNTS:
-            if isinstance(made.get(key), float) and made[key].is_integer():
-                made[key] = int(made[key])
+        checked = _checked(schema)
+        made = {key: self._inner(key, value) for key, value in checked.items()}
         _drop_idle(made)
-        if isinstance(made.get("format"), str):
+        if "format" in made:
             _translate_format(made)
         if "propertyNames" in made:
             self._translate_names(made)
@@ -66,7 +73,7 @@ class _Translation:
         return made
 
     def _inner(self, key: str, value: Any) -> Any:
-        if key in _VALUES:
+        if key in _VALUES or key.startswith("x-"):
             return value
         if key in _MAPS and isinstance(value, dict):
             return {name: self.of(one) for name, one in value.items()}
@@ -90,11 +97,11 @@ class _Translation:
 
     def _translate_names(self, made: dict[str, Any]) -> None:
         names = self._resolved(made.pop("propertyNames"))
-        if names is False:
-            names = {"enum": []}
+        if isinstance(names, bool):
+            names = {} if names else {"enum": []}
         if not isinstance(names, dict):
-            return
-        asked = {k: v for k, v in names.items() if k not in _ANNOTATIONS - {"format"}}
+            raise refused("propertyNames is no schema, or refers to none")
+        asked = {k: v for k, v in _checked(names).items() if k not in _ANNOTATIONS - {"format"}}
         kinds = asked.pop("type", "string")
         if kinds != "string" and "string" not in (kinds if isinstance(kinds, list) else ()):
             asked = {"enum": []}
@@ -109,13 +116,13 @@ class _Translation:
     # ---- uniqueItems -----------------------------------------------------------------------
 
     def _translate_unique(self, made: dict[str, Any]) -> None:
-        if made.pop("uniqueItems") is not True:
+        if not made.pop("uniqueItems"):
             return
         least, most = made.get("minItems", 0), made.get("maxItems")
         if (most is not None and most <= 1) or self._single(made):
             return
         values = _finite(self._resolved(made.get("items")))
-        if values is None or "prefixItems" in made or not isinstance(least, int):
+        if values is None or "prefixItems" in made:
             raise refused("uniqueItems is only supported where items is an enum, or maxItems is 1")
         most = len(values) if most is None else min(most, len(values))
         arrays = []
@@ -135,6 +142,29 @@ class _Translation:
         """Whether there can't be two items."""
         first = made.get("prefixItems")
         return made.get("items") is False and (not first or len(first) <= 1)
+
+
+def _checked(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose keywords have values of the right kinds, counts as whole numbers. E0211."""
+    made = dict(schema)
+    for keys, kind, what in _KINDS:
+        for key in keys:
+            if key in made and not isinstance(made[key], kind):
+                raise refused(f"{key} in a JSON schema must be {what}")
+    kinds = made.get("type")
+    if isinstance(kinds, list) and not all(isinstance(one, str) for one in kinds):
+        raise refused("type in a JSON schema must be a type or a list of types")
+    for key in _COUNTS:
+        if key in made:
+            made[key] = _count(key, made[key])
+    return made
+
+
+def _count(key: str, value: Any) -> int:
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+    if not whole or not 0 <= value <= _LARGEST:
+        raise refused(f"{key} in a JSON schema must be a whole number from 0 to {_LARGEST}")
+    return int(value)
 
 
 def _drop_idle(made: dict[str, Any]) -> None:
@@ -197,7 +227,9 @@ def _name_pattern(asked: Mapping[str, Any]) -> str:
             return made["pattern"]
     if keys <= {"minLength", "maxLength"}:
         least, most = asked.get("minLength", 0), asked.get("maxLength", "")
-        return f"^(?s:.){{{int(least)},{int(most) if most != '' else ''}}}$"
+        pattern = f"^(?s:.){{{least},{most}}}$"
+        check_regex(pattern)
+        return pattern
     raise refused(f"propertyNames with {' and '.join(sorted(keys))} is not supported")
 
 
@@ -205,7 +237,7 @@ def _finite(schema: Any) -> list[Any] | None:
     """All values of a schema that has a few, each once."""
     if not isinstance(schema, Mapping):
         return None
-    asked = {k: v for k, v in schema.items() if k not in _ANNOTATIONS}
+    asked = {k: v for k, v in _checked(dict(schema)).items() if k not in _ANNOTATIONS}
     kind = asked.pop("type", None)
     if not asked and kind in ("boolean", "null"):
         return [True, False] if kind == "boolean" else [None]

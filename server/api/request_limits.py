@@ -18,7 +18,10 @@ def output_limit(**fields: int | None) -> int | None:
     room for. E0215 if two of them say different things."""
     said = {name: value for name, value in fields.items() if value is not None}
     if len(set(said.values())) > 1:
-        raise unsupported(" and ".join(said), "exclude one another")
+        first, *others = said
+        raise unsupported(first, f"and {' and '.join(others)} exclude one another")
+    if said.get("n_predict") == 0:
+        raise unsupported("n_predict", "cannot be 0")
     value = next(iter(said.values()), None)
     return None if value == -1 else value
 

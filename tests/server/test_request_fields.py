@@ -148,6 +148,7 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"response_format": {"type": "text", "schema": {}}}, "response_format"),
     (CHAT, {"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "prefix"),
     (CHAT, {"messages": [{"role": "user", "content": "x"}], "n_predict": 7}, "max_tokens and n_"),
+    (TEXT, {"max_tokens": None, "n_predict": 0}, "n_predict cannot be 0"),
     (CHAT, {"max_completion_tokens": 7}, "max_completion_tokens and max_tokens"),
     (RESPONSE, {"reasoning": {"effort": "high"}}, "reasoning.effort"),
     (RESPONSE, {"reasoning": {"summary": "detailed"}}, "summary"),

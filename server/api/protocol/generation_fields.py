@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .body import Body, Count, Int, WholeBody
+from .body import Body, Int, WholeBody
 
 
 class StreamOptions(Body):
@@ -47,7 +47,7 @@ class Sampling(Body):
     stop_token_ids: Annotated[list[Int], Field(max_length=256)] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    n_predict: Literal[-1] | Count | None = None
+    n_predict: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Int | None = None
     guided_json: dict[str, Any] | str | None = None

@@ -207,6 +207,40 @@ def test_a_format_that_no_grammar_is(name: str) -> None:
         Grammar.json_schema({"type": "string", "format": name})
 
 
+# ---- what is no schema -------------------------------------------------------------------------
+
+MALFORMED: list[Any] = [
+    {"allOf": 5, "propertyNames": {"pattern": "a"}},
+    {"propertyNames": []},
+    {"propertyNames": {"pattern": 5}},
+    {"propertyNames": {"minLength": "a"}},
+    {"propertyNames": {"minLength": 1.5}},
+    {"propertyNames": {"minLength": 10**9}},
+    {"propertyNames": {"$ref": "#/nowhere"}},
+    {"propertyNames": {"$ref": "#/propertyNames"}},
+    {"propertyNames": {"type": ["string", {}]}},
+    {"uniqueItems": "yes"},
+    {"uniqueItems": True, "items": {"enum": 5}},
+    {"uniqueItems": True, "items": {"enum": ["a"]}, "maxItems": "x"},
+    {"uniqueItems": True, "items": {"enum": ["a"]}, "minItems": -5},
+    {"uniqueItems": True, "items": {"enum": ["a"], "type": [{}]}},
+    {"uniqueItems": True, "items": False, "prefixItems": 5},
+    {"uniqueItems": True, "items": {"enum": ["a"]}, "type": 5},
+    {"uniqueItems": True, "items": {"enum": list(range(3000))}, "minItems": 3000},
+    {"format": []},
+    {"maxLength": "x", "format": "hostname"},
+    {"minLength": 1e300},
+    {"multipleOf": True},
+]
+
+
+@pytest.mark.parametrize("schema", MALFORMED, ids=lambda schema: json.dumps(schema)[:60])
+def test_what_is_no_schema_is_refused(schema: Any) -> None:
+    for whole in (schema, {"type": "object", "properties": {"a": schema}}):
+        with pytest.raises(LlmcError, match="E0211"):
+            Grammar.json_schema(whole)
+
+
 # ---- the rest ----------------------------------------------------------------------------------
 
 
