@@ -55,6 +55,20 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("other")
 
 
+def test_a_name_with_slashes(start: Any, toy_model: Any) -> None:
+    running = start({"org/name": toy_model()})
+    client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["org/name"]
+    assert client.models.retrieve("org/name").id == "org/name"
+    for path in ("/v1/models/org/name", "/v1/models/org%2Fname"):
+        assert running.http.get(path).json()["id"] == "org/name"
+    for path in ("/v1/models/org", "/v1/models/org/name/x", "/v1/models/name", "/v1/models/"):
+        assert running.http.get(path).status_code in (307, 404)
+    answer = client.chat.completions.create(model="org/name", messages=HELLO, max_tokens=2)
+    assert answer.model == "org/name"
+    assert "org/name" in running.http.get("/metrics").text
+
+
 def test_chat(client: OpenAI, server: Any, toy: Any) -> None:
     answer = client.chat.completions.create(
         model="toy", messages=HELLO, temperature=0, max_tokens=12
