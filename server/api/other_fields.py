@@ -112,13 +112,17 @@ _ELSEWHERE_NEUTRAL = {
 """The values of other endpoints' fields that ask for nothing, where `Refused` doesn't have them."""
 
 
-def check_other_fields(given: Mapping[str, Any] | None) -> None:
-    """E0215 for a field, of those that a body's schema doesn't name, that can't be honoured."""
+def check_other_fields(given: Mapping[str, Any] | None, *, generates: bool = True) -> None:
+    """E0215 for a field, of those that a body's schema doesn't name, that can't be honoured.
+
+    An endpoint that doesn't generate may be sent the body of one that does: what other endpoints
+    do with a field is nothing to it.
+    """
     for name, value in (given or {}).items():
         if name in HARMLESS:
             continue
         refused = REFUSED.get(name)
-        if refused is None and name in _ELSEWHERE:
+        if refused is None and generates and name in _ELSEWHERE:
             neutral = _ELSEWHERE_NEUTRAL.get(name, _ABSENT.neutral)
             refused = _ABSENT._replace(neutral=neutral)
         if refused is not None and value is not None and value not in refused.neutral:

@@ -18,14 +18,20 @@ async def tokenize(http: Request) -> Response:
     """Token ids of a text or of a chat."""
     server = state_of(http)
     body = await server.body(http, TokenizeRequest)
-    check_other_fields(body.model_extra)
+    check_other_fields(body.model_extra, generates=False)
     served = server.catalog.get(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("LLMC-E0213", "give either prompt or messages", param="prompt")
     if body.messages is not None:
         tools = tools_of(served, body.tools, None, None).offered
         messages = as_template_messages(body.messages)
-        rendering = rendering_of(body, template_variables(served, documents=body.documents))
+        variables = template_variables(
+            served,
+            documents=body.documents,
+            effort=body.reasoning_effort,
+            verbosity=body.verbosity,
+        )
+        rendering = rendering_of(body, variables)
         tokens = (await chat_prompt(served, messages, rendering, tools)).ids
     else:
         special = body.add_special_tokens is not False

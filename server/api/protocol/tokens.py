@@ -17,6 +17,8 @@ class TokenizeRequest(ChatFields):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: list[Tool] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
 
 
 class DetokenizeRequest(Body):
