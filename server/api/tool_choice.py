@@ -12,7 +12,7 @@ from ...runtime.text.tools.forced import forced_grammar, keeps_special
 from ...runtime.text.tools.registry import format_of
 from ..connection.error_objects import RequestError
 from ..served_models import Served
-from .protocol.tools import Tool, ToolChoice
+from .protocol.tools import AllowedTools, Tool, ToolChoice
 
 
 class Tools:
@@ -63,7 +63,7 @@ class Tools:
 def tools_of(
     served: Served,
     tools: Sequence[Tool] | None,
-    choice: str | ToolChoice | None,
+    choice: str | ToolChoice | AllowedTools | None,
     parallel: bool | None,
 ) -> Tools:
     """The tools that a request brings. Errors: E0209 without a chat template, E0212."""

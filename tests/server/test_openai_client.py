@@ -293,6 +293,25 @@ def test_forced_calls(client: OpenAI, choice: Any, names: set[str]) -> None:
     assert json.loads(streamed["arguments"]) == json.loads(call.function.arguments)
 
 
+def test_a_choice_among_some_tools(client: OpenAI) -> None:
+    clock: Any = {"type": "function", "function": {"name": "clock"}}
+    some: Any = {"mode": "required", "tools": [clock]}
+    options: Any = {"model": "toy", "messages": HELLO, "tools": TOOLS, "max_tokens": 200}
+    options["tool_choice"] = {"type": "allowed_tools", "allowed_tools": some}
+    calls = client.chat.completions.create(**options).choices[0].message.tool_calls or []
+    assert {call.function.name for call in calls if call.type == "function"} == {"clock"}
+    tools: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    choice: Any = {"type": "allowed_tools", "mode": "required", "tools": [
+        {"type": "function", "name": "clock"}]}  # fmt: skip
+    items = client.responses.create(
+        model="toy", input="hello", tools=tools, tool_choice=choice, max_output_tokens=200
+    ).output
+    assert {item.name for item in items if item.type == "function_call"} == {"clock"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**{**options, "tool_choice": {"type": "custom"}})
+    assert refused.value.param == "tool_choice"
+
+
 def test_tools_that_are_not_called_and_what_calls_gave(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="toy", messages=HELLO, tools=TOOLS, tool_choice="none", max_tokens=5

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from .body import Body, Count, WholeBody
 from .generation_fields import GenerationBody, ResponseFormat, StreamOptions
-from .tools import Tool, ToolChoice
+from .tools import AllowedTools, Tool, ToolChoice
 
 
 class Part(Body):
@@ -72,7 +72,7 @@ class ChatRequest(GenerationBody, ChatFields):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None

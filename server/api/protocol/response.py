@@ -40,10 +40,12 @@ class ResponseTool(Body):
 
 
 class ChosenTool(Body):
-    """A tool that must be called."""
+    """A tool that must be called, or, of type `allowed_tools`, those that may or must be."""
 
     type: str
     name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: list["ChosenTool"] | None = None
 
 
 class TextFormat(Body):

@@ -9,8 +9,8 @@ from ...connection.error_objects import RequestError, unsupported
 from ..chat_prompt import text_of
 from ..protocol.chat import CalledFunction, Message, Part, ToolCall
 from ..protocol.generation_fields import JsonSchema, ResponseFormat
-from ..protocol.response import ContentPart, InputItem, ResponseRequest
-from ..protocol.tools import Function, NamedFunction, Tool, ToolChoice
+from ..protocol.response import ChosenTool, ContentPart, InputItem, ResponseRequest
+from ..protocol.tools import AllowedTools, Function, NamedFunction, Tool, ToolChoice, ToolsOfChoice
 
 
 def new_id(prefix: str) -> str:
@@ -82,13 +82,27 @@ def _content(content: str | list[ContentPart] | None, param: str) -> str | None:
     return text_of(parts, param)
 
 
-def tools_in(body: ResponseRequest) -> tuple[list[Tool] | None, str | ToolChoice | None]:
-    """Tools and the choice among them, in the form that chat completions have them."""
+def _choice_in(body: ResponseRequest) -> str | ToolChoice | AllowedTools | None:
     choice = body.tool_choice
-    if choice is not None and not isinstance(choice, str):
-        if choice.type != "function" or not choice.name:
-            raise unsupported("tool_choice", "can only name a function")
-        choice = ToolChoice(type="function", function=NamedFunction(name=choice.name))
+    if choice is None or isinstance(choice, str):
+        return choice
+    if choice.type == "allowed_tools" and choice.tools:
+        chosen = ToolsOfChoice(mode=choice.mode, tools=[_named(one) for one in choice.tools])
+        return AllowedTools(type="allowed_tools", allowed_tools=chosen)
+    return _named(choice)
+
+
+def _named(choice: ChosenTool) -> ToolChoice:
+    if choice.type != "function" or not choice.name:
+        raise unsupported("tool_choice", "can only name functions")
+    return ToolChoice(type="function", function=NamedFunction(name=choice.name))
+
+
+def tools_in(
+    body: ResponseRequest,
+) -> tuple[list[Tool] | None, str | ToolChoice | AllowedTools | None]:
+    """Tools and the choice among them, in the form that chat completions have them."""
+    choice = _choice_in(body)
     if not body.tools:
         return None, choice
     tools = []
