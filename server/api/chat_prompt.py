@@ -48,6 +48,12 @@ def _message(one: Message, param: str) -> dict[str, Any]:
     return made
 
 
+def _last_text(message: Mapping[str, Any]) -> str:
+    """The text with which a message ends."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else content[-1].get("text") or ""
+
+
 class ChatPrompt(NamedTuple):
     """A prompt as ids and as text."""
 
@@ -140,7 +146,7 @@ class ChatPrompts:
         continued has begun."""
         if not self._rendering.continue_final_message:
             return opened_by(prompt, marks)
-        said = self._messages[-1]["content"].strip()
+        said = _last_text(self._messages[-1]).strip()
         if marks.start in said or marks.end in said:
             return said.rfind(marks.start) > said.rfind(marks.end)
         return opened_by(prompt.rstrip().removesuffix(said), marks)
