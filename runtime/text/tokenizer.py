@@ -16,11 +16,26 @@ from .segments import SegmentCache
 from .spelling import Spelling, byte_level
 
 
-class Tokenizer:
-    """A tokenizer.json. Errors: E0512 if it can't be read."""
+Encode = Callable[[str, bool], Sequence[int]]
+"""Ids of a text; the flag says whether with what a tokenizer puts around it."""
 
-    def __init__(self, data: bytes | memoryview) -> None:
+
+class Tokenizer:
+    """A tokenizer.json. Errors: E0512 if it can't be read.
+
+    `split_special_tokens`: special tokens that stand in a text are ordinary text. `proof` is asked
+    once, before the first use, what is wrong with how texts are encoded: E0510 if anything is.
+    """
+
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        *,
+        split_special_tokens: bool = False,
+        proof: Callable[[Encode], str | None] | None = None,
+    ) -> None:
         self._data = data
+        self._split_special_tokens, self._proof = split_special_tokens, proof
         self._parsed: Any = None
         self._was_limited = False
         self._parsing = Lock()
@@ -50,8 +65,18 @@ class Tokenizer:
                 if self._parsed is None:
                     native = _parse(bytes(self._data))
                     self._was_limited = unlimited(native)
+                    native.encode_special_tokens = self._split_special_tokens
+                    self._prove(native)
                     self._parsed = native
         return self._parsed
+
+    def _prove(self, native: Any) -> None:
+        def encode(text: str, marked: bool) -> list[int]:
+            return _guarded(lambda: native.encode(text, add_special_tokens=marked).ids)
+
+        wrong = self._proof(encode) if self._proof is not None else None
+        if wrong is not None:
+            raise LlmcError("LLMC-E0510", f"the tokenizer isn't the one that was compiled: {wrong}")
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text; special tokens that stand in the text are recognized.
