@@ -169,7 +169,8 @@ class ChatTemplate:
         for as_text, no_content in product((False, True), get_args(NoContent)):
             form = Form(self._wants_parts, no_content=no_content, argument_text=as_text)
             text = self._tried(in_form([_GREETING, _call(_MARK), result], form))
-            if _MARK in text and wrong[as_text] not in text and "None" not in text:
+            told = no_content == "null" and "None" in text
+            if _MARK in text and wrong[as_text] not in text and not told:
                 return form
         return Form(no_content="empty")
 

@@ -6,7 +6,6 @@ else one line about the first that isn't. Loading replays what costs little, `ll
 
 from collections.abc import Sequence
 from datetime import datetime
-from os.path import commonprefix
 
 from ...artifact.text_vectors import FIXED_TIME, EncodedText, RenderedChat
 from ...base.errors import LlmcError
@@ -52,7 +51,8 @@ def wrong_prompts(templates: ChatTemplates, chats: Sequence[RenderedChat]) -> st
         except LlmcError as error:
             return f"a prompt isn't made: {error.message}"
         if prompt != one.prompt:
-            begin = max(0, len(commonprefix([prompt, one.prompt])) - 20)
+            pairs = enumerate(zip(prompt, one.prompt, strict=False))
+            begin = max(0, next((i for i, (a, b) in pairs if a != b), 20) - 20)
             return f"a prompt has {_short(prompt[begin:])}, not {_short(one.prompt[begin:])}"
     return None
 
