@@ -25,9 +25,11 @@ _VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json", "vocab.json", "vocab.txt",
     "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
+_CONVERTED = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json")
+"""Vocabularies that transformers takes for any kind of tokenizer."""
 _SIGNS = (*_VOCABULARIES, "tokenizer_config.json", "*.tiktoken")
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-_NOT_FLAGS = ("type", "vocab", "merges", "unk_id")
+_NOT_FLAGS = ("type", "vocab", "merges", "unk_id", "dropout")
 _INSIDE = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
@@ -76,10 +78,10 @@ def auto_tokenizer(
 
 def _unreadable(folder: Path, error: BaseException) -> LlmcError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    needs_code = "trust_remote_code" in reason
+    needs_code = "trust_remote_code" in str(error)
     return LlmcError(
         "LLMC-E0417",
-        f"the tokenizer in {folder} is made by code of its own"
+        f"the tokenizer in {folder} is made by the model's own code"
         if needs_code
         else f"transformers can't read the tokenizer in {folder}: {reason}",
         "if you trust the code in the model's repository: --trust-remote-code"
@@ -97,7 +99,7 @@ def _require_vocabulary(folder: Path, tokenizer: Any) -> None:
     if type(tokenizer).__module__.startswith(LOADED):  # whatever its code reads
         return
     own = [name for name in tokenizer.vocab_files_names.values() if name]
-    if not any((folder / name).is_file() for name in (*own, "tiktoken.model", "tekken.json")):
+    if not any((folder / name).is_file() for name in (*own, *_CONVERTED)):
         raise LlmcError(
             "LLMC-E0417",
             f"{folder} lacks the vocabulary of its tokenizer {type(tokenizer).__name__}: "
@@ -118,9 +120,10 @@ def without_dropout(tokenizer: Any) -> tuple[str, ...]:
 def replaced_parts(folder: Path, tokenizer: Any) -> tuple[str, ...]:
     """A note if transformers' class puts its own parts in the place of some in tokenizer.json."""
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    file = folder / "tokenizer.json"
-    if "__init__" not in vars(type(tokenizer)) or not file.is_file():
+    file, kind = folder / "tokenizer.json", type(tokenizer)
+    if kind is PreTrainedTokenizerFast or "__init__" not in vars(kind) or not file.is_file():
         return ()  # its backend is the file
     stated = json.loads(file.read_bytes())
     hollow = {"type": "BPE", "vocab": {}, "merges": []}
@@ -133,9 +136,8 @@ def replaced_parts(folder: Path, tokenizer: Any) -> tuple[str, ...]:
             differ.append(f"model.{name}")
     if not differ:
         return ()
-    kind = type(tokenizer).__name__
     return (
-        f"tokenizer.json: transformers' {kind} replaces {', '.join(differ)}: "
+        f"tokenizer.json: transformers' {kind.__name__} replaces {', '.join(differ)}: "
         "text is encoded as transformers does it, not as the file says",
     )
 

@@ -163,7 +163,7 @@ def _chats(tokenizer: Any) -> Iterator[RenderedChat]:
         if offered and not knows_tools:
             continue
         tools = _TOOLS if offered else None
-        seen = {None}
+        seen: set[str | None] = {None}
         for variables in _VARIABLES:
             prompt = _prompt(tokenizer, messages, tools, begin, **variables)
             if prompt in seen or not _as_meant(prompt or "", messages):
