@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from ...base.errors import LlmcError
 from ...models.auto import no_advice
@@ -56,7 +58,8 @@ def auto_tokenizer(
     # Of the folder's own code, a config has a class that transformers doesn't look up.
     known = {} if code_digest(config) else {"config": named}
     try:
-        with no_advice():
+        # tiktoken keeps what it has read by its path, in a folder of everybody's: not here.
+        with no_advice(), mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, **known, trust_remote_code=trust_remote_code, local_files_only=True
             )
@@ -156,11 +159,16 @@ def _steps(state: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _bare(step: dict[str, Any], part: str) -> dict[str, Any] | None:
-    """A step without what is about offsets; None if it does nothing."""
+    """A step without what is about offsets and pairs; None if it does nothing."""
     if step["type"] == "ByteLevel" and part == "post_processor":
         return None
     if step["type"] == "ByteLevel" and part == "decoder":
         return {"type": "ByteLevel"}
-    if step["type"] == "TemplateProcessing" and not step.get("special_tokens"):
-        return None
+    if step["type"] == "TemplateProcessing":  # of pairs there are none here
+        around = [next(iter(piece.items())) for piece in step["single"]]
+        marks = [(kind, piece["id"]) for kind, piece in around]
+        used = {
+            name: step["special_tokens"][name]["ids"] for kind, name in marks if kind != "Sequence"
+        }
+        return {"marks": marks, "ids": used} if used else None
     return {name: value for name, value in step.items() if name != "trim_offsets"}

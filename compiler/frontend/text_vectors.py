@@ -42,7 +42,7 @@ _PARTS = {
 }
 _FUNCTION = {
     "description": "The weather of a city",
-    "name": "weather",
+    "name": "weather_of_city",
     "parameters": {
         "properties": {"city": {"description": "Its name", "type": "string"}},
         "required": ["city"],
@@ -50,12 +50,17 @@ _FUNCTION = {
     },
 }
 _TOOLS = [{"function": _FUNCTION, "type": "function"}]
-_CALLED = {"arguments": {"city": "Bern"}, "name": "weather"}
+_CALLED = {"arguments": {"city": "Bern"}, "name": "weather_of_city"}
 _CALL = {
     "role": "assistant",
     "tool_calls": [{"function": _CALLED, "id": "call00001", "type": "function"}],
 }
-_RESULT = {"content": "31 degrees", "name": "weather", "role": "tool", "tool_call_id": "call00001"}
+_RESULT = {
+    "content": "31 degrees",
+    "name": "weather_of_city",
+    "role": "tool",
+    "tool_call_id": "call00001",
+}
 
 _CHATS: tuple[tuple[list[dict[str, Any]], bool], ...] = (
     ([_ASK], False),
@@ -158,7 +163,7 @@ def _added_tokens(tokenizer: Any) -> Iterator[str]:
 
 
 def _chats(tokenizer: Any) -> Iterator[RenderedChat]:
-    knows_tools = _prompt(tokenizer, [_ASK], _TOOLS, True) != _prompt(tokenizer, [_ASK], None, True)
+    knows_tools = _FUNCTION["name"] in (_prompt(tokenizer, [_ASK], _TOOLS, True) or "")
     for (messages, offered), begin in product(_CHATS, (False, True)):
         if offered and not knows_tools:
             continue

@@ -35,10 +35,14 @@ _CALL_ID = "abcdefghi"
 
 
 class ChatTemplate:
-    """A compiled template. `special_tokens`: what it may name, such as `bos_token`."""
+    """A compiled template. `special_tokens`: what it may name, such as `bos_token`. `for_tools`: it
+    is the one that its model has for tools, whatever it shows of them."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], *, for_tools: bool = False
+    ) -> None:
         self.source = source
+        self._for_tools = for_tools
         self._special_tokens = dict(special_tokens)
         self._sandbox = TemplateSandbox()
         self._template = self._sandbox.compiled(source)
@@ -73,7 +77,7 @@ class ChatTemplate:
     @cached_property
     def knows_tools(self) -> bool:
         """Whether the template itself tells the model about tools."""
-        return _MARK in self._tried([_GREETING], tools=[_TOOL])
+        return self._for_tools or _MARK in self._tried([_GREETING], tools=[_TOOL])
 
     @cached_property
     def _knows_system(self) -> bool:

@@ -6,12 +6,15 @@ else one line about the first that isn't. Loading replays what costs little, `ll
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ...artifact.text_vectors import FIXED_TIME, EncodedText, RenderedChat
 from ...base.errors import LlmcError
 from .output import OutputText
-from .templates import ChatTemplates
 from .tokenizer import Encode, Tokenizer
+
+if TYPE_CHECKING:
+    from .templates import ChatTemplates  # which brings Jinja
 
 
 def wrong_ids(encode: Encode, texts: Sequence[EncodedText]) -> str | None:
@@ -37,7 +40,7 @@ def wrong_texts(tokenizer: Tokenizer, texts: Sequence[EncodedText]) -> str | Non
     return None
 
 
-def wrong_prompts(templates: ChatTemplates, chats: Sequence[RenderedChat]) -> str | None:
+def wrong_prompts(templates: "ChatTemplates", chats: Sequence[RenderedChat]) -> str | None:
     """The first conversation whose prompt is another than recorded."""
     fixed = {"strftime_now": datetime.fromisoformat(FIXED_TIME).strftime}
     for one in chats:

@@ -19,7 +19,8 @@ class ChatTemplates:
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         self._templates = {
-            name: ChatTemplate(source, special_tokens) for name, source in sources.items()
+            name: ChatTemplate(source, special_tokens, for_tools=name == TOOL_USE)
+            for name, source in sources.items()
         }
 
     @property
