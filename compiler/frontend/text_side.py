@@ -50,6 +50,8 @@ def text_side(
     notes += without_dropout(tokenizer) + replaced_parts(folder, tokenizer)
     notes += _beyond(tokenizer, config) + _spaces(tokenizer)
     templates = _templates(folder, tokenizer)
+    if templates and _DEFAULT not in templates:
+        notes += (f"no chat template is the default one, only {', '.join(sorted(templates))}",)
     assets = TextAssets(
         tokenizer=tokenizer.backend_tokenizer.to_str().encode(),
         chat_template=templates.pop(_DEFAULT, None),

@@ -166,17 +166,20 @@ class ChatTemplate:
 
     @cached_property
     def _call_form(self) -> Form:
-        """How tool calls must look for the template to show them as they are meant."""
+        """How tool calls must look for the template to show them as they are meant; if it shows
+        their arguments in no form, the first in which it takes them."""
         result = {"role": "tool", "tool_call_id": _CALL_ID, "name": "f", "content": "1"}
         # Shown as Python writes an object or None, or as JSON within JSON, it is not as meant.
         wrong = {False: f"'{_MARK}'", True: f'\\"{_MARK}'}
+        taken = None
         for as_text, no_content in product((False, True), get_args(NoContent)):
             form = Form(self._wants_parts, no_content=no_content, argument_text=as_text)
             text = self._tried(in_form([_GREETING, _call(_MARK), result], form))
             told = no_content == "null" and "None" in text
             if _MARK in text and wrong[as_text] not in text and not told:
                 return form
-        return Form(no_content="empty")
+            taken = taken or (form if text else None)
+        return taken or Form(no_content="empty")
 
     def _tried(self, messages: Sequence[Message], **variables: Any) -> str:
         """What the template makes of the messages; empty if it refuses them."""

@@ -259,6 +259,18 @@ def test_templates_in_files(bytes_bpe: Any, tmp_path: Path) -> None:
     ]
 
 
+def test_without_a_default_template(bytes_bpe: Any, tmp_path: Path) -> None:
+    settings = {**MARKS, "chat_template": NAMED[1:]}
+    folder = folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)
+    source, generation, _ = opened(folder)
+    assert source.notes == ("no chat template is the default one, only rag, tool_use",)
+    with pytest.raises(LlmcError, match=r"E0209.*rag, tool_use"):
+        ChatTemplates(template_sources(source.text), generation.special_tokens).render(ASKED)
+    for given in ({"tools": TOOLS}, {"chat_template": "rag"}):
+        found, expected = rendered(folder, **given)
+        assert found == expected
+
+
 def test_the_template_of_a_processor(bytes_bpe: Any, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=MARKS)
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "P" + CHAT}))
