@@ -28,7 +28,11 @@ _TOOL = {
     "function": {
         "name": _MARK,
         "description": "none",
-        "parameters": {"type": "object", "properties": {"x": {"type": "string"}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"x": {"type": "string", "description": "none"}},
+            "required": ["x"],
+        },
     },
 }
 _CALL_ID = "abcdefghi"

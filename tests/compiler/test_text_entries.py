@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import llmc
+import msgspec
 import pytest
 import torch
 from llmc.artifact.manifest import GENERATION, Generation, decode_generation
@@ -19,6 +20,7 @@ from llmc.compiler import driver
 from llmc.compiler.assemble import draft_manifest
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.text_entries import text_entries
+from llmc.runtime.api.conformance import text_checks
 from llmc.runtime.engine.sampling.parameters import SamplingParams
 from transformers import (
     AutoConfig,
@@ -204,3 +206,29 @@ def test_such_an_artifact_opens(model: Path, tmp_path: Path) -> None:
         stream = opened.generate([1, 2, 3], max_tokens=4)
         list(stream)
         assert stream.finish_reason == "length"
+
+
+def test_an_artifact_is_held_to_its_text(compiled: Path) -> None:
+    """Before its first use, by what transformers made of the same files; `verify` says more."""
+    with llmc.load(compiled) as model:
+        told = model.text_vectors
+        assert told is not None
+        assert "transformers" in told.reference
+        assert [check.ok for check in text_checks(model)] == [True] * 3
+    text, chat = told.texts[0], told.chats[0]
+    wrong = {
+        "ids": msgspec.structs.replace(told, texts=[msgspec.structs.replace(text, ids=[1])]),
+        "text": msgspec.structs.replace(told, texts=[msgspec.structs.replace(text, decoded="x")]),
+        "prompts": msgspec.structs.replace(told, chats=[msgspec.structs.replace(chat, prompt="x")]),
+    }
+    for what, other in wrong.items():
+        with llmc.load(compiled) as model:
+            model.text_vectors = other
+            failed = [check for check in text_checks(model) if not check.ok]
+            assert what in {word for check in failed for word in check.name.split()}
+            if what == "ids":
+                with pytest.raises(LlmcError, match="E0510"):
+                    model.encode("hi", raw=True)
+            if what == "prompts":
+                with pytest.raises(LlmcError, match="E0510"):
+                    model.encode("hi")
