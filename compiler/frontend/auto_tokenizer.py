@@ -18,6 +18,7 @@ from unittest import mock
 
 from ...base.errors import LlmcError
 from ...models.auto import no_advice
+from .json_file import json_object
 from .remote_code import LOADED, code_digest
 
 if TYPE_CHECKING:
@@ -66,31 +67,54 @@ def auto_tokenizer(
     except BaseException as error:  # many kinds of broken files, and panics of the library
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise _unreadable(folder, error) from error
-    kind = type(tokenizer).__name__
+        raise _unreadable(folder, config, error) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not getattr(tokenizer, "is_fast", False):
-        raise LlmcError(
-            "LLMC-E0426", f"the tokenizer of {folder} is {kind}, which only runs in Python"
-        )
+        raise _of_python(folder, type(tokenizer).__name__)
     _require_vocabulary(folder, tokenizer)
     backend.no_truncation()
     backend.no_padding()
     return tokenizer
 
 
-def _unreadable(folder: Path, error: BaseException) -> LlmcError:
+def _of_python(folder: Path, name: str) -> LlmcError:
+    return LlmcError(
+        "LLMC-E0426", f"the tokenizer of {folder} is {name}, which only runs in Python"
+    )
+
+
+def _unreadable(folder: Path, config: PreTrainedConfig, error: BaseException) -> LlmcError:
+    """What to say if transformers fails; some classes fail for want of packages or files that
+    wouldn't make them of use here."""
+    name, is_fast = _class_of(folder, config)
+    if not is_fast:
+        return _of_python(folder, name)
+    if "trust_remote_code" in str(error):
+        return LlmcError(
+            "LLMC-E0417",
+            f"the tokenizer in {folder} is made by the model's own code",
+            "if you trust the code in the model's repository: --trust-remote-code",
+        )
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    needs_code = "trust_remote_code" in str(error)
     return LlmcError(
         "LLMC-E0417",
-        f"the tokenizer in {folder} is made by the model's own code"
-        if needs_code
-        else f"transformers can't read the tokenizer in {folder}: {reason}",
-        "if you trust the code in the model's repository: --trust-remote-code"
-        if needs_code
-        else "download the tokenizer's files again, or save it anew with `save_pretrained`",
+        f"transformers can't read the tokenizer in {folder}: {reason}",
+        "download the tokenizer's files again, or save it anew with `save_pretrained`",
     )
+
+
+def _class_of(folder: Path, config: PreTrainedConfig) -> tuple[str, bool]:
+    """The class of tokenizer that the folder names, and whether it has a backend as far as is
+    known."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.models.auto import tokenization_auto as auto
+
+    file, name = folder / "tokenizer_config.json", None
+    if file.is_file():
+        name = json_object(file, file.read_bytes()).get("tokenizer_class")
+    name = name or auto.TOKENIZER_MAPPING_NAMES.get(str(config.model_type))
+    kind = auto.tokenizer_class_from_name(name) if isinstance(name, str) else None
+    return str(name), not isinstance(kind, type) or issubclass(kind, PreTrainedTokenizerFast)
 
 
 def _require_vocabulary(folder: Path, tokenizer: Any) -> None:

@@ -15,6 +15,7 @@ from llmc.base.errors import LlmcError
 from llmc.compiler.assemble import template_sources
 from llmc.compiler.frontend.model_source import ModelSource
 from llmc.compiler.frontend.sources import open_source
+from llmc.compiler.frontend.text_side import text_side
 from llmc.compiler.text_entries import text_entries
 from llmc.runtime.text.templates import ChatTemplates
 from llmc.runtime.text.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ from small_tokenizers import (
     sentencepiece_model,
     tiktoken_model,
 )
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 pytestmark = pytest.mark.fast
 
@@ -315,19 +316,34 @@ def test_a_text_ends_where_any_file_says(case: str, bytes_bpe: Any, tmp_path: Pa
 # ---- what is refused -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ByT5Tokenizer", "CTRLTokenizer", "BioGptTokenizer"])
+@pytest.mark.parametrize(
+    "name",
+    ["ByT5Tokenizer", "CTRLTokenizer", "BioGptTokenizer", "XLMTokenizer", "MistralCommonBackend"],
+)
 def test_tokenizers_of_python_alone(name: str, tmp_path: Path) -> None:
+    """Whether or not their files are there."""
     folder = folder_of(tmp_path / "m", settings={"tokenizer_class": name})
-    if name != "ByT5Tokenizer":
-        (folder / "vocab.json").write_text(
-            json.dumps({"<unk>": 0, "a</w>": 1, "<s>": 2, "</s>": 3})
-        )
-        (folder / "merges.txt").write_text("#version\na </w>\n")
-    with pytest.raises(LlmcError) as caught:
-        open_source(str(folder))
-    known = caught.value.id == "LLMC-E0426" and name in caught.value.message
-    assert known or "sacremoses" in caught.value.message  # which that class needs first
-    assert "\n" not in caught.value.message
+    for complete in (False, True):
+        if complete:
+            vocabulary = {"<unk>": 0, "a</w>": 1, "<s>": 2, "</s>": 3}
+            (folder / "vocab.json").write_text(json.dumps(vocabulary))
+            (folder / "merges.txt").write_text("#version\na </w>\n")
+        with pytest.raises(LlmcError) as caught:
+            open_source(str(folder))
+        assert caught.value.id == "LLMC-E0426"
+        assert name in caught.value.message
+        assert "\n" not in caught.value.message
+
+
+def test_models_that_transformers_knows_by_their_name(tmp_path: Path) -> None:
+    """Their files name a class that makes other ids."""
+    settings = {"tokenizer_class": "LlamaTokenizer", **MARKS}
+    folder = folder_of(tmp_path / "m", tokenizer=pieces_bpe(False), settings=settings)
+    config = AutoConfig.from_pretrained(folder)
+    for hub_id, name in ((None, "LlamaTokenizer"), ("deepseek-ai/deepseek-coder-1b", "Tokenizers")):
+        assets, _ = text_side(folder, {}, config, hub_id=hub_id, trust_remote_code=False)
+        assert assets.vectors is not None
+        assert name in assets.vectors.reference
 
 
 @pytest.mark.parametrize("name", ["Qwen2Tokenizer", "GPT2Tokenizer", "LlamaTokenizer"])
