@@ -54,7 +54,8 @@ def text_entries(source: ModelSource) -> dict[str, bytes]:
         native = _opened(source, "LLMC-E0417", lambda: tokenizer.native)
         vectors = text.vectors
         if vectors is None:
-            vectors = text_vectors(BuiltTokenizer(native, sources, generation.special_tokens))
+            built = BuiltTokenizer(native, sources, generation.special_tokens)
+            vectors = text_vectors(built, templates)
         entries[TEXT_VECTORS] = encode(vectors)
         _prove(source, tokenizer, templates, decode_text_vectors(entries[TEXT_VECTORS]))
     return entries

@@ -152,7 +152,7 @@ def replaced_parts(folder: Path, tokenizer: Any) -> tuple[str, ...]:
     file, kind = folder / "tokenizer.json", type(tokenizer)
     if kind is PreTrainedTokenizerFast or "__init__" not in vars(kind) or not file.is_file():
         return ()  # its backend is the file
-    stated = json.loads(file.read_bytes())
+    stated = json_object(file, file.read_bytes())
     hollow = {"type": "BPE", "vocab": {}, "merges": []}
     written = Tokenizer.from_str(json.dumps({**stated, "added_tokens": [], "model": hollow}))
     backend = tokenizer.backend_tokenizer

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
+from ...runtime.text.templates import DEFAULT, ChatTemplates
 from .auto_tokenizer import auto_tokenizer, has_tokenizer, replaced_parts, without_dropout
 from .generation_fields import clean_generation
 from .json_file import json_object
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _STATING = ("tokenizer_config.json", "special_tokens_map.json")
-_DEFAULT = "default"
 
 
 def text_side(
@@ -50,17 +50,18 @@ def text_side(
     notes += without_dropout(tokenizer) + replaced_parts(folder, tokenizer)
     notes += _beyond(tokenizer, config) + _spaces(tokenizer)
     templates = _templates(folder, tokenizer)
-    if templates and _DEFAULT not in templates:
+    as_run = _as_run(folder, templates, tokenizer)
+    if templates and DEFAULT not in templates:
         notes += (f"no chat template is the default one, only {', '.join(sorted(templates))}",)
     assets = TextAssets(
         tokenizer=tokenizer.backend_tokenizer.to_str().encode(),
-        chat_template=templates.pop(_DEFAULT, None),
+        chat_template=templates.pop(DEFAULT, None),
         named_templates=templates,
         generation=_with_end(generation, _stated_end(folder, tokenizer)),
         license=license,
         special_tokens=dict(tokenizer.special_tokens_map),
         split_special_tokens=bool(tokenizer.split_special_tokens),
-        vectors=text_vectors(tokenizer),
+        vectors=text_vectors(tokenizer, as_run),
     )
     return assets, notes
 
@@ -131,11 +132,19 @@ def _templates(folder: Path, tokenizer: Any) -> dict[str, str]:
     if tokenizer.chat_template is None and file.is_file():
         tokenizer.chat_template = json_object(file, file.read_bytes()).get("chat_template")
     found = tokenizer.chat_template
-    templates = dict(found) if isinstance(found, dict) else {_DEFAULT: found} if found else {}
+    templates = dict(found) if isinstance(found, dict) else {DEFAULT: found} if found else {}
     for name, source in templates.items():
         if not isinstance(source, str):
             raise LlmcError("LLMC-E0417", f"{folder}: the chat template {name!r} is not a text")
     return templates
+
+
+def _as_run(folder: Path, templates: Mapping[str, str], tokenizer: Any) -> ChatTemplates | None:
+    """The templates as the runtime has them. Raises E0417 for one that is invalid."""
+    try:
+        return ChatTemplates(templates, tokenizer.special_tokens_map) if templates else None
+    except LlmcError as error:
+        raise LlmcError("LLMC-E0417", f"{folder}: {error.message}") from error
 
 
 def _beyond(tokenizer: Any, config: PreTrainedConfig) -> tuple[str, ...]:

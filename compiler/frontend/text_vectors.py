@@ -15,6 +15,10 @@ from typing import Any
 from unittest import mock
 
 from ...artifact.text_vectors import FIXED_TIME, EncodedText, RenderedChat, TextVectors
+from ...base.errors import LlmcError
+from ...runtime.text.template_sandbox import BoundExceeded
+from ...runtime.text.templates import ChatTemplates
+from ...runtime.text.tokenizer import guarded
 
 _TEXTS = (
     "Hello world", " leading", "trailing ", "  two  spaces   three", "\ttab\t\tand\u00a0more",
@@ -121,22 +125,28 @@ class BuiltTokenizer:
         return rendered[0][0]
 
 
-def text_vectors(tokenizer: Any) -> TextVectors:
-    """What `tokenizer`, one of transformers', makes of the fixed texts and chats."""
+def text_vectors(tokenizer: Any, templates: ChatTemplates | None) -> TextVectors:
+    """What `tokenizer`, one of transformers', makes of the fixed texts and chats.
+
+    `templates` are its own as the runtime has them, whose rendering ends within bounds.
+
+    Raises:
+        LlmcError: E0417 if rendering a template takes too long.
+    """
     from transformers import __version__
 
     return TextVectors(
         reference=f"transformers {__version__}, {type(tokenizer).__name__}",
         texts=list(_encoded(tokenizer, (*_TEXTS, *_added_tokens(tokenizer)))),
-        chats=list(_chats(tokenizer)) if tokenizer.chat_template else [],
+        chats=list(_chats(tokenizer, templates)) if templates is not None else [],
     )
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[EncodedText]:
     for text in texts:
         try:
-            marked = tokenizer.encode(text, add_special_tokens=True)
-        except Exception:  # words that a vocabulary without an unknown token lacks
+            marked = guarded(lambda text=text: tokenizer.encode(text, add_special_tokens=True))
+        except LlmcError:  # words that a vocabulary without an unknown token lacks
             continue
         yield EncodedText(
             text=text,
@@ -162,15 +172,18 @@ def _added_tokens(tokenizer: Any) -> Iterator[str]:
         yield " " + " \n ".join(shown[: half // 2]) + " c"
 
 
-def _chats(tokenizer: Any) -> Iterator[RenderedChat]:
-    knows_tools = _FUNCTION["name"] in (_prompt(tokenizer, [_ASK], _TOOLS, True) or "")
+def _chats(tokenizer: Any, templates: ChatTemplates) -> Iterator[RenderedChat]:
+    def made(*asked: Any, **variables: Any) -> str | None:
+        return _prompt(tokenizer, templates, *asked, **variables)
+
+    knows_tools = _FUNCTION["name"] in (made([_ASK], _TOOLS, True) or "")
     for (messages, offered), begin in product(_CHATS, (False, True)):
         if offered and not knows_tools:
             continue
         tools = _TOOLS if offered else None
         seen: set[str | None] = {None}
         for variables in _VARIABLES:
-            prompt = _prompt(tokenizer, messages, tools, begin, **variables)
+            prompt = made(messages, tools, begin, **variables)
             if prompt in seen or not _as_meant(prompt or "", messages):
                 continue  # refused, or nothing new, or in a form that llmc doesn't use
             seen.add(prompt)
@@ -185,16 +198,22 @@ def _chats(tokenizer: Any) -> Iterator[RenderedChat]:
 
 def _prompt(
     tokenizer: Any,
+    templates: ChatTemplates,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None,
     begin: bool,
     **variables: Any,
 ) -> str | None:
     """What transformers makes of a conversation; None if the template refuses it."""
-    options = {"add_generation_prompt": begin, "tokenize": False, **variables}
+    given = {"tools": tools, "add_generation_prompt": begin, **variables}
+    try:
+        templates.render(messages, **given)
+    except LlmcError as error:  # of others transformers decides
+        if isinstance(error.__cause__, BoundExceeded):
+            raise LlmcError("LLMC-E0417", f"the chat template: {error.__cause__}") from error
     try:
         with _at_fixed_time():
-            return tokenizer.apply_chat_template(messages, tools=tools, **options)
+            return tokenizer.apply_chat_template(messages, tokenize=False, **given)
     except Exception:  # a template is a program: it may fail in any way
         return None
 

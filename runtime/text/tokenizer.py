@@ -72,7 +72,7 @@ class Tokenizer:
 
     def _prove(self, native: Any) -> None:
         def encode(text: str, marked: bool) -> list[int]:
-            return _guarded(lambda: native.encode(text, add_special_tokens=marked).ids)
+            return guarded(lambda: native.encode(text, add_special_tokens=marked).ids)
 
         wrong = self._proof(encode) if self._proof is not None else None
         if wrong is not None:
@@ -91,7 +91,7 @@ class Tokenizer:
         if segments is not None and not add_special_tokens:
             return segments.encode(text)
         native = self.native
-        return _guarded(lambda: native.encode(text, add_special_tokens=add_special_tokens).ids)
+        return guarded(lambda: native.encode(text, add_special_tokens=add_special_tokens).ids)
 
     @cached_property
     def _segments(self) -> SegmentCache | None:
@@ -99,7 +99,7 @@ class Tokenizer:
         native = self.native
 
         def encode(text: str) -> list[int]:
-            return _guarded(lambda: native.encode(text, add_special_tokens=False).ids)
+            return guarded(lambda: native.encode(text, add_special_tokens=False).ids)
 
         return SegmentCache.of(native, encode)
 
@@ -111,7 +111,7 @@ class Tokenizer:
         native, ids = self.native, list(ids)
         if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
             raise LlmcError("LLMC-E0208", "a token id is negative or too large")
-        return _guarded(lambda: native.decode(ids, skip_special_tokens=not keep_special))
+        return guarded(lambda: native.decode(ids, skip_special_tokens=not keep_special))
 
     def token_id(self, content: str) -> int | None:
         """The id of what stands in the vocabulary, such as a special token."""
@@ -152,7 +152,7 @@ class Tokenizer:
         return self._spellings[keep_special]
 
 
-def _guarded(work: Callable[[], Any]) -> Any:
+def guarded(work: Callable[[], Any]) -> Any:
     """Runs the library, which raises plain exceptions, for words that a vocabulary lacks, and
     panics, which are no `Exception` and would end the engine's thread."""
     try:

@@ -17,6 +17,7 @@ from llmc.compiler.frontend.model_source import ModelSource
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.frontend.text_side import text_side
 from llmc.compiler.text_entries import text_entries
+from llmc.runtime.text import template_sandbox
 from llmc.runtime.text.templates import ChatTemplates
 from llmc.runtime.text.tokenizer import Tokenizer
 from small_tokenizers import (
@@ -366,6 +367,36 @@ def test_code_of_a_tokenizer_is_not_run(bytes_bpe: Any, tmp_path: Path) -> None:
     assert "--trust-remote-code" in caught.value.hint
 
 
+OWN = """
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+class Own(PreTrainedTokenizerFast):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.add_tokens(["<|own|>"])
+class Slow(PreTrainedTokenizer):
+    vocab_size = 1
+    def get_vocab(self):
+        return {"a": 0}
+"""
+
+
+def test_code_of_a_tokenizer_that_is_trusted(bytes_bpe: Any, tmp_path: Path) -> None:
+    for name in ("Own", "Slow"):
+        settings = {"tokenizer_class": name, "auto_map": {"AutoTokenizer": [None, f"own.{name}"]}}
+        folder = folder_of(tmp_path / name, tokenizer=bytes_bpe, settings=settings)
+        (folder / "own.py").write_text(OWN)
+        if name == "Slow":
+            with pytest.raises(LlmcError, match=r"E0426.*Slow"):
+                open_source(str(folder), trust_remote_code=True)
+            continue
+        data = open_source(str(folder), trust_remote_code=True).text.tokenizer
+        reference: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        assert data is not None
+        for text in (*TEXTS, "a<|own|>b"):
+            expected = reference.encode(text, add_special_tokens=False)
+            assert Tokenizer(data).encode(text, add_special_tokens=False) == expected
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"model": 5}', '{"version":"1.0","model":{"type":"BPE"}}']
 )
@@ -378,6 +409,18 @@ def test_a_broken_tokenizer(content: str, name: str | None, tmp_path: Path) -> N
         open_source(str(folder))
     assert caught.value.id == "LLMC-E0417"
     assert "\n" not in caught.value.message
+
+
+def test_a_template_that_goes_on_and_on(
+    bytes_bpe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' own renderer would not end."""
+    monkeypatch.setattr(template_sandbox, "MAX_SECONDS", 1.0)
+    loop = "{% for i in range(99999) %}"
+    source = CHAT + "{% if tools %}" + loop * 3 + "{% endfor %}" * 3 + "{% endif %}"
+    settings = {**MARKS, "chat_template": source}
+    with pytest.raises(LlmcError, match="E0417"):
+        open_source(str(folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)))
 
 
 def test_text_that_differs_is_not_written(
