@@ -16,35 +16,26 @@ from .tool_choice import Tools
 _SHORT = 4000
 
 
-def text_of(content: str | Sequence[Part] | None, param: str) -> str | None:
-    """The text of a message's content. Errors: E0215 for parts that are not text."""
-    if content is None or isinstance(content, str):
-        return content
-    texts = []
-    for part in content:
+def require_text(content: str | Sequence[Part] | None, param: str) -> None:
+    """Refuses parts of a message that are not text. Errors: E0215."""
+    for part in () if content is None or isinstance(content, str) else content:
         if part.type not in ("text", "input_text", "output_text", "refusal"):
             message = f"content of type {part.type[:40]!r} can't be read: only text can"
             raise RequestError("LLMC-E0215", message, param=param)
-        texts.append((part.refusal if part.type == "refusal" else part.text) or "")
-    return "".join(texts)
 
 
 def as_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as dictionaries, in OpenAI's form but for content, which is one text."""
+    """Messages as the dictionaries that were sent, without what is null. Errors: E0213, E0215."""
     return [_message(one, f"messages.{i}.content") for i, one in enumerate(messages)]
 
 
 def _message(one: Message, param: str) -> dict[str, Any]:
-    content = one.refusal if one.content is None else text_of(one.content, param)
-    made: dict[str, Any] = {"role": one.role, "content": content}
-    if one.tool_calls:
-        made["tool_calls"] = [call.model_dump(exclude_none=True) for call in one.tool_calls]
-    elif made["content"] is None:
+    require_text(one.content, param)
+    made = one.model_dump(exclude_none=True)
+    if one.content is None and one.refusal is not None:
+        made["content"] = one.refusal
+    if "content" not in made and not one.tool_calls:
         raise RequestError("LLMC-E0213", f"{param}: there is no content", param=param)
-    if one.name is not None:
-        made["name"] = one.name
-    if one.tool_call_id is not None:
-        made["tool_call_id"] = one.tool_call_id
     return made
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from .body import Body, Count, WholeBody
 from .generation_fields import GenerationBody, ResponseFormat, StreamOptions
@@ -10,7 +10,10 @@ from .tools import AllowedTools, Tool, ToolChoice
 
 
 class Part(Body):
-    """A part of a message's content. Only text can be read here."""
+    """A part of a message's content. Only text can be read here; what else it says of itself is
+    for the chat template."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
     text: str | None = None
@@ -33,17 +36,23 @@ class ToolCall(Body):
 
 
 class Message(Body):
-    """One message of a chat. What others say with `prefix` or `partial` is the field
+    """One message of a chat. Templates may read fields that are not named here, such as those that
+    hold what the model has thought. What others say with `prefix` or `partial` is the field
     `continue_final_message` here."""
+
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    thinking: str | None = None
     refusal: str | None = None
-    prefix: Literal[False] | None = None
-    partial: Literal[False] | None = None
+    prefix: Annotated[Literal[False] | None, Field(exclude=True)] = None
+    partial: Annotated[Literal[False] | None, Field(exclude=True)] = None
     function_call: None = None
     audio: None = None
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from ...connection.error_objects import RequestError, unsupported
-from ..chat_prompt import text_of
+from ..chat_prompt import require_text
 from ..protocol.chat import CalledFunction, Message, Part, ToolCall
 from ..protocol.generation_fields import JsonSchema, ResponseFormat
 from ..protocol.response import ChosenTool, ContentPart, InputItem, ResponseRequest
@@ -75,11 +75,12 @@ def _add(messages: list[Message], item: InputItem, param: str) -> None:
         raise unsupported(param, f"of type {item.type[:40]!r} can't be read")
 
 
-def _content(content: str | list[ContentPart] | None, param: str) -> str | None:
+def _content(content: str | list[ContentPart] | None, param: str) -> str | list[Part] | None:
     if content is None or isinstance(content, str):
         return content
     parts = [Part(type=p.type, text=p.text, refusal=p.refusal) for p in content]
-    return text_of(parts, param)
+    require_text(parts, param)
+    return parts
 
 
 def _choice_in(body: ResponseRequest) -> str | ToolChoice | AllowedTools | None:

@@ -121,7 +121,7 @@ def test_text_becomes_parts_where_the_template_wants_parts():
     source = "{% for m in messages %}{% for p in m.content %}({{ p.text }}){% endfor %}{% endfor %}"
     template = ChatTemplate(source, {})
     assert template.render([{"role": "user", "content": "one"}]) == "(one)"
-    assert template.render([{"role": "user", "content": PARTS}]) == "(one\ntwo)"
+    assert template.render([{"role": "user", "content": PARTS}]) == "(one)(two)"
 
 
 @pytest.mark.parametrize(
