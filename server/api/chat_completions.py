@@ -33,7 +33,8 @@ def _read(body: ChatRequest, served: Served, config: ServerConfig) -> Asked[Chat
     tools = tools_of(served, body.tools, body.tool_choice, body.parallel_tool_calls)
     variables = template_variables(
         served,
-        documents=body.documents,
+        body,
+        tools=tools.offered is not None,
         effort=body.reasoning_effort,
         verbosity=body.verbosity,
     )

@@ -54,11 +54,13 @@ class ChatPrompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How the template is asked, and its text becomes ids. `variables`: what else it may read."""
+    """How the template is asked, and its text becomes ids. `chat_template`: its name, if it isn't
+    to be chosen; `variables`: what else it may read."""
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    chat_template: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +79,7 @@ def rendering_of(fields: ChatFields, more: Mapping[str, Any]) -> Rendering:
         add_generation_prompt=not resumed and fields.add_generation_prompt is not False,
         continue_final_message=resumed,
         add_special_tokens=bool(fields.add_special_tokens),
+        chat_template=fields.chat_template,
         variables={**more, **given},
     )
 
@@ -98,6 +101,7 @@ async def chat_prompt(
             tools=tools,
             add_generation_prompt=rendering.add_generation_prompt,
             continue_final_message=rendering.continue_final_message,
+            chat_template=rendering.chat_template,
             **rendering.variables,
         )
         special = rendering.add_special_tokens

@@ -60,7 +60,7 @@ _GROUPS: tuple[tuple[str, Refused], ...] = (
         return_full_text""",
         Refused("is not supported: the answer has no place for it"),
     ),
-    ("chat_template template", Refused("can't come with a request: the model's own is used")),
+    ("template", Refused("can't come with a request: the model's own is used")),
     ("truncate truncate_prompt_tokens", Refused("is not supported: prompts are never cut")),
     ("prompt_logprobs n_probs", Refused("is not supported: use echo with logprobs")),
     ("max_new_tokens num_predict max_length", Refused("is not known here: use max_tokens")),

@@ -27,7 +27,8 @@ async def tokenize(http: Request) -> Response:
         messages = as_template_messages(body.messages)
         variables = template_variables(
             served,
-            documents=body.documents,
+            body,
+            tools=tools is not None,
             effort=body.reasoning_effort,
             verbosity=body.verbosity,
         )

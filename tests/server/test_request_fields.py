@@ -135,7 +135,7 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize(("path", "name", "value"), ELSEWHERE, ids=str)
 def test_fields_without_a_place(server: Any, path: str, name: str, value: Any) -> None:
-    smallest = SMALLEST.get(path, {"prompt": "x"})
+    smallest = SMALLEST.get(path, {"messages": SMALLEST[CHAT]["messages"]})
     assert refused(server.post(path, {**smallest, name: value}), name)
     assert server.post(path, {**smallest, name: None}).status_code == 200
 
@@ -257,6 +257,34 @@ def test_a_salt_keeps_cached_prompts_apart(server: Any) -> None:
     assert cached(cache_salt="a") == 0
     assert cached(cache_salt="b") == 0
     assert cached(cache_salt="a") > 0
+
+
+def test_a_template_by_its_name(start: Any, toy_model: Any) -> None:
+    """That of tools where there are tools, unless the request names one; never a source."""
+    model = toy_model()
+    model._chat_source = {
+        "default": "{{ messages[-1].content }}",
+        "tool_use": "tools {{ verbosity }}",
+        "rag": "rag {{ documents[0].title }}",
+    }
+    running = start({"toy": model})
+    tools = [{"type": "function", "function": {"name": "f"}}]
+
+    def prompt(**fields: Any) -> int:
+        asked = {**SMALLEST[CHAT], **fields}
+        length = running.post(CHAT, asked).json()["usage"]["prompt_tokens"]
+        assert running.post("/tokenize", asked).json()["count"] == length
+        return length
+
+    assert prompt() == prompt(chat_template="default") == len("hello")
+    assert prompt(tools=tools, verbosity="low") == len("tools low")
+    assert prompt(chat_template="rag", documents=[{"title": "abc"}]) == len("rag abc")
+    for fields, name in (
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
+        ({"verbosity": "low"}, "verbosity"),
+        ({"documents": [{"title": "abc"}]}, "documents"),
+    ):
+        assert refused(running.post(CHAT, {**SMALLEST[CHAT], **fields}), name)
 
 
 READS = (

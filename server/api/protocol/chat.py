@@ -60,8 +60,9 @@ class Message(Body):
 class ChatFields(WholeBody):
     """How a chat becomes a prompt. `continue_final_message`: the model continues the last message
     instead of answering it; `add_special_tokens`: what the tokenizer puts before a text (the
-    template has it, normally)."""
+    template has it, normally); `chat_template`: the name of one of the model's templates."""
 
+    chat_template: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None

@@ -41,7 +41,8 @@ def _read(body: ResponseRequest, served: Served, config: ServerConfig) -> Asked[
     tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
     variables = template_variables(
         served,
-        documents=body.documents,
+        body,
+        tools=tools.offered is not None,
         effort=body.reasoning.effort if body.reasoning is not None else None,
         effort_field="reasoning.effort",
         verbosity=body.text.verbosity if body.text is not None else None,
