@@ -17,6 +17,10 @@ Behind = Literal["sure", "likely", "unlikely"]
 before other text, or neither."""
 
 
+_PATIENCE = 100
+"""Tags that are looked at for a better end when one has been found that would do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tags:
     """`opening` and `closing` stand around a value; `key` begins the next parameter, `end` the end
@@ -62,10 +66,11 @@ def read_value(cursor: Cursor, tags: Tags) -> Reading[str | None]:
 
 
 def _sure_end(cursor: Cursor, tags: Tags, places: _Places) -> Reading[int | None]:
-    """Where the closing tag begins that surely is the value's; None if the text ends before."""
+    """Where the closing tag begins that surely is the value's; None if the text, or patience, ends
+    before."""
     either = re.compile(f"({re.escape(tags.closing)})|{re.escape(tags.opening)}")
-    longest, depth = max(len(tags.closing), len(tags.opening)), 0
-    while True:
+    longest, depth, left = max(len(tags.closing), len(tags.opening)), 0, _PATIENCE
+    while left:
         match = either.search(cursor.buffer, cursor.at)
         if match is None:
             cursor.at = max(cursor.at, len(cursor.buffer) - longest + 1)
@@ -73,6 +78,7 @@ def _sure_end(cursor: Cursor, tags: Tags, places: _Places) -> Reading[int | None
                 return None
             continue
         cursor.at = match.end()
+        left -= places.unbalanced is not None
         if not match[1]:
             depth += 1
             continue
@@ -87,6 +93,7 @@ def _sure_end(cursor: Cursor, tags: Tags, places: _Places) -> Reading[int | None
         if depth == 0 and behind == "sure":
             return match.start()
         depth = max(0, depth - 1)
+    return None
 
 
 def _behind(cursor: Cursor, tags: Tags) -> Reading[Behind]:

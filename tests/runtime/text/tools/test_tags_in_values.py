@@ -1,6 +1,7 @@
 """Values that hold the marks of the format itself: they are values, and end nothing."""
 
 import json
+from time import perf_counter
 
 import pytest
 from hypothesis import given, settings
@@ -93,6 +94,19 @@ def test_text_behind_such_a_call_is_content(name: str) -> None:
     assert read(name, text) == ("Done.", [("run", {"code": value})])
     second = WRITTEN[name]([("now", {})])
     assert read(name, text + second) == ("Done.", [("run", {"code": value}), ("now", {})])
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_many_calls_with_odd_tags_are_read_soon(name: str) -> None:
+    """In time that grows with the text, and each by itself."""
+    format = format_named(name)
+    assert isinstance(format, TaggedParameters)
+    value = f"{format.value_start or format.key_start}z"
+    text = WRITTEN[name]([("run", {"code": value})] * 1000)
+    began = perf_counter()
+    _, calls = parse(format, text, TOOLS)
+    assert perf_counter() - began < 10
+    assert len(calls) > 900
 
 
 @pytest.mark.parametrize("name", TAGGED)
