@@ -30,7 +30,8 @@ def as_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _message(one: Message, param: str) -> dict[str, Any]:
     require_text(one.content, param)
-    if one.content is None and not one.tool_calls:
+    thought = (one.reasoning_content, one.reasoning, one.thinking)
+    if one.content is None and not one.tool_calls and thought == (None, None, None):
         raise RequestError("LLMC-E0213", f"{param}: there is no content", param=param)
     return one.model_dump(exclude_none=True)
 
