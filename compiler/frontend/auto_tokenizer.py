@@ -135,6 +135,19 @@ def _require_vocabulary(folder: Path, tokenizer: Any) -> None:
         )
 
 
+def backend_json(folder: Path, tokenizer: Any) -> bytes:
+    """The tokenizer.json that says what the tokenizer does.
+
+    Raises:
+        LlmcError: E0426 for parts of it that are Python's.
+    """
+    try:
+        return tokenizer.backend_tokenizer.to_str().encode()
+    except Exception as error:  # the library raises plain exceptions
+        name = f"{type(tokenizer).__name__}, of which a part"
+        raise _of_python(folder, name) from error
+
+
 def without_dropout(tokenizer: Any) -> tuple[str, ...]:
     """Switches off merging at random, which is for training; a note if it was on."""
     model = tokenizer.backend_tokenizer.model

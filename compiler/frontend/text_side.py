@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
 from ...runtime.text.templates import DEFAULT, ChatTemplates
-from .auto_tokenizer import auto_tokenizer, has_tokenizer, replaced_parts, without_dropout
+from .auto_tokenizer import (
+    auto_tokenizer,
+    backend_json,
+    has_tokenizer,
+    replaced_parts,
+    without_dropout,
+)
 from .generation_fields import clean_generation
 from .json_file import json_object
 from .model_source import TextAssets
@@ -47,14 +53,16 @@ def text_side(
     if not has_tokenizer(folder):
         return TextAssets(generation=generation, license=license), notes
     tokenizer = auto_tokenizer(folder, config, hub_id=hub_id, trust_remote_code=trust_remote_code)
-    notes += without_dropout(tokenizer) + replaced_parts(folder, tokenizer)
+    notes += without_dropout(tokenizer)
+    data = backend_json(folder, tokenizer)
+    notes += replaced_parts(folder, tokenizer)
     notes += _beyond(tokenizer, config) + _spaces(tokenizer)
     templates = _templates(folder, tokenizer)
     as_run = _as_run(folder, templates, tokenizer)
     if templates and DEFAULT not in templates:
         notes += (f"no chat template is the default one, only {', '.join(sorted(templates))}",)
     assets = TextAssets(
-        tokenizer=tokenizer.backend_tokenizer.to_str().encode(),
+        tokenizer=data,
         chat_template=templates.pop(DEFAULT, None),
         named_templates=templates,
         generation=_with_end(generation, _stated_end(folder, tokenizer)),

@@ -34,7 +34,8 @@ def _message(one: Message, param: str) -> dict[str, Any]:
     made = one.model_dump(exclude_none=True)
     if one.content is None and one.refusal is not None:
         made["content"] = one.refusal
-    if "content" not in made and not one.tool_calls:
+    thought = (one.reasoning_content, one.reasoning, one.thinking)
+    if "content" not in made and not one.tool_calls and thought == (None, None, None):
         raise RequestError("LLMC-E0213", f"{param}: there is no content", param=param)
     return made
 

@@ -195,6 +195,27 @@ def tiktoken_model() -> bytes:
     return b"".join(lines)
 
 
+def tekken_model() -> bytes:
+    """A `tekken.json` of Mistral's: the same tokens behind four special ones."""
+    tokens = [bytes([byte]) for byte in range(256)]
+    encoded = [line.split()[0] for line in tiktoken_model().splitlines()]
+    tokens += [token for token in map(base64.b64decode, encoded) if len(token) > 1]
+    special = ["<unk>", "<s>", "</s>", "[INST]"]
+    config = {
+        "pattern": _ONES.removeprefix(f"{_CONTRACTIONS}|"),
+        "num_vocab_tokens": len(tokens),
+        "default_vocab_size": len(tokens) + len(special),
+        "default_num_special_tokens": len(special),
+        "version": "v7",
+    }
+    vocabulary = [
+        {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": None}
+        for rank, token in enumerate(tokens)
+    ]
+    marks = [{"rank": i, "token_str": mark, "is_control": True} for i, mark in enumerate(special)]
+    return json.dumps({"config": config, "vocab": vocabulary, "special_tokens": marks}).encode()
+
+
 def _characters() -> dict[int, str]:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 

@@ -17,6 +17,7 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "parts": [{"role": "user", "content": PARTS}],
     "thoughts": [ASK, {"role": "assistant", "content": "x", "reasoning_content": "T"}, ASK],
     "thoughts by another name": [ASK, {"role": "assistant", "content": "x", "reasoning": "T"}, ASK],
+    "thoughts alone": [ASK, {"role": "assistant", "content": None, "reasoning": "T"}, ASK],
     "null fields": [ASK, {"role": "assistant", "content": "x", "reasoning": None, "name": None}],
     "own fields": [{**ASK, "mood": "good"}],
 }

@@ -6,11 +6,13 @@ those that the files give.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llmc.artifact.manifest import GENERATION, TEXT_VECTORS, Generation, decode_generation
+from llmc.artifact.text_vectors import decode_text_vectors
 from llmc.base.errors import LlmcError
 from llmc.compiler.assemble import template_sources
 from llmc.compiler.frontend.model_source import ModelSource
@@ -29,6 +31,7 @@ from small_tokenizers import (
     pieces_bpe,
     pre,
     sentencepiece_model,
+    tekken_model,
     tiktoken_model,
 )
 from transformers import AutoConfig, AutoTokenizer
@@ -117,6 +120,13 @@ def test_a_tiktoken_file(name: str, tmp_path: Path) -> None:
     (folder / name).write_bytes(whole)
     _, generation = same_as_transformers(folder, "<|mark0|><|mark2|>")
     assert generation.eos_token_ids == [400]
+
+
+def test_a_tekken_file(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m", "mistral", eos_token_id=2)
+    (folder / "tekken.json").write_bytes(tekken_model())
+    _, generation = same_as_transformers(folder, "<s>[INST] a[INST]b</s>")
+    assert generation.eos_token_ids == [2]
 
 
 def test_a_vocabulary_with_merges(bytes_bpe: Any, tmp_path: Path) -> None:
@@ -368,11 +378,19 @@ def test_code_of_a_tokenizer_is_not_run(bytes_bpe: Any, tmp_path: Path) -> None:
 
 
 OWN = """
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 class Own(PreTrainedTokenizerFast):
     def __init__(self, **given):
         super().__init__(**given)
         self.add_tokens(["<|own|>"])
+class Cut:
+    def pre_tokenize(self, text):
+        pass
+class Mixed(PreTrainedTokenizerFast):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Cut())
 class Slow(PreTrainedTokenizer):
     vocab_size = 1
     def get_vocab(self):
@@ -381,12 +399,12 @@ class Slow(PreTrainedTokenizer):
 
 
 def test_code_of_a_tokenizer_that_is_trusted(bytes_bpe: Any, tmp_path: Path) -> None:
-    for name in ("Own", "Slow"):
+    for name in ("Own", "Slow", "Mixed"):
         settings = {"tokenizer_class": name, "auto_map": {"AutoTokenizer": [None, f"own.{name}"]}}
         folder = folder_of(tmp_path / name, tokenizer=bytes_bpe, settings=settings)
         (folder / "own.py").write_text(OWN)
-        if name == "Slow":
-            with pytest.raises(LlmcError, match=r"E0426.*Slow"):
+        if name != "Own":
+            with pytest.raises(LlmcError, match=rf"E0426.*{name}"):
                 open_source(str(folder), trust_remote_code=True)
             continue
         data = open_source(str(folder), trust_remote_code=True).text.tokenizer
@@ -421,6 +439,20 @@ def test_a_template_that_goes_on_and_on(
     settings = {**MARKS, "chat_template": source}
     with pytest.raises(LlmcError, match="E0417"):
         open_source(str(folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama2", "unigram"])
+def test_what_is_built_is_proven_as_well(kind: str, tmp_path: Path) -> None:
+    """Of a source without vectors, such as a GGUF file, the parts themselves say what is right."""
+    _, _, make = KINDS[kind]
+    settings = {**MARKS, "chat_template": NAMED}
+    source = open_source(str(folder_of(tmp_path / "m", "llama", make(), settings)))
+    told = source.text.vectors
+    bare = replace(source, text=replace(source.text, vectors=None))
+    vectors = decode_text_vectors(text_entries(bare)[TEXT_VECTORS])
+    assert told is not None
+    assert (vectors.texts, vectors.chats) == (told.texts, told.chats)
+    assert len(vectors.chats) > 10
 
 
 def test_text_that_differs_is_not_written(

@@ -203,6 +203,7 @@ def test_the_choice_among_templates() -> None:
 def test_without_a_default_one_must_be_named() -> None:
     templates = ChatTemplates({"rag": "R{{ messages | length }}"}, {})
     assert templates.render([USER], chat_template="rag") == "R1"
-    for given in ({}, {"tools": [TOOL]}, {"chat_template": "other"}):
+    choices: list[dict[str, Any]] = [{}, {"tools": [TOOL]}, {"chat_template": "other"}]
+    for given in choices:
         with pytest.raises(LlmcError, match=r"E0209.*rag"):
             templates.render([USER], **given)
