@@ -32,7 +32,8 @@ _TEXTS = (
     "\x01\x02\x7f", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 )  # fmt: skip
 _MOST_TOKENS = 256
-"""Added tokens whose ids are recorded one by one; of more than that, the first and the last."""
+"""Added tokens whose ids are recorded; of more than that, the first, the last, and those that a
+chat template names."""
 
 _SYSTEM = {"role": "system", "content": "Be brief."}
 _ASK = {"role": "user", "content": "How warm is it in Bern?"}
@@ -92,7 +93,7 @@ class BuiltTokenizer:
         self, native: Any, templates: Mapping[str, str], special_tokens: Mapping[str, str]
     ) -> None:
         self._native, self.chat_template = native, templates
-        self._special_tokens = special_tokens
+        self.special_tokens_map = special_tokens
         self.added_tokens_decoder = native.get_added_tokens_decoder()
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -120,7 +121,7 @@ class BuiltTokenizer:
             tools=[dict(tool) for tool in tools] if tools else None,
             chat_template=self.chat_template[wanted],
             add_generation_prompt=add_generation_prompt,
-            **{**self._special_tokens, **variables},
+            **{**self.special_tokens_map, **variables},
         )
         return rendered[0][0]
 
@@ -165,7 +166,11 @@ def _added_tokens(tokenizer: Any) -> Iterator[str]:
     """Texts with the added tokens: behind one another, between words, and with spaces around."""
     added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
     half = _MOST_TOKENS // 2
-    shown = added if len(added) <= _MOST_TOKENS else [*added[:half], *added[-half:]]
+    shown = added
+    if len(added) > _MOST_TOKENS:
+        named = f"{tokenizer.chat_template} {tokenizer.special_tokens_map}"
+        needed = [token for token in added[half:-half] if token in named]
+        shown = [*added[:half], *needed, *added[-half:]]
     if shown:
         yield "".join(shown)
         yield "a".join(shown) + "b"
