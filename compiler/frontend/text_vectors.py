@@ -40,7 +40,12 @@ _ASK = {"role": "user", "content": "How warm is it in Bern?"}
 _PADDED = {"role": "user", "content": "  Two words\n"}
 _ANSWER = {"role": "assistant", "content": "It is warm."}
 _MORE = {"role": "user", "content": "And <b>tomorrow</b>? Ümlaut 🙂"}
-_THOUGHT = {"role": "assistant", "content": "Warm.", "reasoning_content": "Bern is a city."}
+_THOUGHT = {  # by both names that templates read: not every transformers knows them for the same
+    "role": "assistant",
+    "content": "Warm.",
+    "reasoning_content": "Bern is a city.",
+    "thinking": "Bern is a city.",
+}
 _PARTS = {
     "role": "user",
     "content": [{"text": "How warm", "type": "text"}, {"text": " is it?", "type": "text"}],
