@@ -14,6 +14,8 @@ from itertools import product
 from typing import Any
 from unittest import mock
 
+import msgspec
+
 from ...artifact.text_vectors import FIXED_TIME, EncodedText, RenderedChat, TextVectors
 from ...base.errors import LlmcError
 from ...runtime.text.template_sandbox import BoundExceeded
@@ -85,7 +87,7 @@ _CHATS: tuple[tuple[list[dict[str, Any]], bool], ...] = (
     ([_SYSTEM, _ASK, _CALL, _RESULT], True),
     ([_ASK, _CALL, _RESULT, _ANSWER, _MORE], True),
 )
-"""Conversations, and whether tools are offered. Keys are sorted, as they are in the entry."""
+"""Conversations, and whether tools are offered."""
 _AS_WRITTEN = ("'type'", '"type": "text"', "{'city'", '{\\"city', "None")
 _VARIABLES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False})
 
@@ -190,7 +192,7 @@ def _chats(tokenizer: Any, templates: ChatTemplates) -> Iterator[RenderedChat]:
     for (messages, offered), begin in product(_CHATS, (False, True)):
         if offered and not knows_tools:
             continue
-        tools = _TOOLS if offered else None
+        messages, tools = _as_stored(messages), _as_stored(_TOOLS if offered else None)
         seen: set[str | None] = {None}
         for variables in _VARIABLES:
             prompt = made(messages, tools, begin, **variables)
@@ -204,6 +206,11 @@ def _chats(tokenizer: Any, templates: ChatTemplates) -> Iterator[RenderedChat]:
                 variables=variables,
                 prompt=prompt or "",
             )
+
+
+def _as_stored(value: Any) -> Any:
+    """With keys in the order that they have in the entry: some templates write whole messages."""
+    return msgspec.json.decode(msgspec.json.encode(value, order="deterministic"))
 
 
 def _prompt(
