@@ -44,7 +44,7 @@ def has_tokenizer(folder: Path) -> bool:
 def auto_tokenizer(
     folder: Path, config: PreTrainedConfig, *, hub_id: str | None, trust_remote_code: bool
 ) -> Any:
-    """transformers' tokenizer of the folder, without truncation, padding and dropout.
+    """transformers' tokenizer of the folder, without truncation and padding.
 
     `hub_id`: by which name the folder came from the Hub; transformers knows some by it.
 

@@ -14,6 +14,8 @@ from itertools import product
 from typing import Any
 from unittest import mock
 
+import msgspec
+
 from ...artifact.text_vectors import FIXED_TIME, EncodedText, RenderedChat, TextVectors
 from ...base.errors import LlmcError
 from ...runtime.text.template_sandbox import BoundExceeded
@@ -32,14 +34,20 @@ _TEXTS = (
     "\x01\x02\x7f", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 )  # fmt: skip
 _MOST_TOKENS = 256
-"""Added tokens whose ids are recorded one by one; of more than that, the first and the last."""
+"""Added tokens whose ids are recorded; of more than that, the first, the last, and those that a
+chat template names."""
 
 _SYSTEM = {"role": "system", "content": "Be brief."}
 _ASK = {"role": "user", "content": "How warm is it in Bern?"}
 _PADDED = {"role": "user", "content": "  Two words\n"}
 _ANSWER = {"role": "assistant", "content": "It is warm."}
 _MORE = {"role": "user", "content": "And <b>tomorrow</b>? Ümlaut 🙂"}
-_THOUGHT = {"role": "assistant", "content": "Warm.", "reasoning_content": "Bern is a city."}
+_THOUGHT = {  # by both names that templates read: not every transformers knows them for the same
+    "role": "assistant",
+    "content": "Warm.",
+    "reasoning_content": "Bern is a city.",
+    "thinking": "Bern is a city.",
+}
 _PARTS = {
     "role": "user",
     "content": [{"text": "How warm", "type": "text"}, {"text": " is it?", "type": "text"}],
@@ -79,7 +87,7 @@ _CHATS: tuple[tuple[list[dict[str, Any]], bool], ...] = (
     ([_SYSTEM, _ASK, _CALL, _RESULT], True),
     ([_ASK, _CALL, _RESULT, _ANSWER, _MORE], True),
 )
-"""Conversations, and whether tools are offered. Keys are sorted, as they are in the entry."""
+"""Conversations, and whether tools are offered."""
 _AS_WRITTEN = ("'type'", '"type": "text"', "{'city'", '{\\"city', "None")
 _VARIABLES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False})
 
@@ -92,7 +100,7 @@ class BuiltTokenizer:
         self, native: Any, templates: Mapping[str, str], special_tokens: Mapping[str, str]
     ) -> None:
         self._native, self.chat_template = native, templates
-        self._special_tokens = special_tokens
+        self.special_tokens_map = special_tokens
         self.added_tokens_decoder = native.get_added_tokens_decoder()
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -120,7 +128,7 @@ class BuiltTokenizer:
             tools=[dict(tool) for tool in tools] if tools else None,
             chat_template=self.chat_template[wanted],
             add_generation_prompt=add_generation_prompt,
-            **{**self._special_tokens, **variables},
+            **{**self.special_tokens_map, **variables},
         )
         return rendered[0][0]
 
@@ -165,7 +173,11 @@ def _added_tokens(tokenizer: Any) -> Iterator[str]:
     """Texts with the added tokens: behind one another, between words, and with spaces around."""
     added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
     half = _MOST_TOKENS // 2
-    shown = added if len(added) <= _MOST_TOKENS else [*added[:half], *added[-half:]]
+    shown = added
+    if len(added) > _MOST_TOKENS:
+        named = f"{tokenizer.chat_template} {tokenizer.special_tokens_map}"
+        needed = [token for token in added[half:-half] if token in named]
+        shown = [*added[:half], *needed, *added[-half:]]
     if shown:
         yield "".join(shown)
         yield "a".join(shown) + "b"
@@ -180,7 +192,7 @@ def _chats(tokenizer: Any, templates: ChatTemplates) -> Iterator[RenderedChat]:
     for (messages, offered), begin in product(_CHATS, (False, True)):
         if offered and not knows_tools:
             continue
-        tools = _TOOLS if offered else None
+        messages, tools = _as_stored(messages), _as_stored(_TOOLS if offered else None)
         seen: set[str | None] = {None}
         for variables in _VARIABLES:
             prompt = made(messages, tools, begin, **variables)
@@ -194,6 +206,11 @@ def _chats(tokenizer: Any, templates: ChatTemplates) -> Iterator[RenderedChat]:
                 variables=variables,
                 prompt=prompt or "",
             )
+
+
+def _as_stored(value: Any) -> Any:
+    """With keys in the order that they have in the entry: some templates write whole messages."""
+    return msgspec.json.decode(msgspec.json.encode(value, order="deterministic"))
 
 
 def _prompt(

@@ -472,6 +472,25 @@ def test_text_that_differs_is_not_written(
         text_entries(source)
 
 
+def test_a_template_that_writes_whole_messages(bytes_bpe: Any, tmp_path: Path) -> None:
+    source = "{{ tools | tojson }}{% for m in messages %}{{ m | tojson }}{{ m.keys() | list }}"
+    settings = {"chat_template": source + "{{ m.content }}{% endfor %}"}
+    folder = folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)
+    source, _, _ = opened(folder)
+    assert source.text.vectors is not None
+    assert len(source.text.vectors.chats) > 5
+
+
+def test_of_many_tokens_those_of_the_template_are_proven(bytes_bpe: Any, tmp_path: Path) -> None:
+    many = [f"<|extra{number}|>" for number in range(400)]
+    settings = {"extra_special_tokens": many, "chat_template": CHAT + "<|extra200|>"}
+    folder = folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)
+    vectors = open_source(str(folder)).text.vectors
+    assert vectors is not None
+    shown = vectors.texts[-2].text
+    assert [f"<|extra{i}|>" in shown for i in (0, 50, 200, 201, 399)] == [1, 1, 1, 0, 1]
+
+
 def test_vectors_name_what_they_were_taken_from(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", tokenizer=pieces_bpe(True), settings=MARKS)
     vectors = open_source(str(folder)).text.vectors
