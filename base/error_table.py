@@ -214,6 +214,19 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
         "The checkpoint is quantized in a format that llmc can't take over.",
         "compile from an unquantized checkpoint",
     ),
+    "LLMC-E0426": ErrorInfo(
+        "the tokenizer can't be taken into an artifact",
+        "transformers runs this kind of tokenizer in Python alone; an artifact holds tokenizers of "
+        "the `tokenizers` library.",
+        "remove the tokenizer's files from a copy of the model and give token ids as prompts, or "
+        "compile a model with another tokenizer",
+    ),
+    "LLMC-E0427": ErrorInfo(
+        "text would come out otherwise than in transformers",
+        "Of fixed texts and chats, the artifact's tokenizer or template would make other ids or "
+        "prompts than transformers does with the same files. Nothing was written.",
+        "report the model; with other versions of transformers and tokenizers it may not be so",
+    ),
     "LLMC-E0430": ErrorInfo(
         "the model can't be traced",
         "torch.export could not follow the model's forward pass for a packed step of any length: "
