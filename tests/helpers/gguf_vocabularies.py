@@ -1,6 +1,6 @@
 """Small GGUF files that hold a vocabulary and nothing else, written with the gguf package."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ def write_vocabulary(
     merges: Sequence[str] | None = (),
     scores: Sequence[float] | None = None,
     arch: str = "llama",
+    extra: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     **keys: Any,
 ) -> Path:
-    """Write the vocabulary; `keys` are others below `tokenizer.ggml.`, an array for a list."""
+    """Write the vocabulary; `keys` are others below `tokenizer.ggml.`, an array for a list.
+
+    `extra` may add more.
+    """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_tokenizer_model(model)
     if pre is not None:
@@ -49,6 +53,7 @@ def write_vocabulary(
             writer.add_string(name, value)
         else:
             writer.add_uint32(name, value)
+    extra(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

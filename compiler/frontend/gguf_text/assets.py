@@ -19,6 +19,7 @@ from .special_tokens import SpecialTokens, corrected, special_tokens, stated_ids
 from .vocabulary import TokenKind, Vocabulary, flags_of, read_vocabulary
 
 _ADDED = (TokenKind.CONTROL, TokenKind.USER_DEFINED, TokenKind.UNKNOWN)
+_TEMPLATE = "tokenizer.chat_template"
 _LISTED = 5  # tokens that a line names
 
 
@@ -31,7 +32,7 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
             give, where the chat template or an end of turn is one.
     """
     license = _text(file, "general.license")
-    template = _text(file, "tokenizer.chat_template")
+    template, named = _text(file, _TEMPLATE), _named_templates(file)
     vocabulary = read_vocabulary(file)
     if vocabulary is None:
         generation, notes = _stated_generation(file)
@@ -43,11 +44,12 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
     _add_special(tokenizer, vocabulary, file)
     _add_marks(tokenizer, vocabulary, special)
     data = tokenizer.to_str().encode()
-    lost = _lost(data, vocabulary, special, template or "")
+    lost = _lost(data, vocabulary, special, "\n".join([template or "", *named.values()]))
     sampling, unused = sampling_defaults(file)
     assets = TextAssets(
         tokenizer=data,
         chat_template=template,
+        named_templates=named,
         generation=_generation(special) | sampling,
         license=license,
     )
@@ -59,6 +61,13 @@ def _text(file: GgufFile, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise LlmcError("LLMC-E0417", f"{file.file.path.name}: {key} is not a text")
     return value
+
+
+def _named_templates(file: GgufFile) -> dict[str, str]:
+    """Templates besides the default one, by name (`tool_use`): a key each."""
+    prefix = f"{_TEMPLATE}."
+    names = [key.removeprefix(prefix) for key in file.entries if key.startswith(prefix)]
+    return {name: _text(file, prefix + name) or "" for name in names if name}
 
 
 def _stated_generation(file: GgufFile) -> tuple[dict[str, Any], tuple[str, ...]]:
