@@ -44,21 +44,26 @@ def write_vocabulary(
     if merges is not None and model in ("gpt2", "gemma4"):
         writer.add_token_merges(list(merges) or ["a b"])
     for key, value in keys.items():
-        name = key.replace("__", ".") if key.startswith("general") else f"tokenizer.ggml.{key}"
-        if isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        else:
-            writer.add_uint32(name, value)
+        add_key(writer, key if key.startswith("general") else f"tokenizer.ggml.{key}", value)
     extra(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_key(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
+    """A key with a list, a flag, a text or a number; `__` in its name stands for a dot."""
+    name = name.replace("__", ".")
+    if isinstance(value, list):
+        writer.add_array(name, value)
+    elif isinstance(value, bool):
+        writer.add_bool(name, value)
+    elif isinstance(value, str):
+        writer.add_string(name, value)
+    else:
+        writer.add_uint32(name, value)
 
 
 def byte_level(*extra: tuple[str, int]) -> tuple[list[str], list[int]]:

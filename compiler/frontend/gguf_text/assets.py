@@ -16,6 +16,7 @@ from ..model_source import TextAssets
 from .models import bare_tokenizer, facts_of
 from .sampling import sampling_defaults
 from .special_tokens import SpecialTokens, corrected, special_tokens, stated_ids
+from .splitting import Splitting
 from .vocabulary import TokenKind, Vocabulary, flags_of, read_vocabulary
 
 _ADDED = (TokenKind.CONTROL, TokenKind.USER_DEFINED, TokenKind.UNKNOWN)
@@ -40,10 +41,7 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
     facts, notes = facts_of(vocabulary)
     special = special_tokens(vocabulary, facts)
     vocabulary = corrected(vocabulary, special)
-    tokenizer, more = bare_tokenizer(vocabulary, facts)
-    _add_special(tokenizer, vocabulary, file)
-    _add_marks(tokenizer, vocabulary, special)
-    data = tokenizer.to_str().encode()
+    data, more = _built(vocabulary, facts, special, file)
     lost = _lost(data, vocabulary, special, "\n".join([template or "", *named.values()]))
     sampling, unused = sampling_defaults(file)
     assets = TextAssets(
@@ -54,6 +52,30 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
         license=license,
     )
     return assets, (*notes, *special.notes, *more, *lost, *unused)
+
+
+def _built(
+    vocabulary: Vocabulary, facts: Splitting | None, special: SpecialTokens, file: GgufFile
+) -> tuple[bytes, tuple[str, ...]]:
+    """The `tokenizer.json`, and notes.
+
+    Raises:
+        LlmcError: E0418 for what the library makes no tokenizer of.
+    """
+    try:
+        tokenizer, notes = bare_tokenizer(vocabulary, facts)
+        _add_special(tokenizer, vocabulary, file)
+        _add_marks(tokenizer, vocabulary, special)
+        return tokenizer.to_str().encode(), notes
+    except LlmcError:
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise LlmcError(
+            "LLMC-E0418", f"{vocabulary.where}: no tokenizer can be built: {reason}"
+        ) from error
 
 
 def _text(file: GgufFile, key: str) -> str | None:
@@ -141,16 +163,18 @@ def _add_marks(tokenizer: Any, vocabulary: Vocabulary, special: SpecialTokens) -
     from tokenizers.processors import TemplateProcessing
 
     def named(ids: Iterable[int], part: int = 0) -> list[str]:
-        return [f"{vocabulary.tokens[id]}:{part}" for id in ids]
+        return [f"{id}:{part}" for id in ids]  # by id: a token's text may hold a colon itself
 
-    ids = {*special.before, *special.after, *special.between}
+    ids = sorted({*special.before, *special.after, *special.between})
     if ids:
         one = [*named(special.before), "$A:0", *named(special.after)]
         second = [*named(special.between), "$B:1", *named(special.after, 1)]
         tokenizer.post_processor = TemplateProcessing(
             single=one,
             pair=[*one, *second],
-            special_tokens=[(vocabulary.tokens[id], id) for id in sorted(ids)],
+            special_tokens=[
+                {"id": str(id), "ids": [id], "tokens": [vocabulary.tokens[id]]} for id in ids
+            ],
         )
 
 
