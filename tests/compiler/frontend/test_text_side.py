@@ -441,6 +441,19 @@ def test_a_template_that_goes_on_and_on(
         open_source(str(folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)))
 
 
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+)
+def test_a_broken_file_is_named(name: str, bytes_bpe: Any, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m", tokenizer=bytes_bpe)
+    for content in ("", "[]", "{", "\x00"):
+        (folder / name).write_text(content)
+        with pytest.raises(LlmcError) as caught:
+            open_source(str(folder))
+        assert caught.value.id in ("LLMC-E0417", "LLMC-E0418")
+        assert name in caught.value.message
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama2", "unigram"])
 def test_what_is_built_is_proven_as_well(kind: str, tmp_path: Path) -> None:
     """Of a source without vectors, such as a GGUF file, the parts themselves say what is right."""
