@@ -155,7 +155,8 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0409": ErrorInfo(
         "no model here",
-        "The path doesn't exist, or the directory is empty or has no config.json.",
+        "The path doesn't exist, the directory is empty or has no config.json, or the file is no "
+        "whole model (an adapter, a later part).",
         "give a Hugging Face directory, a .gguf file, a Hub id or a catalog name",
     ),
     "LLMC-E0410": ErrorInfo(

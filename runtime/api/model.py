@@ -149,9 +149,9 @@ class Model:
 
         The options are those of `GenerateOptions`: max_tokens, temperature, top_k, top_p, min_p,
         typical_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, bad_words,
-        min_tokens, seed, logprobs, prompt_logprobs, n, stop, stop_token_ids, ignore_eos,
-        keep_special, grammar, json_schema, regex, choice, priority, client, namespace, timeout,
-        raw. Without any: at most 256 tokens, greedily, of the chat template's answer.
+        min_tokens, seed, logprobs, prompt_logprobs, n, stop, include_stop, stop_token_ids,
+        ignore_eos, keep_special, grammar, json_schema, regex, choice, priority, client, namespace,
+        timeout, raw. Without any: at most 256 tokens, greedily, of the chat template's answer.
 
         Wrong options and prompts are refused here, not when the first chunk is read: E0204
         prompt longer than the context, E0205, E0206, E0208, E0209, E0210, E0211, E0603, and E0104
