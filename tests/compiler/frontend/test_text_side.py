@@ -109,8 +109,9 @@ def test_a_sentencepiece_model_alone(kind: str, named: str | None, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tiktoken.model"])
-def test_a_tiktoken_file(name: str, tmp_path: Path) -> None:
-    """Also after another one has stood at the same place."""
+def test_a_tiktoken_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after another one has stood at the same place, which tiktoken's cache goes by."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     added = {str(400 + i): {"content": f"<|mark{i}|>", "special": True} for i in (0, 2)}
     settings = {"added_tokens_decoder": added, "eos_token": "<|mark0|>"}
     folder = folder_of(tmp_path / "m", settings=settings)
