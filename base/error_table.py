@@ -213,6 +213,11 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
         "The checkpoint is quantized in a format that llmc can't take over.",
         "compile from an unquantized checkpoint",
     ),
+    "LLMC-E0425": ErrorInfo(
+        "the adapter can't be merged",
+        "The adapter isn't a LoRA that can be added to weights, or it is one of another model.",
+        "merge it with its own tools, and compile the result",
+    ),
     "LLMC-E0430": ErrorInfo(
         "the model can't be traced",
         "torch.export could not follow the model's forward pass for a packed step of any length: "

@@ -7,10 +7,9 @@ the weights are read. Nothing is unpickled and no code from the directory is run
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
@@ -18,23 +17,22 @@ from ...models.auto import text_config
 from ...runtime.text.tokenizer import unlimited
 from .config_fields import unread_fields
 from .generation_fields import clean_generation
-from .model_source import ModelSource, TextAssets, WeightDigests
+from .model_source import ModelSource, TextAssets
 from .names import convert_checkpoint
 from .remote_code import code_files, has_own_code, trusted
 from .row_file import RowFile
-from .safetensors_file import SafetensorsFile, SafetensorsReader
+from .safetensors_file import SafetensorsReader
 from .text_part import convert_text_part
+from .weight_digests import WeightDigests
+from .weight_files import json_object, tensor_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
 _CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def open_checkpoint(
@@ -50,16 +48,16 @@ def open_checkpoint(
         what = "has no config.json" if path.is_dir() else "does not exist"
         raise LlmcError("LLMC-E0409", f"{path} {what}")
     config_bytes = config_path.read_bytes()
-    raw = _json_object(config_path, config_bytes)
+    raw = json_object(config_path, config_bytes)
     _refuse_quantized(raw)
-    files = _tensor_files(path)
+    files = tensor_files(path)
     require_plausible_layers(raw, len(files))
     whole = load_config(path, raw, trust_remote_code)
     config = text_config(whole)
     if config is not whole and "tie_word_embeddings" not in raw:
         # Class defaults are no statement: what the checkpoint holds decides, as in transformers.
         config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in files)
-    text, notes = _text_assets(path, raw, trust_remote_code)
+    text, notes = text_assets(path, raw, trust_remote_code)
     unique = {file.file.path.name: file.file for file in files.values()}
     if trust_remote_code and has_own_code(raw):
         unique |= {name: RowFile(file) for name, file in code_files(path).items()}
@@ -137,63 +135,16 @@ def _refuse_quantized(raw: dict[str, Any]) -> None:
         raise LlmcError("LLMC-E0419", f"the checkpoint is quantized with {method!r}")
 
 
-def _tensor_files(path: Path) -> dict[str, SafetensorsFile]:
-    """The file that holds each tensor."""
-    if (path / _INDEX).is_file():
-        return _sharded(path)
-    single = path / _SINGLE
-    if not single.is_file():
-        others = sorted(path.glob("*.safetensors"))
-        if len(others) > 1:
-            raise LlmcError("LLMC-E0405", f"{path} has shards but no {_INDEX}")
-        if not others:
-            pickled = any(next(path.glob(p), None) for p in _PICKLED)
-            raise LlmcError(
-                "LLMC-E0404",
-                f"{path} has a config but no safetensors",
-                "save the model as safetensors: pickled weights can run code and are never read"
-                if pickled
-                else "",
-            )
-        single = others[0]
-    file = SafetensorsFile(single)
-    return dict.fromkeys(file.tensors, file)
-
-
-def _sharded(path: Path) -> dict[str, SafetensorsFile]:
-    index = _json_object(path / _INDEX, (path / _INDEX).read_bytes())
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise LlmcError("LLMC-E0417", f"{_INDEX} has no weight_map")
-    files: dict[str, SafetensorsFile] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
-        if PurePosixPath(shard).name != shard or shard in ("", ".", ".."):
-            raise LlmcError("LLMC-E0417", f"{_INDEX} names a file outside the directory: {shard}")
-        if not (path / shard).is_file():
-            raise LlmcError("LLMC-E0405", f"shard {shard} is missing in {path}")
-        files[shard] = SafetensorsFile(path / shard)
-    found: dict[str, SafetensorsFile] = {}
-    for name, shard in weight_map.items():
-        if name not in files[shard].tensors:
-            raise LlmcError("LLMC-E0406", f"shard {shard} lacks tensor {name}")
-        found[name] = files[shard]
-    for shard, file in files.items():
-        unlisted = next((n for n in file.tensors if n not in found), None)
-        if unlisted is not None:
-            raise LlmcError("LLMC-E0410", f"{_INDEX} does not list {unlisted} of shard {shard}")
-    return found
-
-
-def _text_assets(
+def text_assets(
     path: Path, config: dict[str, Any], trust_remote_code: bool
 ) -> tuple[TextAssets, tuple[str, ...]]:
-    """The text side of the directory whose config.json holds `config`, and lines for the user."""
+    """The text side of directory `path`, and lines for the user. `config`: its config.json's."""
     generation, notes = clean_generation(
         {key: config[key] for key in _CONFIG_IDS if config.get(key) is not None}, "config.json"
     )
     file = path / "generation_config.json"
     if file.is_file():
-        own, more = clean_generation(_json_object(file, file.read_bytes()), file.name)
+        own, more = clean_generation(json_object(file, file.read_bytes()), file.name)
         generation, notes = generation | own, (*notes, *more)
     generation |= _special_tokens(path)
     license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
@@ -211,7 +162,7 @@ def _special_tokens(path: Path) -> dict[str, str]:
     file = path / "tokenizer_config.json"
     if not file.is_file():
         return {}
-    raw = _json_object(file, file.read_bytes())
+    raw = json_object(file, file.read_bytes())
     values = {
         name: value.get("content") if isinstance(value, dict) else value
         for name, value in raw.items()
@@ -271,26 +222,10 @@ def _chat_template(path: Path) -> str | None:
         file = path / name
         if not file.is_file():
             continue
-        template = _json_object(file, file.read_bytes()).get("chat_template")
+        template = json_object(file, file.read_bytes()).get("chat_template")
         if isinstance(template, list):
             named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
             template = named.get("default")
         if isinstance(template, str):
             return template
     return None
-
-
-def _json_object(path: Path, data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`, which came from `path`.
-
-    Raises:
-        LlmcError: E0418 for a config file, E0417 for any other.
-    """
-    try:
-        value = json.loads(data.decode("utf-8"))  # bytes would be guessed to be UTF-16, too
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        id = "LLMC-E0418" if path.name.endswith("config.json") else "LLMC-E0417"
-        raise LlmcError(id, f"{path} is not a JSON object")
-    return value

@@ -81,7 +81,8 @@ def cached_hub_snapshot(hub_id: str, revision: str | None = None) -> Path | None
     except Exception:  # not cached, in one of the library's several ways of saying so
         return None
     has_weights = next(path.glob("*.safetensors"), None) is not None
-    return path if has_weights and (path / "config.json").is_file() else None
+    configs = (path / "config.json", path / "adapter_config.json")
+    return path if has_weights and any(config.is_file() for config in configs) else None
 
 
 def fetch_hub_snapshot(hub_id: str, revision: str | None = None) -> Path:

@@ -10,7 +10,7 @@ or is on the model's own list of ignorable ones, or the compile stops.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ...base.errors import LlmcError
 from ...weights.recipes import CheckpointTensor, Recipe, leaves
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
+from .adapter_recipes import merge_loaded, merge_stored
 from .model_source import Loaded, ModelSource
 from .recording import RecordedTensor
 
@@ -48,18 +49,22 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
 
     Raises:
         LlmcError: E0406 a tensor is missing or has the wrong shape, E0407 the wrong dtype,
-            E0410 a checkpoint tensor reaches nothing, E0401 a conversion no recipe expresses.
+            E0410 a checkpoint tensor reaches nothing, E0401 a conversion no recipe expresses,
+            E0425 an adapter is another model's.
     """
-    loaded = source.convert(model, source.tensors)
-    recipes = dict(loaded.recipes)
+    tensors, pending = merge_stored(source.adapters, source.tensors, frozenset(model.state_dict()))
+    loaded = source.convert(model, tensors)
     ignored = _check_unexpected(model, loaded.unexpected)
-    _check_used(recipes, source.tensors, {*ignored, *loaded.left_out})
+    kept = [name for name, recipe in tensors.items() if name in _stored_names([recipe])]
+    _check_used(loaded.recipes, kept, {*ignored, *loaded.left_out})
+    loaded = merge_loaded(model, loaded, pending, source.ties)
+    recipes = dict(loaded.recipes)
     _tie(model, recipes, source)
     _check_complete(model, recipes)
     return Binding(recipes, ignored, loaded.left_out)
 
 
-def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, CheckpointTensor]) -> Loaded:
+def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, Recipe]) -> Loaded:
     """The conversion of a Hugging Face checkpoint, as `from_pretrained` would do it."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -71,7 +76,7 @@ def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, CheckpointT
 
 def convert_with(
     model: PreTrainedModel,
-    tensors: Mapping[str, CheckpointTensor],
+    tensors: Mapping[str, Recipe],
     mapping: list[Any],
     prefix: str | None,
 ) -> Loaded:
@@ -234,12 +239,13 @@ def _check_complete(model: PreTrainedModel, recipes: dict[str, Recipe]) -> None:
             raise LlmcError("LLMC-E0407", f"{name} is stored as {recipe.dtype} ({origin})")
 
 
-def _check_used(
-    recipes: Mapping[str, Recipe], tensors: Mapping[str, CheckpointTensor], ignored: set[str]
-) -> None:
+def _check_used(recipes: Mapping[str, Recipe], tensors: Collection[str], ignored: set[str]) -> None:
     """Every tensor is a leaf of some recipe (a tensor cut in parts is a leaf of several)."""
-    used = {leaf.name for recipe in recipes.values() for leaf in leaves(recipe)
-            if isinstance(leaf, CheckpointTensor)}  # fmt: skip
-    lost = sorted(set(tensors) - used - ignored)
+    lost = sorted(set(tensors) - _stored_names(recipes.values()) - ignored)
     if lost:
         raise LlmcError("LLMC-E0410", f"checkpoint tensor {lost[0]} was converted into nothing")
+
+
+def _stored_names(recipes: Iterable[Recipe]) -> set[str]:
+    found = (leaf for recipe in recipes for leaf in leaves(recipe))
+    return {leaf.name for leaf in found if isinstance(leaf, CheckpointTensor)}
