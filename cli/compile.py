@@ -24,6 +24,7 @@ DEFAULT_TARGET = next(iter(TARGETS))
 def compile_(
     model: options.Model,
     output: options.Output = None,
+    lora: options.Lora = None,
     target: options.Target = DEFAULT_TARGET,
     int8: options.Int8 = False,
     int4: options.Int4 = False,
@@ -49,11 +50,13 @@ def compile_(
     llmc compile ./my-checkpoint --quant bf16 --cpu x86-64-v3,x86-64-v4,portable -o my.llmc
     llmc compile smollm2-135m --int4 --target cpu,onnx -o both.llmc
     llmc compile smollm2-135m --int8 --target trt --sm 86,89 -o gpu.llmc
+    llmc compile ./my-base --lora ./my-adapter --int4 -o tuned.llmc
     """
     scheme = scheme_of(int8, int4, fp8, quant)
     asked: dict[str, Any] = {
         **chosen_targets(target, **flags), "scheme": scheme, "kv_cache": kv_cache,
         "max_context": max_context, "trust_remote_code": trust_remote_code,
+        "lora": tuple(lora or ()),
     }  # fmt: skip
     _require("--kv-cache", "LLMC-E0201", kv_cache or CACHES[0], CACHES)
     _require("--format", "LLMC-E0200", format, ("file", "dir"))

@@ -7,6 +7,7 @@ tensors whose values nobody has read yet.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -128,6 +129,11 @@ class Adapter:
     stored: Mapping[str, CheckpointTensor]
     digests: WeightDigests
     notes: tuple[str, ...]
+
+    def file_digests(self) -> dict[str, str]:
+        """`{file name: hexadecimal sha256}` of the settings and the weights."""
+        config = hashlib.sha256(self.config_bytes).hexdigest()
+        return {ADAPTER_CONFIG: config, **self.digests.result()}
 
 
 def has_adapter(path: Path) -> bool:

@@ -189,7 +189,7 @@ def _names(value: Any) -> str | list[str] | None:
 
 
 def _list(value: Any) -> list[str]:
-    names = [value] if isinstance(value, str) else list(value or ())
+    names: list[Any] = [value] if isinstance(value, str) else list(value or ())
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"{value!r:.60} is no list of names")
     return names

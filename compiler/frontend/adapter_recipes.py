@@ -100,6 +100,9 @@ def merge_loaded(
         if place is None:
             left_out |= {tensor.name for tensor in change.tensors}
             continue
+        if isinstance(change, Replaced):  # also what the checkpoint itself lacks
+            recipes[place.name] = change.tensor
+            continue
         if place.name not in recipes:
             raise _homeless(adapter, change)
         both = isinstance(change, ReplacedRows)

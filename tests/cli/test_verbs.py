@@ -256,9 +256,9 @@ def test_a_rebuild_that_differs(
     asked = []
 
     def fake(
-        path: Path, source: str | None, progress: object, *, trust_remote_code: bool
+        path: Path, source: str | None, progress: object, *, lora: object, trust_remote_code: bool
     ) -> list[Check]:
-        asked.append((path, source, trust_remote_code))
+        asked.append((path, source, lora, trust_remote_code))
         return [Check(name, False, "differs")]
 
     monkeypatch.setattr(rebuilding, "rebuild", fake)
@@ -267,8 +267,9 @@ def test_a_rebuild_that_differs(
     content = json.loads(out)
     assert (code, content["ok"], content["error"]["id"]) == (5, False, "LLMC-E0511")
     assert name in content["error"]["message"]
-    invoke(*arguments, "--trust-remote-code")
-    assert asked == [(toy_artifact, "./there", False), (toy_artifact, "./there", True)]
+    invoke(*arguments, "--trust-remote-code", "--lora", "./a", "--lora", "./b")
+    first, second = (None, False), (["./a", "./b"], True)
+    assert asked == [(toy_artifact, "./there", *more) for more in (first, second)]
 
 
 def test_the_command_knows_every_scheme_and_level() -> None:

@@ -15,19 +15,21 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
-def base_model(path: Path) -> Any:
+def base_model(path: Path, auto: Any = AutoModelForCausalLM) -> Any:
     """The saved model in float32."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return auto.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
 
 
-def save_adapter(base: Path, target: Path, seed: int = 3, **settings: Any) -> Path:
+def save_adapter(
+    base: Path, target: Path, seed: int = 3, auto: Any = AutoModelForCausalLM, **settings: Any
+) -> Path:
     """An adapter of the model in `base`, in folder `target`."""
     from peft import LoraConfig, get_peft_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind = LoraConfig(task_type="CAUSAL_LM", **settings)
-        adapted: Any = get_peft_model(base_model(base), kind)
+        adapted: Any = get_peft_model(base_model(base, auto), kind)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad:  # B is zero after peft's own initialisation
@@ -38,13 +40,13 @@ def save_adapter(base: Path, target: Path, seed: int = 3, **settings: Any) -> Pa
     return target
 
 
-def merged(base: Path, adapters: Sequence[Path]) -> Any:
+def merged(base: Path, adapters: Sequence[Path], auto: Any = AutoModelForCausalLM) -> Any:
     """The model after `peft` has merged all of `adapters` into it."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted: Any = PeftModel.from_pretrained(base_model(base), str(adapters[0]), "0")
+        adapted: Any = PeftModel.from_pretrained(base_model(base, auto), str(adapters[0]), "0")
         for i, adapter in enumerate(adapters[1:], 1):
             adapted.load_adapter(str(adapter), str(i))
         names = [str(i) for i in range(len(adapters))]
