@@ -3,7 +3,7 @@
     linear(x, w)   =>   linear(quantize_rows(x), quantize(w)) {quantized}
 
 A `Scheme` names the formats. Checkpoint tensors that already are in a block format keep
-their own bits where a format holds them. Routers stay in f32: a flipped expert costs more
+their own bits where a format holds them, else get the nearest one. Routers stay in f32: a flipped expert costs more
 than their few bytes. A table shared by embedding and head gets one format.
 """
 
@@ -20,8 +20,8 @@ from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Sof
 from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
-from ..weights.formats.registry import is_quantized
-from ..weights.held_blocks import held_formats
+from ..weights.formats.registry import FORMATS, is_quantized
+from ..weights.held_blocks import held_formats, nearest_format
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,16 @@ class Scheme:
     holds: tuple[DType, ...] = ()
 
 
-_IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
+BLOCK_FORMATS = tuple(dtype for dtype, format in FORMATS.items() if not format.per_row)
+"""What schemes of 4 bits keep of blocks that a checkpoint has."""
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
         Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8B,)),
-        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=_IN_BLOCKS),
-        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=_IN_BLOCKS),
+        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
     )
 }
 """The schemes of the cpu target. Other targets have their own under the same names."""
@@ -150,8 +151,8 @@ def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
     if is_quantized(wanted):
-        held = held_formats(recipe)
-        wanted = next((format for format in held if format in scheme.holds), wanted)
+        candidates = [*held_formats(recipe), nearest_format(recipe)]
+        wanted = next((format for format in candidates if format in scheme.holds), wanted)
     if wanted == DType.F32:
         return weight
     recipe = rec.Cast(recipe, wanted) if wanted.is_float else rec.Quantize(wanted, recipe)

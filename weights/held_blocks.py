@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..ir.recipe import CheckpointTensor, Computed, Recipe
 from ..ir.types import DType
-from .formats.registry import formats_that_hold
+from .formats.registry import NEAREST, formats_that_hold
 from .recipes import Quantize, leaves
 from .rows import moves_rows
 
@@ -21,6 +21,22 @@ def held_formats(recipe: Recipe) -> tuple[DType, ...]:
         return ()
     held = [held_formats(a) for a in recipe.args if not isinstance(a, Computed)]
     return tuple(f for f in held[0] if all(f in other for other in held[1:]))
+
+
+def nearest_format(recipe: Recipe) -> DType | None:
+    """The format that changes stored blocks least where none holds them; None if no one is near."""
+    near = {NEAREST.get(kind) for kind in stored_blocks(recipe)}
+    return near.pop() if len(near) == 1 else None
+
+
+def stored_blocks(recipe: Recipe) -> frozenset[str]:
+    """The block formats of a checkpoint that `recipe` reads.
+
+    Matrices are joined only if these are equal: together they could keep the bits of neither.
+    """
+    return frozenset(
+        t.stored for t in leaves(recipe) if isinstance(t, CheckpointTensor) and t.is_blocked
+    )
 
 
 def requantized_tensors(recipe: Recipe, dtype: DType) -> tuple[CheckpointTensor, ...]:
