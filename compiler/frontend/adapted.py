@@ -26,6 +26,7 @@ from .model_source import ModelSource, TextAssets
 from .trace import build_on_meta
 
 _COMPARED_ROWS = 4096
+_GGUF_ENDS = {"token_embd", "output"}
 
 
 def with_adapters(
@@ -95,7 +96,8 @@ class _Ends:
         modules = {id(module): path for path, module in model.named_modules()}
         self._input = modules.get(id(model.get_input_embeddings()), "").rpartition(".")[2]
         self.ties: Mapping[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
-        self._tied = {name.split(".")[-2] for pair in self.ties.items() for name in pair}
+        tied = {name.split(".")[-2] for pair in self.ties.items() for name in pair}
+        self._tied = tied | _GGUF_ENDS if tied else tied
 
     def are_separated(self, changes: Sequence[Change], reader: TensorReader) -> bool:
         """Whether an adapter changes one of two ends that are the same tensor, or both unlike."""
@@ -107,7 +109,8 @@ class _Ends:
                 "LLMC-E0425", "trained tokens beside other changes of a head tied to the embedding"
             )
         kept = [c.tensor for c in found if isinstance(c, Replaced)]
-        whole = len(kept) == len(found) and {self._module(c) for c in found} == self._tied
+        ends = self._tied - _GGUF_ENDS
+        whole = len(kept) == len(found) and {self._module(c) for c in found} == ends
         return not whole or any(not _equal(kept[0], other, reader) for other in kept[1:])
 
     def vocabulary(self, changes: Sequence[Change]) -> int | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import LlmcError
-from ...weights.recipes import CheckpointTensor
+from ...weights.recipes import CheckpointTensor, Recipe, leaves, mul
 from ...weights.values import TensorReader
 from .adapter_config import AdapterConfig, read_adapter_config
 from .safetensors_file import SafetensorsReader
@@ -41,7 +41,8 @@ class LowRank:
 
     `a` [r, in] and `b` [out, r]; of an embedding [r, tokens] and [size, r]; of E experts in one
     parameter [E·r, in] and [out, r·E]. `magnitude` (DoRA) are the norms that the sum shall have.
-    `wraps` counts the adapted parameters of the module that come after this one.
+    `wraps` counts the adapted parameters of the module that come after this one. Rank and scale
+    are those of the adapter's settings.
     """
 
     module: str
@@ -57,24 +58,20 @@ class LowRank:
         return f"{self.module}.weight"
 
     @property
-    def tensors(self) -> tuple[CheckpointTensor, ...]:
-        return (self.a, self.b, *([self.magnitude] if self.magnitude else []))
+    def names(self) -> set[str]:
+        return {t.name for t in (self.a, self.b, self.magnitude) if t is not None}
 
 
 @dataclass(frozen=True)
-class AddedBias:
-    """scale · `tensor` [out], added to the bias of `module`."""
+class Added:
+    """`delta`, added to a parameter."""
 
-    module: str
-    tensor: CheckpointTensor
-
-    @property
-    def parameter(self) -> str:
-        return f"{self.module}.bias"
+    parameter: str
+    delta: Recipe
 
     @property
-    def tensors(self) -> tuple[CheckpointTensor, ...]:
-        return (self.tensor,)
+    def names(self) -> set[str]:
+        return {leaf.name for leaf in leaves(self.delta) if isinstance(leaf, CheckpointTensor)}
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ class Replaced:
     tensor: CheckpointTensor
 
     @property
-    def tensors(self) -> tuple[CheckpointTensor, ...]:
-        return (self.tensor,)
+    def names(self) -> set[str]:
+        return {self.tensor.name}
 
 
 @dataclass(frozen=True)
@@ -102,11 +99,11 @@ class ReplacedRows:
         return f"{self.module}.weight"
 
     @property
-    def tensors(self) -> tuple[CheckpointTensor, ...]:
-        return (self.tensor,)
+    def names(self) -> set[str]:
+        return {self.tensor.name}
 
 
-Change = LowRank | AddedBias | Replaced | ReplacedRows
+Change = LowRank | Added | Replaced | ReplacedRows
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class Adapter:
     revision: str | None
     path: Path
     config: AdapterConfig
-    config_bytes: bytes
+    config_bytes: bytes | None
     changes: tuple[Change, ...]
     transposed: bool
     has_text: bool
@@ -131,9 +128,11 @@ class Adapter:
     notes: tuple[str, ...]
 
     def file_digests(self) -> dict[str, str]:
-        """`{file name: hexadecimal sha256}` of the settings and the weights."""
-        config = hashlib.sha256(self.config_bytes).hexdigest()
-        return {ADAPTER_CONFIG: config, **self.digests.result()}
+        """`{file name: hexadecimal sha256}` of the settings, if in their own file, and weights."""
+        digests = self.digests.result()
+        if self.config_bytes is not None:
+            digests[ADAPTER_CONFIG] = hashlib.sha256(self.config_bytes).hexdigest()
+        return digests
 
 
 def has_adapter(path: Path) -> bool:
@@ -184,8 +183,9 @@ def open_adapter(
 
 
 def _counts(change: Change, config: AdapterConfig) -> bool:
-    low_rank = isinstance(change, LowRank | AddedBias)
-    return not low_rank or bool(config.parameters) or config.changes(change.module)
+    if not isinstance(change, LowRank | Added) or config.parameters:
+        return True
+    return config.changes(change.parameter.rpartition(".")[0])
 
 
 def _notes(id: str, config: AdapterConfig, dropped: int) -> Iterator[str]:
@@ -204,7 +204,8 @@ def _changes(
     for name, tensor in named.items():
         low_rank, tokens = _LORA.fullmatch(name), _TOKENS.fullmatch(name)
         if low_rank is not None and low_rank["leaf"] == ".bias":
-            yield AddedBias(low_rank["module"], tensor)
+            module = low_rank["module"]
+            yield Added(f"{module}.bias", mul(config.scale_of(module), tensor))
         elif low_rank is not None:
             key = low_rank["module"], low_rank["wraps"].count(".base_layer")
             if parts.setdefault(key, {}).setdefault(low_rank["part"], tensor) is not tensor:

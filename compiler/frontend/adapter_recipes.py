@@ -5,8 +5,9 @@ to. Out: the recipes of W + scale·B·A and of replaced parameters, adapter afte
 read: a merged weight is computed by slices of rows when the artifact is written.
 
 An adapter names modules as the model did when it was trained: by today's names, or by those of the
-checkpoint, which transformers converts. The latter (an expert of many, stored one by one) are
-merged before the conversion, so that whatever it does is done to their sum.
+checkpoint, which transformers converts. Where a tensor of the checkpoint becomes a part of a
+parameter (an expert of many, stored one by one), the change is merged before the conversion, so
+that whatever it does is done to their sum.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from ...base.errors import LlmcError
 from ...weights.recipes import (
+    CheckpointTensor,
     Computed,
     Elementwise,
     Norm,
@@ -33,13 +35,11 @@ from ...weights.recipes import (
     stack,
     transpose,
 )
-from .adapter import Adapter, AddedBias, Change, LowRank, Replaced, ReplacedRows
-from .model_source import Loaded
+from .adapter import Adapter, Added, Change, LowRank, Replaced, ReplacedRows
+from .model_source import Loaded, ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Pending = list[tuple[Adapter, Change]]
 
 
 @dataclass(frozen=True)
@@ -54,51 +54,27 @@ class _Place:
     transposed: bool
 
 
-def merge_stored(
-    adapters: tuple[Adapter, ...], tensors: Mapping[str, Recipe], own: frozenset[str]
-) -> tuple[dict[str, Recipe], Pending]:
-    """Checkpoint `tensors` with the changes that name them, and the changes that name others.
-
-    What is the name of one of the model's `own` parameters as well is left for later.
-
-    Raises:
-        LlmcError: E0406, a change has another shape than its tensor.
-    """
-    merged: dict[str, Recipe] = dict(tensors)
-    pending: Pending = []
-    for adapter in adapters:
-        for change in adapter.changes:
-            name = change.parameter
-            if name in own or name not in tensors:
-                pending.append((adapter, change))
-            else:
-                key = change.module if isinstance(change, LowRank | AddedBias) else name
-                place = _Place(key, name, adapter.transposed)
-                merged[name] = _changed(adapter, change, place, merged[name], tensors[name])
-    return merged, pending
-
-
-def merge_loaded(
-    model: PreTrainedModel, loaded: Loaded, pending: Pending, ties: Mapping[str, str]
-) -> Loaded:
-    """`loaded` with the `pending` changes, which name parameters of the model or of its whole.
-
-    `ties` are parameters that share a tensor in the checkpoint, and no longer do in the model.
+def merge(model: PreTrainedModel, source: ModelSource, loaded: Loaded) -> Loaded:
+    """`loaded`, to which the checkpoint of `source` was converted, with the source's adapters.
 
     Raises:
         LlmcError: E0406, a change has another shape than its parameter; E0425, it has no place.
     """
-    recipes = dict(loaded.recipes)
-    for one, other in [*ties.items(), *((b, a) for a, b in ties.items())]:
-        if other in recipes:
-            recipes.setdefault(one, recipes[other])
+    places = _Places(model, loaded)
+    stored, named = [], []
+    for adapter in source.adapters:
+        for change in adapter.changes:
+            is_stored = change.parameter in source.tensors and change.parameter not in places
+            (stored if is_stored else named).append((adapter, change))
+    if stored:
+        loaded = source.convert(model, _with_stored(source.tensors, stored))
+    recipes = _with_ties(loaded.recipes, source.ties)
     before = dict(recipes)
     left_out = set(loaded.left_out)
-    places = _Places(model, loaded)
-    for adapter, change in pending:
+    for adapter, change in named:
         place = places.of(adapter, change)
         if place is None:
-            left_out |= {tensor.name for tensor in change.tensors}
+            left_out |= change.names
             continue
         if isinstance(change, Replaced):  # also what the checkpoint itself lacks
             recipes[place.name] = change.tensor
@@ -112,6 +88,28 @@ def merge_loaded(
     return replace(loaded, recipes=recipes, left_out=frozenset(left_out))
 
 
+def _with_stored(
+    tensors: Mapping[str, Recipe], changes: list[tuple[Adapter, Change]]
+) -> dict[str, Recipe]:
+    """Checkpoint `tensors` with the changes that name them."""
+    merged = dict(tensors)
+    for adapter, change in changes:
+        name = change.parameter
+        key = change.module if isinstance(change, LowRank) else name
+        place = _Place(key, name, adapter.transposed)
+        merged[name] = _changed(adapter, change, place, merged[name], tensors[name])
+    return merged
+
+
+def _with_ties(recipes: Mapping[str, Recipe], ties: Mapping[str, str]) -> dict[str, Recipe]:
+    """`recipes`, where each of two parameters that shared a tensor has it as its own."""
+    found = dict(recipes)
+    for one, other in [*ties.items(), *((b, a) for a, b in ties.items())]:
+        if other in found:
+            found.setdefault(one, found[other])
+    return found
+
+
 def _same_rows(model: PreTrainedModel, name: str) -> list[str]:
     """`name` and what is tied to it: a trained token is one of both ends."""
     ties = (getattr(model, "all_tied_weights_keys", None) or {}).items()
@@ -119,16 +117,24 @@ def _same_rows(model: PreTrainedModel, name: str) -> list[str]:
 
 
 class _Places:
-    """The model's parameters by the names that an adapter may have for them."""
+    """The model's parameters by the names that an adapter may have for them.
+
+    These are its own, those of the whole model that it is a part of, and those of the checkpoint
+    where the conversion does no more than rename.
+    """
 
     def __init__(self, model: PreTrainedModel, loaded: Loaded) -> None:
         self._model = model
         own = {name: i for i, name in enumerate(model.state_dict())}
-        self._names: dict[str, str | None] = {**loaded.renamed, **{name: name for name in own}}
+        stored = {r.name: n for n, r in loaded.recipes.items() if isinstance(r, CheckpointTensor)}
+        self._names: dict[str, str | None] = stored | dict(loaded.renamed) | {n: n for n in own}
         self._within: dict[str, list[str]] = {}
         for name in sorted(self._names, key=lambda n: own.get(self._names[n] or "", -1)):
             module, _, parameter = name.rpartition(".")
             self._within.setdefault(module, []).append(parameter)
+
+    def __contains__(self, parameter: str) -> bool:
+        return parameter in self._names
 
     def of(self, adapter: Adapter, change: Change) -> _Place | None:
         """Where `change` goes; None if that is in a part of the whole model that isn't compiled.
@@ -136,9 +142,8 @@ class _Places:
         Raises:
             LlmcError: E0425, the model has no such parameter.
         """
-        key = parameter = change.parameter
-        if isinstance(change, LowRank | AddedBias):
-            key = change.module
+        parameter = change.parameter
+        key = change.module if isinstance(change, LowRank) else parameter
         if isinstance(change, LowRank) and adapter.config.parameters:
             own = self._within.get(change.module, [])
             wrapped = adapter.config.parameters_of(change.module, own)
@@ -175,9 +180,8 @@ def _changed(
         return change.tensor
     if isinstance(change, LowRank):
         return _with_low_rank(adapter, change, place, weight, before)
-    if isinstance(change, AddedBias):
-        added = mul(adapter.config.scale_of(change.module), change.tensor)
-        return add(weight, _fitting(adapter, place, added, weight))
+    if isinstance(change, Added):
+        return add(weight, _fitting(adapter, place, change.delta, weight))
     rows = np.arange(weight.shape[0])
     count, size = len(change.indices), weight.shape[1:]
     if change.tensor.of != (count, *size) or not 0 <= max(change.indices, default=-1) < len(rows):

@@ -10,7 +10,7 @@ or is on the model's own list of ignorable ones, or the compile stops.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ...base.errors import LlmcError
 from ...weights.recipes import CheckpointTensor, Recipe, leaves
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
-from .adapter_recipes import merge_loaded, merge_stored
+from .adapter_recipes import merge
 from .model_source import Loaded, ModelSource
 from .recording import RecordedTensor
 
@@ -52,12 +52,10 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
             E0410 a checkpoint tensor reaches nothing, E0401 a conversion no recipe expresses,
             E0425 an adapter is another model's.
     """
-    tensors, pending = merge_stored(source.adapters, source.tensors, frozenset(model.state_dict()))
-    loaded = source.convert(model, tensors)
+    loaded = source.convert(model, source.tensors)
     ignored = _check_unexpected(model, loaded.unexpected)
-    kept = [name for name, recipe in tensors.items() if name in _stored_names([recipe])]
-    _check_used(loaded.recipes, kept, {*ignored, *loaded.left_out})
-    loaded = merge_loaded(model, loaded, pending, source.ties)
+    _check_used(loaded.recipes, source.tensors, {*ignored, *loaded.left_out})
+    loaded = merge(model, source, loaded) if source.adapters else loaded
     recipes = dict(loaded.recipes)
     _tie(model, recipes, source)
     _check_complete(model, recipes)
@@ -239,13 +237,12 @@ def _check_complete(model: PreTrainedModel, recipes: dict[str, Recipe]) -> None:
             raise LlmcError("LLMC-E0407", f"{name} is stored as {recipe.dtype} ({origin})")
 
 
-def _check_used(recipes: Mapping[str, Recipe], tensors: Collection[str], ignored: set[str]) -> None:
+def _check_used(
+    recipes: Mapping[str, Recipe], tensors: Mapping[str, Recipe], ignored: set[str]
+) -> None:
     """Every tensor is a leaf of some recipe (a tensor cut in parts is a leaf of several)."""
-    lost = sorted(set(tensors) - _stored_names(recipes.values()) - ignored)
+    used = {leaf.name for recipe in recipes.values() for leaf in leaves(recipe)
+            if isinstance(leaf, CheckpointTensor)}  # fmt: skip
+    lost = sorted(set(tensors) - used - ignored)
     if lost:
         raise LlmcError("LLMC-E0410", f"checkpoint tensor {lost[0]} was converted into nothing")
-
-
-def _stored_names(recipes: Iterable[Recipe]) -> set[str]:
-    found = (leaf for recipe in recipes for leaf in leaves(recipe))
-    return {leaf.name for leaf in found if isinstance(leaf, CheckpointTensor)}

@@ -24,6 +24,7 @@ from .downloads import (
     fetch_hub_snapshot,
     fetch_wheel_member,
 )
+from .gguf_adapter import open_gguf_adapter
 from .gguf_source import open_gguf
 from .model_source import ModelSource
 from .weight_files import model_files
@@ -139,15 +140,17 @@ def _base(path: Path, id: str, trust_remote_code: bool, nested: int) -> ModelSou
 
 
 def _adapter(spec: str, number: int) -> Adapter:
-    """The adapter that `spec` names: a folder or a Hub id."""
+    """The adapter that `spec` names: a folder, a .gguf file or a Hub id."""
     path = Path(spec).expanduser()
     if "\0" in spec:
         raise LlmcError("LLMC-E0409", f"{spec!r} is no path")
     if path.is_dir():
         return open_adapter(path, id=path.resolve().name, number=number)
+    if path.is_file() and path.suffix == ".gguf":
+        return open_gguf_adapter(path, id=path.name, number=number)
     if path.is_file():
         raise LlmcError(
-            "LLMC-E0409", f"{path} is a file: an adapter is a folder", "name its folder"
+            "LLMC-E0409", f"{path} is a file: an adapter is a folder or .gguf", "name its folder"
         )
     if HUB_ID.fullmatch(spec) and not spec.startswith((".", "~")):
         snapshot = _snapshot(spec, None)
