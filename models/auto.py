@@ -9,7 +9,7 @@ built, and what else it has besides text (`vision_config`, …) is never run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +44,31 @@ def whole_class(config: PreTrainedConfig) -> Any | None:
 
     known = (AutoModelForMultimodalLM, AutoModelForCausalLM)
     return next((auto for auto in known if _builds(auto, config)), None)
+
+
+def other_task(names: object) -> str | None:
+    """The first of `architectures` if it is a class of transformers that makes no text.
+
+    Names that transformers doesn't know, and models without a head, say nothing.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    name = names[0] if isinstance(names, list) and names else None
+    tables = {key: value for key, value in vars(auto).items() if key.endswith("_MAPPING_NAMES")}
+    known = {key for key, table in tables.items() if name in _classes(table)}
+    return None if not known or known & _MAKE_TEXT else name
+
+
+_MAKE_TEXT = {
+    "MODEL_MAPPING_NAMES", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
+}  # fmt: skip
+
+
+def _classes(table: Mapping[str, Any]) -> set[str]:
+    """The names in one of transformers' tables, of which some hold several for one type."""
+    values = (v if isinstance(v, tuple | list) else (v,) for v in table.values())
+    return {name for names in values for name in names}
 
 
 def _builds(auto: Any, config: PreTrainedConfig) -> bool:

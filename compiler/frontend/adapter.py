@@ -18,9 +18,10 @@ from ...base.errors import LlmcError
 from ...weights.recipes import CheckpointTensor, Recipe, leaves, mul
 from ...weights.values import TensorReader
 from .adapter_config import AdapterConfig, read_adapter_config
+from .json_file import json_object
 from .safetensors_file import SafetensorsReader
 from .weight_digests import WeightDigests
-from .weight_files import ADAPTER, json_object, tensor_files
+from .weight_files import ADAPTER, tensor_files
 
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
-from ...models.auto import text_config
+from ...models.auto import other_task, text_config
 from ...runtime.text.tokenizer import unlimited
 from .config_fields import unread_fields
+from .folder_kinds import refuse_embedding_model, without_config
 from .generation_fields import clean_generation
+from .json_file import json_object
 from .model_source import ModelSource, TextAssets
 from .names import convert_checkpoint
 from .remote_code import code_files, has_own_code, trusted
@@ -24,7 +26,7 @@ from .row_file import RowFile
 from .safetensors_file import SafetensorsReader
 from .text_part import convert_text_part
 from .weight_digests import WeightDigests
-from .weight_files import json_object, tensor_files
+from .weight_files import tensor_files, unread_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -45,8 +47,8 @@ def open_checkpoint(
     """
     config_path = path / "config.json"
     if not config_path.is_file():
-        what = "has no config.json" if path.is_dir() else "does not exist"
-        raise LlmcError("LLMC-E0409", f"{path} {what}")
+        raise without_config(path)
+    refuse_embedding_model(path)
     config_bytes = config_path.read_bytes()
     raw = json_object(config_path, config_bytes)
     _refuse_quantized(raw)
@@ -72,7 +74,7 @@ def open_checkpoint(
         text=text,
         digests=WeightDigests(unique),
         unread=tuple(unread_fields(raw, whole, config)),
-        notes=notes,
+        notes=(*unread_note(path), *notes),
     )
 
 
@@ -99,6 +101,9 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
             if custom
             else "upgrade transformers, or compile another model",
         )
+    other = other_task(raw.get("architectures"))
+    if other is not None and not trust_remote_code:
+        raise LlmcError("LLMC-E0402", f"the model is a {other}, no causal language model")
     try:
         config = AutoConfig.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True

@@ -71,7 +71,7 @@ def _open(
         raise LlmcError("LLMC-E0409", f"{spec!r} is no path")
     path = Path(spec).expanduser()
     entry = catalog().get(spec)
-    if path.is_file() or path.suffix == ".gguf":
+    if path.is_file() or (path.suffix == ".gguf" and not path.is_dir()):
         return _open_file(path)
     if path.is_dir():
         return _open_folder(path, path.resolve().name, None, trust_remote_code, nested)
