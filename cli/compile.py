@@ -12,6 +12,7 @@ import typer
 
 from ..artifact.targets import CACHES, SCHEMES, TARGETS
 from ..base.errors import LlmcError
+from ..base.failures import one_line
 from ..base.sizes import parse_size
 from . import compile_options as options
 from .options import Json, print_result
@@ -83,7 +84,7 @@ def _compile(write: Callable[[Callable[..., Any]], Any], as_json: bool) -> None:
     with reporter() as progress:
         report = write(partial(compile, progress=progress))
     for note in report.notes:
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: {one_line(note)}", err=True)
     size = f"{report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s, {report.peak_rss_mb:.0f} MB peak"
     print_result(as_json, asdict(report), f"{report.artifact}  ({size})")
 

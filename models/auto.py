@@ -9,7 +9,7 @@ built, and what else it has besides text (`vision_config`, …) is never run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,12 +51,14 @@ def other_task(names: object) -> str | None:
 
     Names that transformers doesn't know, and models without a head, say nothing.
     """
-    from transformers.models.auto import modeling_auto as auto
-
     name = names[0] if isinstance(names, list) and names else None
-    tables = {key: value for key, value in vars(auto).items() if key.endswith("_MAPPING_NAMES")}
-    known = {key for key, table in tables.items() if name in _classes(table)}
-    return None if not known or known & _MAKE_TEXT else name
+    known = _tables_with(name)
+    return None if not known or known & _MAKE_TEXT else str(name)
+
+
+def is_known_class(name: object) -> bool:
+    """Whether transformers has a model class of this name."""
+    return bool(_tables_with(name))
 
 
 _MAKE_TEXT = {
@@ -65,10 +67,16 @@ _MAKE_TEXT = {
 }  # fmt: skip
 
 
-def _classes(table: Mapping[str, Any]) -> set[str]:
-    """The names in one of transformers' tables, of which some hold several for one type."""
-    values = (v if isinstance(v, tuple | list) else (v,) for v in table.values())
-    return {name for names in values for name in names}
+def _tables_with(name: object) -> set[str]:
+    """Which of transformers' tables of classes list `name`; some hold several for one type."""
+    from transformers.models.auto import modeling_auto
+
+    return {
+        key
+        for key, table in vars(modeling_auto).items()
+        if key.endswith("_MAPPING_NAMES")
+        and any(name == v or (isinstance(v, tuple | list) and name in v) for v in table.values())
+    }
 
 
 def _builds(auto: Any, config: PreTrainedConfig) -> bool:

@@ -111,7 +111,28 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
     except Exception as error:  # config classes check their fields in many ways
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise LlmcError("LLMC-E0418", f"{path / 'config.json'}: {reason}") from error
+    _refuse_other_attention(config, text_config(config))
     return trusted(config, path) if trust_remote_code else config
+
+
+def _refuse_other_attention(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
+    """Refuse a text model that sees tokens to come, before a trace that could only name its mask.
+
+    Raises:
+        LlmcError: E0402.
+    """
+    why = ""
+    if text is not config and getattr(text, "is_encoder_decoder", False):
+        why = "an encoder and a decoder"
+    elif getattr(text, "use_bidirectional_attention", None) is True:
+        why = "one that attends in both directions (use_bidirectional_attention)"
+    if why:
+        whole = "" if text is config else f" of a {config.model_type}"
+        raise LlmcError(
+            "LLMC-E0402",
+            f"the text model{whole} is a {text.model_type}, {why}",
+            "llmc compiles causal language models",
+        )
 
 
 def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ...base.errors import LlmcError
+from ...models.auto import is_known_class
 from ...weights.recipes import CheckpointTensor, Recipe, leaves
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
@@ -27,7 +28,7 @@ from .model_source import Loaded, ModelSource
 from .recording import RecordedTensor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _COMPARED_ROWS = 4096
 
@@ -53,6 +54,8 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
             E0425 an adapter is another model's.
     """
     loaded = source.convert(model, source.tensors)
+    if loaded.unexpected and not loaded.renamed:
+        _check_same_model(model, source.config)
     ignored = _check_unexpected(model, loaded.unexpected)
     _check_used(loaded.recipes, source.tensors, {*ignored, *loaded.left_out})
     loaded = merge(model, source, loaded) if source.adapters else loaded
@@ -192,6 +195,20 @@ def _equal(one: Recipe, other: Recipe, source: ModelSource) -> bool:
             values.rows(other, start, start + _COMPARED_ROWS),
         )
         for start in range(0, rows, _COMPARED_ROWS)
+    )
+
+
+def _check_same_model(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """A checkpoint of another class has tensors of other parts: that says more than their names."""
+    named = getattr(config, "architectures", None)
+    kind = type(model).__name__
+    if not isinstance(named, list) or not named or not is_known_class(named[0]) or kind in named:
+        return
+    raise LlmcError(
+        "LLMC-E0402",
+        f"the checkpoint is a {named[0]}, of which no text model can be taken apart; "
+        f"{kind} alone could be compiled",
+        f"save the {kind} by itself (`save_pretrained`) and compile that",
     )
 
 

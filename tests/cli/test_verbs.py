@@ -164,6 +164,17 @@ def test_messages_have_no_control_characters() -> None:
     assert as_content(error)["error"]["message"] == "tensor a \\x1b[31mb \\x00"
 
 
+def test_notes_have_none_either(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of config fields are anybody's text."""
+    compiling = pytest.importorskip("llmc.cli.compile")
+    driver = pytest.importorskip("llmc.compiler.driver")
+    report = driver.CompileReport("m.llmc", "0" * 64, 1, 1.0, 1.0, notes=["a\n\x1b[31mb"])
+    compiling._compile(lambda _: report, False)
+    assert "note: a \\x1b[31mb\n" in capsys.readouterr().err
+
+
 def test_a_prompt_longer_than_the_context(invoke: Invoke, toy_artifact: Path) -> None:
     code, out, _ = invoke("run", toy_artifact, "hello " * 400, "--json")
     assert (code, error_of(out)["id"]) == (2, "LLMC-E0204")

@@ -161,6 +161,14 @@ CASES: dict[str, tuple[tuple[Make, ...], str, str, str]] = {
         (config(model_type="bert", architectures=["BertForMaskedLM"]), weights()),
         "LLMC-E0402", "BertForMaskedLM", "",
     ),
+    "both directions": (
+        (config(model_type="gemma3_text", use_bidirectional_attention=True), weights()),
+        "LLMC-E0402", "attends in both directions", "causal",
+    ),
+    "a text part of two": (
+        (text("config.json", '{"model_type": "florence2"}'), weights()),
+        "LLMC-E0402", "of a florence2 is a bart, an encoder and a decoder", "causal",
+    ),
     "an encoder and a decoder": (
         (config(model_type="t5", architectures=["T5ForConditionalGeneration"]), weights()),
         "LLMC-E0402", "T5ForConditionalGeneration", "",
