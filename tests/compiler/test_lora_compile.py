@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
+import gguf_models as gm
 import llmc
 import numpy as np
 import pytest
@@ -208,6 +210,23 @@ def test_weights_that_do_not_fit(tmp_path: Path, base: Path, adapter: Path) -> N
     (mine / "adapter_model.bin").write_bytes(b"pickle")
     pickled = refusal(base, lora=[str(mine)])
     assert (pickled.id, "never read" in pickled.hint) == ("LLMC-E0404", True)
+
+
+def test_blocks_that_no_adapter_changes_are_kept(tmp_path: Path) -> None:
+    """Beside two queries that are, in layers where all three projections would be one matrix."""
+    kind = gguf.GGMLQuantizationType
+    model = gm.llama_model()
+    model.save_pretrained(tmp_path / "base")
+    gm.write_gguf(
+        tmp_path / "m.gguf", model, "llama",
+        lambda name: kind.Q4_0 if "attn_" in name and "norm" not in name else kind.F32,
+    )  # fmt: skip
+    adapter = save_adapter(tmp_path / "base", tmp_path / "a", target_modules=["q_proj"], r=2)
+    report = llmc.compile(
+        str(tmp_path / "m.gguf"), lora=[str(adapter)], scheme="int4", output=tmp_path / "m.llmc"
+    )
+    requantized = [note for note in report.notes if "requantized" in note]
+    assert requantized == ["2 tensors requantized, q4_0 as i4a (blk.0.attn_q.weight, …)"]
 
 
 def test_the_command_takes_several(tmp_path: Path, base: Path, adapter: Path) -> None:
