@@ -20,9 +20,9 @@ from ...weights.formats.number_format import Quantized
 from ...weights.recipes import CheckpointTensor
 from ...weights.values import TensorReader
 from .adapter import Adapter, Change, Replaced, ReplacedRows
-from .checkpoint import text_assets
 from .interfaces import EAGER
 from .model_source import ModelSource, TextAssets
+from .text_side import merged_generation, text_side
 from .trace import build_on_meta
 
 _COMPARED_ROWS = 4096
@@ -49,18 +49,18 @@ def with_adapters(
     told = {"tie_word_embeddings": config.tie_word_embeddings, "vocab_size": vocabulary}
     config.vocab_size = vocabulary
     changed = config.to_dict() != source.config.to_dict()
-    text, notes = source.text, [*source.notes]
+    notes = [*source.notes]
     for adapter in adapters:
         notes += _notes(adapter)
         if adapter.has_text:
-            text, more = _text_of(adapter, text, trust_remote_code)
+            text, more = _text_of(adapter, source, trust_remote_code)
+            source = replace(source, text=text)
             notes += more
     return replace(
         source,
         config=config,
         config_bytes=source.config_bytes + json.dumps(told).encode() * changed,
         reader=reader,
-        text=text,
         notes=tuple(notes),
         adapters=(*source.adapters, *adapters),
         ties=ties,
@@ -73,17 +73,27 @@ def _notes(adapter: Adapter) -> Iterator[str]:
 
 
 def _text_of(
-    adapter: Adapter, base: TextAssets, trust_remote_code: bool
+    adapter: Adapter, base: ModelSource, trust_remote_code: bool
 ) -> tuple[TextAssets, list[str]]:
     """The text side that an adapter was trained with, on top of its base's, and what to say."""
-    own, notes = text_assets(adapter.path, {}, trust_remote_code)
-    text = replace(
-        base,
-        tokenizer=own.tokenizer,
-        chat_template=own.chat_template or base.chat_template,
-        generation={**base.generation, **own.generation},
+    hub_id = adapter.id if adapter.revision else None
+    own, notes = text_side(
+        adapter.path, {}, base.config, hub_id=hub_id, trust_remote_code=trust_remote_code
     )
-    if (text.tokenizer, text.chat_template) != (base.tokenizer, base.chat_template):
+    before = base.text
+    text = replace(
+        own,
+        generation=merged_generation(before.generation, own.generation),
+        license=own.license or before.license,
+    )
+    if text.chat_template is None and before.chat_template is not None:
+        text = replace(
+            text,
+            chat_template=before.chat_template,
+            named_templates=before.named_templates,
+            vectors=None,
+        )
+    if (text.tokenizer, text.chat_template) != (before.tokenizer, before.chat_template):
         notes = (*notes, f"tokenizer and chat template are those of adapter {adapter.id}")
     return text, list(notes)
 

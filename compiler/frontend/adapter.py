@@ -18,13 +18,13 @@ from ...base.errors import LlmcError
 from ...weights.recipes import CheckpointTensor, Recipe, leaves, mul
 from ...weights.values import TensorReader
 from .adapter_config import AdapterConfig, read_adapter_config
+from .auto_tokenizer import has_tokenizer
 from .json_file import json_object
 from .safetensors_file import SafetensorsReader
 from .weight_digests import WeightDigests
 from .weight_files import ADAPTER, tensor_files
 
 ADAPTER_CONFIG = "adapter_config.json"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _PREFIX = "base_model.model."
 _LORA = re.compile(
     r"(?P<module>.+?)(?P<wraps>(?:\.base_layer)*)"
@@ -175,7 +175,7 @@ def open_adapter(
         config_bytes=config_bytes,
         changes=kept,
         transposed=bool(raw.get("fan_in_fan_out")),
-        has_text=not beside and any((path / name).is_file() for name in _TOKENIZERS),
+        has_text=not beside and has_tokenizer(path),
         reader=SafetensorsReader(files),
         stored=stored,
         digests=WeightDigests({f.file.path.name: f.file for f in files.values()}),

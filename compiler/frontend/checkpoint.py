@@ -14,27 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
 from ...models.auto import other_task, text_config
-from ...runtime.text.tokenizer import unlimited
 from .config_fields import unread_fields
 from .folder_kinds import refuse_embedding_model, without_config
-from .generation_fields import clean_generation
 from .json_file import json_object
-from .model_source import ModelSource, TextAssets
+from .model_source import ModelSource
 from .names import convert_checkpoint
 from .remote_code import code_files, has_own_code, trusted
 from .row_file import RowFile
 from .safetensors_file import SafetensorsReader
 from .text_part import convert_text_part
+from .text_side import text_side
 from .weight_digests import WeightDigests
 from .weight_files import tensor_files, unread_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
-_CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def open_checkpoint(
@@ -59,7 +56,9 @@ def open_checkpoint(
     if config is not whole and "tie_word_embeddings" not in raw:
         # Class defaults are no statement: what the checkpoint holds decides, as in transformers.
         config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in files)
-    text, notes = text_assets(path, raw, trust_remote_code)
+    text, notes = text_side(
+        path, raw, whole, hub_id=id if revision else None, trust_remote_code=trust_remote_code
+    )
     unique = {file.file.path.name: file.file for file in files.values()}
     if trust_remote_code and has_own_code(raw):
         unique |= {name: RowFile(file) for name, file in code_files(path).items()}
@@ -159,99 +158,3 @@ def _refuse_quantized(raw: dict[str, Any]) -> None:
             settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
         )
         raise LlmcError("LLMC-E0419", f"the checkpoint is quantized with {method!r}")
-
-
-def text_assets(
-    path: Path, config: dict[str, Any], trust_remote_code: bool
-) -> tuple[TextAssets, tuple[str, ...]]:
-    """The text side of directory `path`, and lines for the user. `config`: its config.json's."""
-    generation, notes = clean_generation(
-        {key: config[key] for key in _CONFIG_IDS if config.get(key) is not None}, "config.json"
-    )
-    file = path / "generation_config.json"
-    if file.is_file():
-        own, more = clean_generation(json_object(file, file.read_bytes()), file.name)
-        generation, notes = generation | own, (*notes, *more)
-    generation |= _special_tokens(path)
-    license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
-    assets = TextAssets(
-        tokenizer=_tokenizer(path, trust_remote_code),
-        chat_template=_chat_template(path),
-        generation=generation,
-        license=license_file.read_text("utf-8", errors="replace") if license_file else None,
-    )
-    return assets, notes
-
-
-def _special_tokens(path: Path) -> dict[str, str]:
-    """`bos_token`, `eos_token`, … as text, which chat templates name."""
-    file = path / "tokenizer_config.json"
-    if not file.is_file():
-        return {}
-    raw = json_object(file, file.read_bytes())
-    values = {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name, value in raw.items()
-        if name.endswith("_token")
-    }
-    return {name: value for name, value in values.items() if isinstance(value, str)}
-
-
-def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
-    """`tokenizer.json`, made from the older files where there is none; None without any.
-
-    It has neither truncation nor padding, which transformers applies to no call by itself either.
-    """
-    fast = path / "tokenizer.json"
-    if fast.is_file():
-        return _checked_tokenizer(fast)
-    slow = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
-    if not any((path / name).is_file() for name in slow):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-        backend = tokenizer.backend_tokenizer
-    except Exception as error:  # many kinds of broken or unsupported tokenizer files
-        raise LlmcError(
-            "LLMC-E0417",
-            f"the tokenizer files in {path} can't be read: {' '.join(str(error).split())[:200]}",
-            "save the tokenizer with `save_pretrained`, which writes tokenizer.json",
-        ) from error  # fmt: skip
-    unlimited(backend)
-    return backend.to_str().encode()
-
-
-def _checked_tokenizer(path: Path) -> bytes:
-    from tokenizers import Tokenizer
-
-    data = path.read_bytes()
-    try:
-        tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises plain exceptions
-        raise LlmcError("LLMC-E0417", f"{path} is not a tokenizer: {error}") from error
-    return tokenizer.to_str().encode() if unlimited(tokenizer) else data
-
-
-def _chat_template(path: Path) -> str | None:
-    """The chat template: its own file, or the (default) one in tokenizer_config.json."""
-    own = path / "chat_template.jinja"
-    if own.is_file():
-        try:
-            return own.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise LlmcError("LLMC-E0417", f"{own} is not UTF-8") from error
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        file = path / name
-        if not file.is_file():
-            continue
-        template = json_object(file, file.read_bytes()).get("chat_template")
-        if isinstance(template, list):
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-            template = named.get("default")
-        if isinstance(template, str):
-            return template
-    return None

@@ -23,7 +23,7 @@ from ...base.errors import LlmcError
 from ...models.catalog import SplitFile, WheelFile, WheelPart
 
 _HUB_PATTERNS = [
-    "*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "*.py",
+    "*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt", "LICENSE*", "*.py",
 ]  # fmt: skip
 _NOT_READ = [
     "*/*.safetensors", "*/*.json", "consolidated*", "optimizer*", "*.safetensors.index.*.json",

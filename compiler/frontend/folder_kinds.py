@@ -55,9 +55,6 @@ _TRANSFORMERS = "download the same model as transformers saves it, with config.j
 
 
 def _by_suffix(path: Path, names: list[str]) -> tuple[str, str]:
-    ggufs = [name for name in names if name.endswith(".gguf")]
-    if ggufs:
-        return f"has no config.json but {len(ggufs)} GGUF files", f"name one: {path / ggufs[0]}"
     for name in names:
         if name.endswith(".safetensors"):
             return f"has weights ({name}) but no config.json", "put the model's beside them"
@@ -85,25 +82,23 @@ def without_weights(path: Path, wanted: str) -> LlmcError:
     if own is not None:
         what, hint = f"its weights have names of their maker's own ({own.name})", _TRANSFORMERS
     elif foreign is not None:
-        what, hint = f"it holds {foreign} instead", _HINTS.get(foreign.split()[0], _TRANSFORMERS)
+        what, hint = (
+            f"it holds {foreign} instead",
+            _PICKLE if "pickled" in foreign else _TRANSFORMERS,
+        )
     else:
         what, hint = "", ""
     whole = f"{path} has a config but no {wanted}" + (f": {what}" if what else "")
     return LlmcError("LLMC-E0404", whole, hint)
 
 
-_HINTS = {
-    "pickled": "save the model as safetensors: pickled weights can run code and are never read",
-    "GGUF": "name the .gguf file itself",
-}
+_PICKLE = "save the model as safetensors: pickled weights can run code and are never read"
 
 
 def _foreign(path: Path) -> str | None:
     """Weights of another kind in the folder or its `onnx/`, in words."""
     files = [file for folder in (path, path / "onnx") for file in sorted(folder.glob("*"))]
     for file in files:
-        if file.suffix == ".gguf":
-            return f"GGUF weights ({file.name})"
         if file.suffix in _PICKLED and not file.name.startswith(_NO_WEIGHTS):
             return f"pickled weights ({file.name})"
         if file.name == "adapter_model.bin":

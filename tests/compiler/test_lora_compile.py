@@ -225,8 +225,9 @@ def test_blocks_that_no_adapter_changes_are_kept(tmp_path: Path) -> None:
     report = llmc.compile(
         str(tmp_path / "m.gguf"), lora=[str(adapter)], scheme="int4", output=tmp_path / "m.llmc"
     )
-    requantized = [note for note in report.notes if "requantized" in note]
-    assert requantized == ["2 tensors requantized, q4_0 as i4a (blk.0.attn_q.weight, …)"]
+    (requantized,) = [note for note in report.notes if "requantized" in note]
+    assert requantized.startswith("2 tensors requantized, q4_0 as ")
+    assert "attn_q" in requantized
 
 
 def test_the_command_takes_several(tmp_path: Path, base: Path, adapter: Path) -> None:

@@ -192,6 +192,14 @@ inline void write_value(const Pages<int8_t>& pages, char* page, Place place, flo
   pages.value_scales(page)[place.at] = scale;
 }
 
+// A sum of values as they were written, in place but for the factor that is returned.
+template <class KV>
+inline float rotate_back(const Pages<KV>& pages, float* x) {
+  if (!Pages<KV>::kCoded) return 1.0f;
+  rotate_hadamard(x, pages.dv);
+  return 1.0f / (float)hadamard_size(pages.dv);
+}
+
 // Calls visit(token, head, block, place) for this thread's share of heads x tokens.
 template <class Visit>
 inline void for_each_new_token(Team& team, const Batch& batch, const CacheGroup& group, int heads,

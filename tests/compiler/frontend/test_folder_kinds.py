@@ -73,7 +73,6 @@ CASES: dict[str, tuple[tuple[Make, ...], str, str, str]] = {
     "pickle alone": ((data("pytorch_model.bin"),), "LLMC-E0409", "pickled", "transformers"),
     "onnx alone": ((data("model.onnx"),), "LLMC-E0409", "ONNX weights (model.onnx)", "same model"),
     "onnx folder": ((text("onnx/model.onnx"),), "LLMC-E0409", "ONNX weights", "same model"),
-    "ggufs": ((data("a.gguf"), data("b.gguf")), "LLMC-E0409", "2 GGUF files", "a.gguf"),
     "diffusers": ((text("model_index.json"),), "LLMC-E0409", "diffusers", "language"),
     "embeddings": ((text("modules.json"),), "LLMC-E0409", "embedding model", "language"),
     "embeddings, at the top": (
@@ -100,7 +99,6 @@ CASES: dict[str, tuple[tuple[Make, ...], str, str, str]] = {
     ),
     "keras": ((config(), data("tf_model.h5")), "LLMC-E0404", "TensorFlow weights", "transformers"),
     "flax": ((config(), data("flax_model.msgpack")), "LLMC-E0404", "Flax weights", "transformers"),
-    "gguf with a config": ((config(), data("m.gguf")), "LLMC-E0404", "GGUF", "name the .gguf"),
     "pointer": (
         (config(), data("model.safetensors", LFS)), "LLMC-E0417", "Git LFS", "git lfs pull",
     ),
