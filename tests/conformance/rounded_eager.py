@@ -49,12 +49,13 @@ def round_weights(folder: Path, graph: str) -> None:
 @contextmanager
 def rounded_inputs(model: Any) -> Iterator[None]:
     """The model with the inputs of linear layers and of experts rounded to int8 in blocks of 32."""
-    from torch import nn
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
 
     layers = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or name.endswith(".experts")
+        if isinstance(module, Linear | Conv1D) or name.endswith(".experts")
     ]
     handles = [m.register_forward_pre_hook(_rounded, with_kwargs=False) for m in layers]
     try:

@@ -25,6 +25,17 @@ def test_matches_at_the_first_try(name: str, what: str) -> None:
     assert result["worst"] <= 1e-4
 
 
+def test_int4_is_as_far_from_eager_as_rounding_inputs_is(tmp_path: Path) -> None:
+    """With three layers, whose weights lie as [in, out]."""
+    raw = json.loads((real.CONFIGS / "gpt2.json").read_text())
+    shallow = tmp_path / "gpt2.json"
+    shallow.write_text(json.dumps(raw | {"n_layer": 3}))
+    result = real.attempt(shallow, "int4")
+    assert result["verdict"] == real.MATCHES, result
+    assert 0 < result["mean"] <= real.MOST_NOISE * result["noise"]
+    assert result["noise"] < 0.05
+
+
 @pytest.mark.parametrize(
     ("name", "id", "why"),
     [("falcon-mamba-7b", "LLMC-E0412", "convolution over 4 tokens"),
