@@ -23,6 +23,7 @@ from ..artifact.manifest import (
     NAMED_TEMPLATES,
     TEXT_VECTORS,
     TOKENIZER,
+    AdapterSource,
     ConformanceVector,
     Generation,
     Manifest,
@@ -181,7 +182,7 @@ def draft_manifest(
             runtime reads.
     """
     manifest = Manifest(
-        source=Source(id=source.id, revision=source.revision, digests={}),
+        source=_source(source, {}, with_digests=False),
         options=options,
         variants=list(variants),
         weights={},
@@ -220,8 +221,21 @@ def add_text_entries(
     for name, data in entries.items():
         if data is not None:
             writer.add(name, data)
-    told = Source(id=source.id, revision=source.revision, digests=digests)
+    told = _source(source, digests, with_digests=True)
     return msgspec.structs.replace(manifest, source=told, weights=weights)
+
+
+def _source(source: ModelSource, digests: dict[str, str], with_digests: bool) -> Source:
+    """What the manifest says of where the model and its adapters came from."""
+    adapters = [
+        AdapterSource(
+            id=adapter.id,
+            revision=adapter.revision,
+            digests=adapter.file_digests() if with_digests else {},
+        )
+        for adapter in source.adapters
+    ]
+    return Source(id=source.id, revision=source.revision, digests=digests, adapters=adapters)
 
 
 def template_sources(text: TextAssets) -> dict[str, str]:
