@@ -39,6 +39,7 @@ def graph_after(
     kv_cache: str | None,
     max_context: int | None,
     trust_remote_code: bool,
+    lora: Sequence[str] = (),
 ) -> str:
     """Text of the model's graph for the first target, after the passes of `phase`.
 
@@ -46,7 +47,7 @@ def graph_after(
         LlmcError: as a compile has them before anything is built.
     """
     chosen = resolve_targets(target, scheme, kv_cache, levels, target_options)[0]
-    source = open_source(model, trust_remote_code=trust_remote_code)
+    source = open_source(model, lora=lora, trust_remote_code=trust_remote_code)
     binding = bind(build_on_meta(source.config, EAGER), source)
     context = context_length(source.config, max_context)
     traced = trace_model(source.config, context, lambda _: binding.recipes)
