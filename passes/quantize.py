@@ -20,8 +20,8 @@ from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Sof
 from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
-from ..weights.formats.registry import is_quantized
-from ..weights.held_blocks import held_formats
+from ..weights.formats.registry import format_of, is_quantized
+from ..weights.held_blocks import held_formats, is_blocked
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Scheme:
     """Formats of linear weights, of the output head (and its table), and of the cache.
 
     `holds`: formats in which blocks that the checkpoint has already are kept as they are.
+    `nearest`: the format of weights that the checkpoint has quantized in a way that none of these
+    holds; None: that of all others.
     """
 
     name: str
@@ -36,17 +38,23 @@ class Scheme:
     head: DType
     cache: DType
     holds: tuple[DType, ...] = ()
+    nearest: DType | None = None
+
+    def as_stored(self, holds: tuple[DType, ...]) -> Scheme:
+        """This scheme for what the checkpoint hasn't quantized; the rest in formats of `holds`."""
+        return replace(self, holds=holds, nearest=DType.I8B)
 
 
-_IN_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
+ALL_HELD = (DType.I8C, DType.I8B, DType.I4S, DType.I4A)
+"""Formats in which the cpu target computes with a checkpoint's own blocks."""
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
-        Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8B,)),
-        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=_IN_BLOCKS),
-        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=_IN_BLOCKS),
+        Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8C, DType.I8B)),
+        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=ALL_HELD),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=ALL_HELD),
     )
 }
 """The schemes of the cpu target. Other targets have their own under the same names."""
@@ -102,10 +110,11 @@ def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> boo
             weight = node.inputs[index]
             if not weight.is_constant or _has_format(weight):
                 continue
-            wanted = (
-                DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
-            )
-            new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
+            if _is_router(node):
+                new = weights.setdefault(weight, weight)
+            else:
+                wanted = scheme.head if node is head else scheme.weight
+                new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
             if quantized_inputs:
                 _use(graph, node, node.op, index, new, rows)
             else:
@@ -149,9 +158,11 @@ def _has_format(weight: Value) -> bool:
 def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
-    if is_quantized(wanted):
-        held = held_formats(recipe)
-        wanted = next((format for format in held if format in scheme.holds), wanted)
+    if is_quantized(wanted) or (scheme.nearest is not None and is_blocked(recipe)):
+        otherwise = wanted if scheme.nearest is None else scheme.nearest
+        largest = 8 if scheme.nearest is not None else format_of(wanted).bits
+        held = held_formats(recipe, largest)
+        wanted = next((format for format in held if format in scheme.holds), otherwise)
     if wanted == DType.F32:
         return weight
     recipe = rec.Cast(recipe, wanted) if wanted.is_float else rec.Quantize(wanted, recipe)

@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from ..ir.recipe import CheckpointTensor, Computed, Recipe
 from ..ir.types import DType
-from .formats.registry import formats_that_hold
+from .formats.registry import format_of, formats_that_hold
 from .recipes import Quantize, leaves
 from .rows import moves_rows
 
+_NARROW = {"mxfp4": 4}
+"""Bits of block formats that only formats of more bits hold."""
 
-def held_formats(recipe: Recipe) -> tuple[DType, ...]:
-    """The formats, best first, in which all of `recipe` keeps the bits of stored blocks."""
+
+def held_formats(recipe: Recipe, bits: int = 8) -> tuple[DType, ...]:
+    """The formats, best first, in which all of `recipe` keeps the bits of stored blocks.
+
+    Blocks of fewer bits than each of these has are only kept in formats of at most `bits`.
+    """
     if isinstance(recipe, CheckpointTensor):
-        return formats_that_hold(recipe.stored)
+        grows = _NARROW.get(recipe.stored, 8) <= bits < 8
+        held = formats_that_hold(recipe.stored)
+        return tuple(f for f in held if not grows or format_of(f).bits <= bits)
     if not moves_rows(recipe):
         return ()
-    held = [held_formats(a) for a in recipe.args if not isinstance(a, Computed)]
+    held = [held_formats(a, bits) for a in recipe.args if not isinstance(a, Computed)]
     return tuple(f for f in held[0] if all(f in other for other in held[1:]))
+
+
+def is_blocked(recipe: Recipe) -> bool:
+    """Whether the checkpoint holds (parts of) `recipe` quantized."""
+    return any(isinstance(leaf, CheckpointTensor) and leaf.is_blocked for leaf in leaves(recipe))
 
 
 def requantized_tensors(recipe: Recipe, dtype: DType) -> tuple[CheckpointTensor, ...]:

@@ -160,7 +160,7 @@ def _scheme(request: Request) -> Scheme:
             f"target onnx keeps no {request.kv_cache} cache beside {request.scheme} weights",
             "leave --kv-cache out",
         )
-    return scheme
+    return scheme.as_stored((DType.I8C, *_BLOCKS)) if request.as_stored else scheme
 
 
 BACKEND = OnnxBackend()

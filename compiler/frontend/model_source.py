@@ -56,7 +56,7 @@ class ModelSource:
 
     `id` and `revision` say where it came from; `config_bytes` is what the config was read from;
     `unread` are fields of it that no code of transformers reads; `notes` are lines that the compile
-    should print.
+    should print. `quantization`: the method with which the checkpoint is quantized.
     """
 
     id: str
@@ -70,6 +70,7 @@ class ModelSource:
     digests: WeightDigests
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    quantization: str | None = None
 
 
 class WeightDigests:

@@ -10,7 +10,7 @@ or is on the model's own list of ignorable ones, or the compile stops.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ...base.errors import LlmcError
-from ...weights.recipes import CheckpointTensor, Recipe, leaves
+from ...weights.recipes import CheckpointTensor, Recipe, leaves, transpose
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
 from .model_source import Loaded, ModelSource
@@ -59,7 +59,7 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
     return Binding(recipes, ignored, loaded.left_out)
 
 
-def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, CheckpointTensor]) -> Loaded:
+def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, Recipe]) -> Loaded:
     """The conversion of a Hugging Face checkpoint, as `from_pretrained` would do it."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -69,9 +69,20 @@ def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, CheckpointT
     return convert_with(model, tensors, mapping, model.base_model_prefix)
 
 
-def convert_with(
+def convert_transposed(
+    convert: Callable[[PreTrainedModel, Mapping[str, Recipe]], Loaded],
+    transposed: Collection[str],
     model: PreTrainedModel,
     tensors: Mapping[str, CheckpointTensor],
+) -> Loaded:
+    """`convert` with tensors whose last two dimensions are stored the other way round."""
+    turned = {n: transpose(t) if n in transposed else t for n, t in tensors.items()}
+    return convert(model, turned)
+
+
+def convert_with(
+    model: PreTrainedModel,
+    tensors: Mapping[str, Recipe],
     mapping: list[Any],
     prefix: str | None,
 ) -> Loaded:

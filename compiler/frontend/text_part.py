@@ -31,7 +31,7 @@ _SAMPLE = [7, 41, 5, 23, 11, 90, 64, 3, 17, 200, 150]
 
 
 def convert_text_part(
-    config: PreTrainedConfig, model: PreTrainedModel, tensors: Mapping[str, CheckpointTensor]
+    config: PreTrainedConfig, model: PreTrainedModel, tensors: Mapping[str, Recipe]
 ) -> Loaded:
     """Recipes for the text `model` of a checkpoint whose config is `config`.
 

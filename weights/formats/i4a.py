@@ -23,7 +23,7 @@ class I4A(BlockFormat):
     code_type = np.uint8
     bits = 4
     has_mins = True
-    holds = frozenset({"q4_1", "q4_0"})
+    holds = frozenset({"q4_1", "q4_0", "int4", "uint4", "affine4"})
 
     def quantize_blocks(self, x: Array) -> tuple[Array, Array, Array | None]:
         high, low = x.max(axis=0), x.min(axis=0)

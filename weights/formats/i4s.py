@@ -28,7 +28,7 @@ class I4S(BlockFormat):
     code_type = np.uint8
     bits = 4
     zero_code = 8
-    holds = frozenset({"q4_0"})
+    holds = frozenset({"q4_0", "int4"})
 
     def quantize_blocks(self, x: Array) -> tuple[Array, Array, Array | None]:
         high, low = x.max(axis=0), x.min(axis=0)

@@ -4,7 +4,7 @@ K is the input dimension; blocks are 32 consecutive elements along K:
 
 | format | code            | value             | side data                     | same bits as |
 |--------|-----------------|-------------------|-------------------------------|--------------|
-| `i8c`  | i8, -127..127   | `s[n] * q`        | f32 scale per row             |              |
+| `i8c`  | i8, -128..127   | `s[n] * q`        | f32 scale per row             |              |
 | `i8b`  | i8, -128..127   | `d * q`           | f16 scale per block           | GGUF Q8_0    |
 | `i4s`  | u8, 0..15       | `d * (q - 8)`     | f16 scale per block           | GGUF Q4_0    |
 | `i4a`  | u8, 0..15       | `d * q + m`       | f16 scale and min per block   | GGUF Q4_1    |
