@@ -19,7 +19,7 @@ from typing import Protocol
 class DType(StrEnum):
     """Element type.
 
-    The last four are number formats of weights: `weights/formats/registry.py` says what each means.
+    Those from `i8c` on are number formats of weights: `weights/formats/registry.py` says what each means.
     """
 
     F32 = "f32"
@@ -32,8 +32,13 @@ class DType(StrEnum):
     BOOL = "bool"
     I8C = "i8c"
     I8B = "i8b"
+    I6K = "i6k"
+    I5S = "i5s"
+    I5A = "i5a"
+    I5K = "i5k"
     I4S = "i4s"
     I4A = "i4a"
+    I4K = "i4k"
 
     @property
     def is_float(self) -> bool:

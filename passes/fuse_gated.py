@@ -19,6 +19,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Binary, GroupedLinear, Linear, Slice, Unary
 from ..ir.tiles import PANEL, round_up
 from ..weights import recipes as rec
+from ..weights.held_blocks import stored_blocks
 
 ACTIVATIONS = ("relu", "relu2", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh")
 """Activations that linear kernels have as an epilogue."""
@@ -50,7 +51,8 @@ def _fuse(graph: Graph, node: Node, gate: Value, up: Value) -> Value | None:
     same_input = [v for v in a.inputs if not v.is_constant] == [
         v for v in b.inputs if not v.is_constant
     ]
-    if a.op != b.op or not same_input or gate.type != up.type:
+    same_blocks = stored_blocks(_weight(a).recipe) == stored_blocks(_weight(b).recipe)
+    if a.op != b.op or not same_input or gate.type != up.type or not same_blocks:
         debug(f"gated activation not fused at {node.scope}: projections differ")
         return None
     assert isinstance(a.op, Linear)
@@ -62,6 +64,11 @@ def _fuse(graph: Graph, node: Node, gate: Value, up: Value) -> Value | None:
         for i, (v, w) in enumerate(zip(a.inputs, b.inputs, strict=True))
     ]
     return graph.insert_before(node, op, operands, like=a).output
+
+
+def _weight(node: Node) -> Value:
+    assert isinstance(node.op, Linear)
+    return node.inputs[node.op.num_x]
 
 
 Rows = tuple[int, int, int]
@@ -77,7 +84,7 @@ def _half(value: Value) -> tuple[Node, Rows] | None:
         return None
     if node.op not in (Linear(), Linear(bias=True), *_grouped()):
         return None
-    weight = node.inputs[node.op.num_x]
+    weight = _weight(node)
     if not weight.is_constant:
         return None
     n = weight.type.shape[-2]

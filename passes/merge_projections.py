@@ -4,6 +4,7 @@
 
 One pass over x (and one quantization of it) instead of several. The slices are views.
 Layers with an epilogue stay alone, and so do weights that something else reads (tied heads).
+Weights that a checkpoint stores in different block formats stay apart, to keep their bits.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from __future__ import annotations
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Linear, Slice
 from ..weights import recipes as rec
+from ..weights.held_blocks import stored_blocks
 
 
 def merge_projections(graph: Graph) -> bool:
     """Merge every group of two or more; True if there was one."""
-    groups: dict[tuple[int, bool], list[Node]] = {}
+    groups: dict[tuple[int, bool, frozenset[str]], list[Node]] = {}
     for node in graph.nodes:
         if _is_plain(node):
-            groups.setdefault((id(node.inputs[0]), len(node.inputs) == 3), []).append(node)
+            blocks = stored_blocks(node.inputs[1].recipe)
+            key = id(node.inputs[0]), len(node.inputs) == 3, blocks
+            groups.setdefault(key, []).append(node)
     changed = False
     for nodes in groups.values():
         if len(nodes) > 1:

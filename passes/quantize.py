@@ -3,13 +3,13 @@
     linear(x, w)   =>   linear(quantize_rows(x), quantize(w)) {quantized}
 
 A `Scheme` names the formats. Checkpoint tensors that already are in a block format keep
-their own bits where a format holds them. Routers stay in f32: a flipped expert costs more
+their own bits where a format holds them, else get the nearest one. Routers stay in f32: a flipped expert costs more
 than their few bytes. A table shared by embedding and head gets one format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,8 +20,8 @@ from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Sof
 from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
-from ..weights.formats.registry import format_of, is_quantized
-from ..weights.held_blocks import held_formats, is_blocked
+from ..weights.formats.registry import EIGHT_BITS, FORMATS, format_of, is_quantized
+from ..weights.held_blocks import held_formats, nearest_format, stored_blocks
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Scheme:
     holds: tuple[DType, ...] = ()
     nearest: DType | None = None
 
-    def as_stored(self, holds: tuple[DType, ...]) -> Scheme:
-        """This scheme for what the checkpoint hasn't quantized; the rest in formats of `holds`."""
-        return replace(self, holds=holds, nearest=DType.I8B)
+    def as_stored(self) -> Scheme:
+        """This scheme for what the checkpoint hasn't quantized; the rest as it stores it."""
+        return replace(self, holds=tuple(FORMATS), nearest=DType.I8B)
 
 
-ALL_HELD = (DType.I8C, DType.I8B, DType.I4S, DType.I4A)
-"""Formats in which the cpu target computes with a checkpoint's own blocks."""
+BLOCK_FORMATS = tuple(dtype for dtype, format in FORMATS.items() if not format.per_row)
+"""What schemes of 4 bits keep of blocks that a checkpoint has."""
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
         Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8C, DType.I8B)),
-        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=ALL_HELD),
-        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=ALL_HELD),
+        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
     )
 }
 """The schemes of the cpu target. Other targets have their own under the same names."""
@@ -110,11 +110,9 @@ def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> boo
             weight = node.inputs[index]
             if not weight.is_constant or _has_format(weight):
                 continue
-            if _is_router(node):
-                new = weights.setdefault(weight, weight)
-            else:
-                wanted = scheme.head if node is head else scheme.weight
-                new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
+            wanted = scheme.head if node is head else scheme.weight
+            formatted = weight if _is_router(node) else _formatted(weight, wanted, scheme)
+            new = weights.setdefault(weight, formatted)
             if quantized_inputs:
                 _use(graph, node, node.op, index, new, rows)
             else:
@@ -158,15 +156,24 @@ def _has_format(weight: Value) -> bool:
 def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
-    if is_quantized(wanted) or (scheme.nearest is not None and is_blocked(recipe)):
-        otherwise = wanted if scheme.nearest is None else scheme.nearest
-        largest = 8 if scheme.nearest is not None else format_of(wanted).bits
-        held = held_formats(recipe, largest)
-        wanted = next((format for format in held if format in scheme.holds), otherwise)
+    kept = (format for format in _candidates(recipe, wanted, scheme) if format in scheme.holds)
+    wanted = next(kept, wanted)
     if wanted == DType.F32:
         return weight
     recipe = rec.Cast(recipe, wanted) if wanted.is_float else rec.Quantize(wanted, recipe)
     return Graph.constant(weight.name, recipe, weight.type.with_dtype(wanted))
+
+
+def _candidates(recipe: rec.Recipe, wanted: DType, scheme: Scheme) -> Iterator[DType]:
+    """Formats, best first, for what the checkpoint has of `recipe` in blocks."""
+    blocks = stored_blocks(recipe)
+    if scheme.nearest is None:
+        narrower = is_quantized(wanted) and format_of(wanted).bits < 8
+        if not is_quantized(wanted) or (narrower and blocks <= EIGHT_BITS):
+            return
+    if blocks:
+        yield from held_formats(recipe)
+        yield from (f for f in (nearest_format(recipe), scheme.nearest) if f is not None)
 
 
 def _head(graph: Graph) -> Node | None:

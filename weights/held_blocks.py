@@ -8,32 +8,35 @@ from __future__ import annotations
 
 from ..ir.recipe import CheckpointTensor, Computed, Recipe
 from ..ir.types import DType
-from .formats.registry import format_of, formats_that_hold
+from .formats.registry import NEAREST, formats_that_hold
 from .recipes import Quantize, leaves
 from .rows import moves_rows
 
-_NARROW = {"mxfp4": 4}
-"""Bits of block formats that only formats of more bits hold."""
 
-
-def held_formats(recipe: Recipe, bits: int = 8) -> tuple[DType, ...]:
-    """The formats, best first, in which all of `recipe` keeps the bits of stored blocks.
-
-    Blocks of fewer bits than each of these has are only kept in formats of at most `bits`.
-    """
+def held_formats(recipe: Recipe) -> tuple[DType, ...]:
+    """The formats, best first, in which all of `recipe` keeps the bits of stored blocks."""
     if isinstance(recipe, CheckpointTensor):
-        grows = _NARROW.get(recipe.stored, 8) <= bits < 8
-        held = formats_that_hold(recipe.stored)
-        return tuple(f for f in held if not grows or format_of(f).bits <= bits)
+        return formats_that_hold(recipe.stored)
     if not moves_rows(recipe):
         return ()
-    held = [held_formats(a, bits) for a in recipe.args if not isinstance(a, Computed)]
+    held = [held_formats(a) for a in recipe.args if not isinstance(a, Computed)]
     return tuple(f for f in held[0] if all(f in other for other in held[1:]))
 
 
-def is_blocked(recipe: Recipe) -> bool:
-    """Whether the checkpoint holds (parts of) `recipe` quantized."""
-    return any(isinstance(leaf, CheckpointTensor) and leaf.is_blocked for leaf in leaves(recipe))
+def nearest_format(recipe: Recipe) -> DType | None:
+    """The format that changes stored blocks least where none holds them; None if no one is near."""
+    near = {NEAREST.get(kind) for kind in stored_blocks(recipe)}
+    return near.pop() if len(near) == 1 else None
+
+
+def stored_blocks(recipe: Recipe) -> frozenset[str]:
+    """The block formats of a checkpoint that `recipe` reads.
+
+    Matrices are joined only if these are equal: together they could keep the bits of neither.
+    """
+    return frozenset(
+        t.stored for t in leaves(recipe) if isinstance(t, CheckpointTensor) and t.is_blocked
+    )
 
 
 def requantized_tensors(recipe: Recipe, dtype: DType) -> tuple[CheckpointTensor, ...]:

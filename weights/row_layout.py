@@ -2,16 +2,19 @@
 
 Matrices [E, N, K] are E * N rows. Sections of a quantized one, all little-endian:
 
-| format | codes                    | scales             | then                  |
-|--------|--------------------------|--------------------|-----------------------|
-| `i8c`  | i8 [rows, K]             | f32 [rows]         |                       |
-| `i8b`  | 8 bits [rows, Kp]        | f32 [rows, Kp/32]  |                       |
-| `i4s`  | 4 bits [rows, Kp]        | f32 [rows, Kp/32]  |                       |
-| `i4a`  | u4 [rows, Kp]            | f32 [rows, Kp/32]  | minima f32, as scales |
+| format                     | codes              | scales            | then                  |
+|----------------------------|--------------------|-------------------|-----------------------|
+| `i8c`                      | i8 [rows, K]       | f32 [rows]        |                       |
+| `i8b`, `i5s`               | 8 bits [rows, Kp]  | f32 [rows, Kp/32] |                       |
+| `i6k`                      | 8 bits [rows, Kp]  | f32 [rows, Kp/16] |                       |
+| `i4s`                      | 4 bits [rows, Kp]  | f32 [rows, Kp/32] |                       |
+| `i4a`, `i4k`               | u4 [rows, Kp]      | f32 [rows, Kp/32] | minima f32, as scales |
+| `i5a`, `i5k`               | u8 [rows, Kp]      | f32 [rows, Kp/32] | minima f32, as scales |
 
-Kp is K rounded up to 32. Two 4-bit codes share a byte, the first in the low half, as in ONNX's
-int4 (onnx.proto) and in TensorRT's. Codes of `i8b` and `i4s` are signed, or unsigned with 128 or 8
-added, as ONNX Runtime's MatMulNBits takes them without zero points.
+Kp is K rounded up to whole blocks. Two 4-bit codes share a byte, the first in the low half, as in
+ONNX's int4 (onnx.proto) and in TensorRT's. Codes without minima are signed, or unsigned with 128 or
+8 added, as ONNX Runtime's MatMulNBits takes them without zero points. A scale is the block's own,
+times that of its super-block where there are such.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class RowLayout:
         if not is_quantized(dtype):
             return (rows * k * dtype.itemsize,)
         format = format_of(dtype)
-        codes = rows * code_columns(format, k) * format.bits // 8
+        codes = rows * code_columns(format, k) * format.row_bits // 8
         scales = rows * scales_per_row(format, k) * 4
         return (codes, scales, scales) if format.has_mins else (codes, scales)
 
@@ -66,9 +69,10 @@ class RowLayout:
             raise ValueError(f"{format.dtype} rows can't be packed as {dtype}")
         codes = rows.codes[:, : code_columns(format, rows.k)]
         packed = format.packed(codes, unsigned=self.unsigned and not format.per_row)
-        parts = [_bytes(packed), _bytes(rows.scales.astype(np.float32))]
-        if rows.mins is not None:
-            parts.append(_bytes(rows.mins.astype(np.float32)))
+        parts = [_bytes(packed), _bytes(rows.block_scales())]
+        mins = rows.block_mins()
+        if mins is not None:
+            parts.append(_bytes(mins))
         return tuple(parts)
 
 

@@ -45,7 +45,8 @@ class TensorReader(Protocol):
         ...
 
     def blocks(self, tensor: CheckpointTensor, rows: Array) -> Quantized:
-        """Stored blocks of a q4_0, q4_1 or q8_0 tensor, in the format that has the same bits."""
+        """Stored blocks in the number format that has the same bits; only asked for where a format
+        `holds` the tensor's."""
         ...
 
 

@@ -16,7 +16,7 @@ from ...artifact.targets import CpuProgramOptions
 from ...base import machine
 from ...ir.graph import Graph
 from ...passes.features import OWN_KERNELS, Features
-from ...passes.quantize import ALL_HELD, Scheme, find_scheme
+from ...passes.quantize import Scheme, find_scheme
 from ...weights.layout import Layout
 from ...weights.table import WeightTable
 from ..contract import Build, Request, Requirements, known_levels
@@ -117,7 +117,7 @@ class CpuBackend:
         """`native` is this machine's best level; `x86-64-v4` stands for three. None: native."""
         scheme = find_scheme(request.scheme, request.kv_cache)
         if request.as_stored:
-            scheme = scheme.as_stored(ALL_HELD)
+            scheme = scheme.as_stored()
         if request.exact:
             return ConfiguredCpu(scheme, known_levels("cpu", request.levels, LEVELS))
         here = machine.machine(), machine.native_features()

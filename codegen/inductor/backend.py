@@ -23,7 +23,7 @@ from ...ir.ops import TORCH_DTYPE, CacheWrite, Call, PagedAttention
 from ...ir.scalar import scalar_of
 from ...ir.types import DType
 from ...passes.features import FOREIGN_RUNTIME, Features
-from ...passes.quantize import ALL_HELD, SCHEMES, Scheme, find_scheme
+from ...passes.quantize import SCHEMES, Scheme, find_scheme
 from ...weights.row_layout import RowLayout
 from ...weights.table import WeightTable, WeightTensor
 from ..contract import Build, Request, Requirements, known_levels
@@ -130,7 +130,7 @@ class InductorBackend:
             request.scheme, request.kv_cache, target="inductor", schemes=_SCHEMES, caches=_CACHES
         )
         if request.as_stored:
-            scheme = scheme.as_stored(ALL_HELD)
+            scheme = scheme.as_stored()
         words = request.levels if request.exact else request.levels or ("native",)
         if not request.exact:
             words = tuple(_native() if word == "native" else word for word in words)

@@ -45,8 +45,8 @@ def parts_of(tensor: WeightTensor) -> tuple[Part, ...]:
         return (Part(offsets[0], dtype, tensor.shape),)
     format = format_of(dtype)
     *lead, k = tensor.shape
-    signed_bytes = format.bits == 8 and not format.has_mins
-    codes = (*lead, code_columns(format, k) * format.bits // 8)
+    signed_bytes = format.row_bits == 8 and not format.has_mins
+    codes = (*lead, code_columns(format, k) * format.row_bits // 8)
     scales = (*lead,) if format.per_row else (*lead, scales_per_row(format, k))
     kinds = [(DType.I8 if signed_bytes else DType.U8, codes)]
     kinds += [(DType.F32, scales)] * (len(offsets) - 1)
@@ -65,7 +65,7 @@ def value_of(type: TensorType, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     codes, scales, *minima = parts
     if format.per_row:
         return codes.float() * scales.unsqueeze(-1)
-    if format.bits == 4:
+    if format.row_bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), -1).flatten(-2)
         if not format.has_mins:  # two's complement of four bits
             codes = (codes ^ 8).to(torch.int8) - 8

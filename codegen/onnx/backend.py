@@ -18,7 +18,7 @@ from ...base.errors import LlmcError
 from ...ir.graph import Graph
 from ...ir.types import DType
 from ...passes.features import FOREIGN_RUNTIME, Features
-from ...passes.quantize import Scheme, find_scheme
+from ...passes.quantize import BLOCK_FORMATS, Scheme, find_scheme
 from ...weights.row_layout import RowLayout
 from ...weights.table import WeightTable
 from ..contract import Build, Request, Requirements, known_levels
@@ -31,7 +31,6 @@ PROVIDERS = ("cuda", "cpu")
 """Those that a machine rather has first: the runtime takes the first one that it can run."""
 _RUNTIME = {"onnxruntime|onnxruntime-gpu": ">=1.31"}
 """The versions that the operators of opset 24 were tested with; the build for GPUs is behind."""
-_BLOCKS = (DType.I8B, DType.I4S, DType.I4A)
 _SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
@@ -39,8 +38,8 @@ _SCHEMES: dict[str, Scheme] = {
         Scheme("bf16", DType.BF16, DType.BF16, DType.F32),
         Scheme("fp16", DType.F16, DType.F16, DType.F16),
         Scheme("int8", DType.I8B, DType.I8B, DType.F32, holds=(DType.I8B,)),
-        Scheme("int4", DType.I4A, DType.I8B, DType.F32, holds=_BLOCKS),
-        Scheme("int4-sym", DType.I4S, DType.I8B, DType.F32, holds=_BLOCKS),
+        Scheme("int4", DType.I4A, DType.I8B, DType.F32, holds=BLOCK_FORMATS),
+        Scheme("int4-sym", DType.I4S, DType.I8B, DType.F32, holds=BLOCK_FORMATS),
     )
 }
 """Formats of weights, of the head and of the cache, which is in the precision of the arithmetic."""
@@ -160,7 +159,7 @@ def _scheme(request: Request) -> Scheme:
             f"target onnx keeps no {request.kv_cache} cache beside {request.scheme} weights",
             "leave --kv-cache out",
         )
-    return scheme.as_stored((DType.I8C, *_BLOCKS)) if request.as_stored else scheme
+    return scheme.as_stored() if request.as_stored else scheme
 
 
 BACKEND = OnnxBackend()

@@ -72,12 +72,12 @@ class Matrix:
     @property
     def is_4_bit(self) -> bool:
         """Two codes share a byte."""
-        return self.format.bits == 4
+        return self.format.row_bits == 4
 
     @property
     def zero(self) -> int:
         """What stands for 0 among codes around zero, where these are unsigned."""
-        return 1 << (self.format.bits - 1)
+        return 1 << (self.format.row_bits - 1)
 
 
 class Constants:
@@ -105,11 +105,11 @@ class Constants:
         format = format_of(value.type.dtype)
         *experts, n, k = tensor.shape
         unsigned = self._unsigned and not format.per_row
-        signed_bytes = format.bits == 8 and not (unsigned or format.has_mins)
+        signed_bytes = format.row_bits == 8 and not (unsigned or format.has_mins)
         code_type = ir.DataType.INT8 if signed_bytes else ir.DataType.UINT8
         blocks = (n,) if format.per_row else (n, scales_per_row(format, k))
         parts = [
-            ("codes", code_type, (n, code_columns(format, k) * format.bits // 8)),
+            ("codes", code_type, (n, code_columns(format, k) * format.row_bits // 8)),
             ("scales", ir.DataType.FLOAT, blocks),
             ("minima", ir.DataType.FLOAT, blocks),
         ]

@@ -58,7 +58,7 @@ def product(
         inputs += [None, None, bias]
     y = model.add(
         "MatMulNBits", *inputs, domain=DOMAIN, K=matrix.padded, N=matrix.n,
-        bits=matrix.format.bits, block_size=BLOCK, accuracy_level=_IN_BLOCKS_OF_INT8,
+        bits=matrix.format.row_bits, block_size=BLOCK, accuracy_level=_IN_BLOCKS_OF_INT8,
     )  # fmt: skip
     corrections = _corrections(model, matrix)
     if corrections is None:
@@ -76,7 +76,7 @@ def _in_blocks(weight: Value) -> bool:
 
 def _codes(model: Model, matrix: Matrix) -> ir.Value:
     """Codes as MatMulNBits has them: u8 [N, blocks, bytes of a block]."""
-    shape = matrix.n, matrix.blocks, BLOCK * matrix.format.bits // 8
+    shape = matrix.n, matrix.blocks, BLOCK * matrix.format.row_bits // 8
     return model.constants.retyped(model, matrix.codes, ir.DataType.UINT8, shape)
 
 
@@ -123,7 +123,7 @@ def embedding(model: Model, node: Node, op: Embedding) -> None:
     flat = ids if ids_value.type.rank == 1 else model.add("Reshape", ids, model.int64(-1))
     rows = model.add(
         "GatherBlockQuantized", matrix.codes, flat, model.in_precision(matrix.scales),
-        domain=DOMAIN, bits=matrix.format.bits, block_size=BLOCK, gather_axis=0, quantize_axis=1,
+        domain=DOMAIN, bits=matrix.format.row_bits, block_size=BLOCK, gather_axis=0, quantize_axis=1,
     )  # fmt: skip
     corrections = _corrections(model, matrix)
     if corrections is not None:

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import LlmcError
-from ...ir.types import DType
 from ...weights.formats.elements import from_bf16
 from ...weights.formats.number_format import Quantized
-from ...weights.formats.registry import format_of
 from ...weights.recipes import CheckpointTensor
 from ...weights.rows import matrix_shape
+from .gguf_blocks import UNPACK
 from .row_file import Extent, RowFile, require_finite
 
 _SCALARS = {
@@ -159,13 +158,13 @@ class GgufFile:
         return require_finite(values, tensor.name) if values.dtype.kind == "f" else values
 
     def blocks(self, tensor: CheckpointTensor, rows: np.ndarray) -> Quantized:
-        """Stored blocks of a q4_0, q4_1 or q8_0 tensor, bit for bit.
+        """Stored blocks of a type that `gguf_blocks.py` unpacks, bit for bit.
 
         Raises:
             LlmcError: E0417 if the file was cut short, E0408 for a scale that is NaN or infinite.
         """
         raw = self.file.rows(self._extents[tensor.name], rows)
-        quantized = _UNPACK[tensor.stored](raw, tensor.of[-1])
+        quantized = UNPACK[tensor.stored](raw, tensor.of[-1])
         if not quantized.is_finite():
             raise LlmcError("LLMC-E0408", f"a scale of tensor {tensor.name} is not finite")
         return quantized
@@ -223,35 +222,3 @@ def _dequantize(raw: np.ndarray, tensor: CheckpointTensor) -> np.ndarray:
         raise LlmcError(
             "LLMC-E0407", f"tensor {tensor.name} is stored as {tensor.stored}"
         ) from None
-
-
-def _nibbles(packed: np.ndarray) -> np.ndarray:
-    """u8 [N, blocks, 16] -> codes [N, blocks * 32]: low nibbles are the first 16 of a block."""
-    codes = np.empty((*packed.shape[:2], 32), np.uint8)
-    np.bitwise_and(packed, 15, out=codes[..., :16])
-    np.right_shift(packed, 4, out=codes[..., 16:])
-    return codes.reshape(len(packed), -1)
-
-
-def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
-    return np.ascontiguousarray(blocks[..., at : at + 2]).view("<f2")[..., 0]
-
-
-def _unpack_q4_0(raw: np.ndarray, k: int) -> Quantized:
-    blocks = raw.reshape(len(raw), -1, 18)
-    return Quantized(format_of(DType.I4S), _nibbles(blocks[..., 2:]), _halves(blocks, 0), None, k)
-
-
-def _unpack_q4_1(raw: np.ndarray, k: int) -> Quantized:
-    blocks = raw.reshape(len(raw), -1, 20)
-    codes, mins = _nibbles(blocks[..., 4:]), _halves(blocks, 2)
-    return Quantized(format_of(DType.I4A), codes, _halves(blocks, 0), mins, k)
-
-
-def _unpack_q8_0(raw: np.ndarray, k: int) -> Quantized:
-    blocks = raw.reshape(len(raw), -1, 34)
-    codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(len(raw), -1)
-    return Quantized(format_of(DType.I8B), codes, _halves(blocks, 0), None, k)
-
-
-_UNPACK = {"q4_0": _unpack_q4_0, "q4_1": _unpack_q4_1, "q8_0": _unpack_q8_0}

@@ -18,7 +18,7 @@ class I8B(BlockFormat):
     dtype = DType.I8B
     code_type = np.int8
     bits = 8
-    holds = frozenset({"q8_0", "q4_0", "int8", "int4", "uint4", "mxfp4"})
+    holds = frozenset({"q8_0", "q5_0", "q4_0", "iq4_nl", "int8", "int5", "int4", "uint5", "uint4"})
 
     def quantize_blocks(self, x: Array) -> tuple[Array, Array, Array | None]:
         scale = half(np.maximum(x.max(axis=0), -x.min(axis=0)) / np.float32(127))

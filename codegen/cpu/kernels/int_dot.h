@@ -4,7 +4,8 @@
 // A weight vector holds 16 output rows x 4 consecutive k; `x` holds the 4 activations of those k.
 // Lane r gains w[r][0] x[0] + ... + w[r][3] x[3], exactly. `NibbleDot` takes weights 0..15, `ByteDot`
 // 0..255. An accumulator starts from a number, takes one block of 32 k (8 calls of `add`), then
-// `total` gives the 16 sums. (aarch64 has its own: linear_int_neon.h.)
+// `total` gives the 16 sums. `FoldedDot` takes weights of up to 6 bits and is told when its 16-bit
+// sums, where it has such, must move to 32 bits. (aarch64 has its own: linear_int_neon.h.)
 //
 //   VNNI: one instruction; with AVX-VNNI one for each half of the lanes.
 //   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays
@@ -43,6 +44,10 @@ struct NibbleDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 using ByteDot = NibbleDot;
+struct FoldedDot : NibbleDot {
+  static LLMC_METHOD FoldedDot start(int32_t from) { return {NibbleDot::start(from)}; }
+  LLMC_METHOD void fold() {}
+};
 
 #elif defined(__AVXVNNI__)
 
@@ -58,6 +63,10 @@ struct NibbleDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 using ByteDot = NibbleDot;
+struct FoldedDot : NibbleDot {
+  static LLMC_METHOD FoldedDot start(int32_t from) { return {NibbleDot::start(from)}; }
+  LLMC_METHOD void fold() {}
+};
 
 #elif defined(__AVX2__)
 
@@ -75,7 +84,15 @@ LLMC_INLINE IVec multiply_pairs(IVec w, IVec x) {
 }
 typedef int16_t SVec __attribute__((ext_vector_type(32)));
 LLMC_INLINE IVec add_shorts(IVec a, IVec b) { return (IVec)((SVec)a + (SVec)b); }
-LLMC_INLINE IVec sum_neighbours(IVec v) { return ((v << 16) >> 16) + (v >> 16); }
+// Lanes of 32 bits as the sum of their 16-bit halves.
+LLMC_INLINE IVec sum_neighbours(IVec v) {
+  typedef int32_t Half __attribute__((ext_vector_type(8)));
+  const __m256i ones = _mm256_set1_epi16(1);
+  IVec y;
+  y.lo = (Half)_mm256_madd_epi16((__m256i)v.lo, ones);
+  y.hi = (Half)_mm256_madd_epi16((__m256i)v.hi, ones);
+  return y;
+}
 
 struct NibbleDot {
   IVec sum;  // 32 sums of 16 bits
@@ -96,6 +113,15 @@ struct ByteDot {
     high.add(high_nibbles(w), x);
   }
   LLMC_METHOD IVec total() const { return low.total() + (high.total() << 4); }
+};
+struct FoldedDot {
+  IVec sum, pairs;
+  static LLMC_METHOD FoldedDot start(int32_t from) { return {splat_int(from), splat_int(0)}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    pairs = add_shorts(pairs, multiply_pairs(w, splat_int(x)));
+  }
+  LLMC_METHOD void fold() { sum += sum_neighbours(pairs), pairs = splat_int(0); }
+  LLMC_METHOD IVec total() const { return sum; }
 };
 
 #else
@@ -130,6 +156,10 @@ struct NibbleDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 using ByteDot = NibbleDot;
+struct FoldedDot : NibbleDot {
+  static LLMC_METHOD FoldedDot start(int32_t from) { return {NibbleDot::start(from)}; }
+  LLMC_METHOD void fold() {}
+};
 
 #endif
 

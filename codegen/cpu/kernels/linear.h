@@ -3,7 +3,7 @@
 //   linear_<f>(team, rows, n, k, x, w, epilogue, y, ldy, row_index)          y [rows, n]
 //   grouped_linear_<f>(team, experts, offsets, n, k, x, w, epilogue, y, ldy, row_index)
 //
-// with f = f32, bf16 (x as address and row stride) or i8c, i8b, i4s, i4a (x as QRows). The arguments
+// with f = f32, bf16 (x as address and row stride) or a format of panel_blocks.h (x as QRows). The arguments
 // are explained at `Epilogue`, `linear` and `grouped_linear` in linear_driver.h. All threads of the
 // team call; there is no barrier inside, and y may not overlap x (it may be the residual).
 #pragma once
@@ -25,7 +25,9 @@ template <class W>
 using IntKernel = NeonLinear<W>;
 #elif defined(__AMX_INT8__)
 template <class W>
-using IntKernel = AmxLinear<W>;
+struct IntKernel : AmxLinear<W> {};
+template <>
+struct IntKernel<I6K> : IntLinear<I6K> {};  // a tile's products are of whole blocks
 #elif defined(__AVXVNNI__) && !defined(__AVX512F__)
 template <class W>
 struct IntKernel : IntLinear<W> {
@@ -64,8 +66,13 @@ LLMC_FLOAT_LINEAR(f32, F32)
 LLMC_FLOAT_LINEAR(bf16, Bf16)
 LLMC_INT_LINEAR(i8c, I8C)
 LLMC_INT_LINEAR(i8b, I8B)
+LLMC_INT_LINEAR(i6k, I6K)
+LLMC_INT_LINEAR(i5s, I5S)
+LLMC_INT_LINEAR(i5a, I5A)
+LLMC_INT_LINEAR(i5k, I5K)
 LLMC_INT_LINEAR(i4s, I4S)
 LLMC_INT_LINEAR(i4a, I4A)
+LLMC_INT_LINEAR(i4k, I4K)
 
 #undef LLMC_FLOAT_LINEAR
 #undef LLMC_INT_LINEAR

@@ -1,4 +1,4 @@
-// Linear layers with int8 and int4 weights on AMX: as in linear_int.h, with 16 rows of activations
+// Linear layers with weights of 4 to 8 bits on AMX: as in linear_int.h, with 16 rows of activations
 // times a panel of 16 weight rows, block by block, where there are 16 rows.
 //
 // The packed bytes of a block of 32 k (8 lines of 16 rows x 4 k) are the matrix that tdpbsud wants on
@@ -69,6 +69,7 @@ template <class W, class Chunk>
 struct AmxTile {
   const uint8_t* const panel;
   const int64_t blocks;
+  typename W::Reader codes, sides;  // the same blocks, some earlier than others
   const bool together;  // rows are consecutive
   const int8_t* q[kAmxRows];
   const float *scale[kAmxRows], *sum[kAmxRows];
@@ -78,7 +79,8 @@ struct AmxTile {
   alignas(64) int8_t rows[kAmxRows * kBlock];
 
   AmxTile(const Chunk& x, int first, const uint8_t* panel)
-      : panel(panel), blocks(x.blocks), together(!x.index) {
+      : panel(panel), blocks(x.blocks), codes(panel, x.blocks, x.unit), sides(codes),
+        together(!x.index) {
     for (int r = 0; r < kAmxRows; r++) {
       const int64_t source = x.source(first + r) * blocks;
       q[r] = x.x.q + source * kBlock;
@@ -99,17 +101,19 @@ struct AmxTile {
   // The weights of a block, a byte each.
   LLMC_METHOD const uint8_t* right(const uint8_t* data) {
     if constexpr (W::kBytes == sizeof lines) return data;
-    for (int j = 0; j < 4; j++) {
-      const IVec v = load_int(data + 64 * j), low = low_nibbles(v), high = high_nibbles(v);
-      __builtin_memcpy(lines + 64 * j, &low, 64);
-      __builtin_memcpy(lines + 64 * (j + 4), &high, 64);
-    }
+    expand<0>(data), expand<1>(data), expand<2>(data), expand<3>(data);
+    expand<4>(data), expand<5>(data), expand<6>(data), expand<7>(data);
     return lines;
+  }
+  template <int C>
+  LLMC_METHOD void expand(const uint8_t* data) {
+    const IVec v = W::template chunk<C>(data);
+    __builtin_memcpy(lines + 64 * C, &v, 64);
   }
 
   template <int Odd>
   LLMC_METHOD void multiply(int64_t g, int64_t ahead) {
-    const uint8_t* data = W::block(panel, g).data;
+    const uint8_t* data = codes.next().data;
     for (int i = 0; i < W::kBytes + 64; i += 64) prefetch_line<kAmxRows>(data + ahead + i);
     amx_product<Odd>(left(g), right(data), products[Odd]);
   }
@@ -117,7 +121,7 @@ struct AmxTile {
   // As in linear_int.h.
   template <int Odd>
   LLMC_METHOD void accumulate(int64_t g, Vec* acc) {
-    const auto b = W::block(panel, g);
+    const Block b = sides.next();
 #pragma clang loop unroll(full)
     for (int r = 0; r < kAmxRows; r++) {
       const int32_t from = W::kOffset ? start[r][g] : 0;

@@ -1,4 +1,4 @@
-// Linear layers with int8 and int4 weights on aarch64: as in linear_int.h, with other dot products of
+// Linear layers with weights of 4 to 8 bits on aarch64: as in linear_int.h, with other dot products of
 // a block of 32 k, 16 weight rows with R rows of activations. By what the processor has:
 //
 //   i8mm:     usmmla multiplies 2 x 8 unsigned weights with 8 x 2 signed activations, so rows go in
@@ -6,7 +6,7 @@
 //   dotprod:  sdot, signed times signed. Codes 0..15 are signed bytes as they are; of codes + 128 the
 //             top bit is flipped, which makes them signed codes.
 //   NEON:     products widened to 16 bits: of 0..15 a whole block fits (8 x 15 x 127 = 15240), of
-//             signed bytes two (2 x 128 x 127 = 32512).
+//             0..63 half of one (4 x 63 x 127 = 32004), of signed bytes two (2 x 128 x 127 = 32512).
 #pragma once
 
 #include <arm_neon.h>
@@ -29,6 +29,18 @@ struct NibbleChunks {
   LLMC_METHOD static uint8x16_t quarter(const uint8_t* data, int c, int i) {
     const uint8x16_t v = load_quarter(data + 64 * (c & 3), i);
     return c < 4 ? low_nibbles(v) : high_nibbles(v);
+  }
+};
+// With the higher bits of codes of 5 or 6 bits: `Width` of them, behind the nibbles.
+template <int Width>
+struct WideChunks {
+  LLMC_METHOD static uint8x16_t quarter(const uint8_t* data, int c, int i) {
+    constexpr int kPerLine = 8 / Width;
+    const uint8_t* line = data + NibbleData::kBytes + 64 * (c / kPerLine);
+    const int up = 4 - c % kPerLine * Width;  // negative: down
+    const uint8x16_t high = vshlq_u8(load_quarter(line, i), vdupq_n_s8((int8_t)up));
+    const uint8x16_t mask = vdupq_n_u8(((1 << Width) - 1) << 4);
+    return vorrq_u8(NibbleChunks::quarter(data, c, i), vandq_u8(high, mask));
   }
 };
 struct ByteChunks {
@@ -64,12 +76,12 @@ struct BlockInput {
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 
-// sums[0] gains the products of one row with all chunks.
-template <class Chunks>
+// sums gain the products of one row with chunks [First, End).
+template <class Chunks, int First, int End>
 LLMC_INLINE void multiply_row(const uint8_t* data, const int8_t* q, LaneSums& sums) {
   const BlockInput x = BlockInput::load(q);
 #define LLMC_CHUNK(C)                                                                       \
-  for (int i = 0; i < 4; i++)                                                               \
+  for (int i = 0; C >= First && C < End && i < 4; i++)                                      \
     sums.quarter[i] = vusdotq_laneq_s32(sums.quarter[i], Chunks::quarter(data, C, i),       \
                                         x.half[(C) / 4], (C) % 4);
   LLMC_CHUNK(0) LLMC_CHUNK(1) LLMC_CHUNK(2) LLMC_CHUNK(3)
@@ -78,7 +90,7 @@ LLMC_INLINE void multiply_row(const uint8_t* data, const int8_t* q, LaneSums& su
 }
 
 // Quarters 2 half and 2 half + 1 of 2 P rows. An accumulator holds weight rows n, n+1 x rows t, t+1.
-template <class Chunks, int P>
+template <class Chunks, int P, int First, int End>
 LLMC_INLINE void multiply_pairs(const uint8_t* data, const int8_t* const* q, int64_t at, int half,
                                 LaneSums* sums) {
   int32x4_t acc[P][4];
@@ -86,7 +98,7 @@ LLMC_INLINE void multiply_pairs(const uint8_t* data, const int8_t* const* q, int
     for (int i = 0; i < 4; i++)
       acc[p][i] = vzip1q_s32(sums[2 * p].quarter[2 * half], sums[2 * p + 1].quarter[2 * half]);
 #pragma clang loop unroll(full)
-  for (int c = 0; c < 8; c += 2) {
+  for (int c = First; c < End; c += 2) {
     int8x16_t x[P];
     for (int p = 0; p < P; p++) {
       const int8_t *even = q[2 * p] + at + 4 * c, *odd = q[2 * p + 1] + at + 4 * c;
@@ -114,17 +126,28 @@ constexpr int kNeonTileRows = 8;
 template <class Chunks>
 struct MatrixDot {
   using Dot = LaneSums;
-  template <int R>
-  LLMC_METHOD static void dot(const uint8_t* data, const int8_t* const* q, int64_t at, Dot* sums) {
+  template <int First, int End, int R>
+  LLMC_METHOD static void add(const uint8_t* data, const int8_t* const* q, int64_t at, Dot* sums) {
     if constexpr (R > 1)
       for (int half = 0; half < 2; half++)
-        multiply_pairs<Chunks, R / 2>(data, q, at, half, sums);
-    if constexpr (R % 2) multiply_row<Chunks>(data, q[R - 1] + at, sums[R - 1]);
+        multiply_pairs<Chunks, R / 2, First, End>(data, q, at, half, sums);
+    if constexpr (R % 2) multiply_row<Chunks, First, End>(data, q[R - 1] + at, sums[R - 1]);
+  }
+  template <int R>
+  LLMC_METHOD static void dot(const uint8_t* data, const int8_t* const* q, int64_t at, Dot* sums) {
+    add<0, 8, R>(data, q, at, sums);
+  }
+  template <int Half, int R>
+  LLMC_METHOD static void dot_half(const uint8_t* data, const int8_t* const* q, int64_t at,
+                                   Dot* sums) {
+    add<4 * Half, 4 * Half + 4, R>(data, q, at, sums);
   }
 };
 
 using NeonNibbles = MatrixDot<NibbleChunks>;
 using NeonBytes = MatrixDot<ByteChunks>;
+template <class Chunks>
+using NeonHalved = MatrixDot<Chunks>;
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 
@@ -168,6 +191,30 @@ struct NeonBytes {
     LLMC_LINE(0) LLMC_LINE(1) LLMC_LINE(2) LLMC_LINE(3)
     LLMC_LINE(4) LLMC_LINE(5) LLMC_LINE(6) LLMC_LINE(7)
 #undef LLMC_LINE
+  }
+};
+
+template <class Chunks>
+struct NeonHalved {
+  using Dot = LaneSums;
+  template <int Half, int R>
+  LLMC_METHOD static void dot_half(const uint8_t* data, const int8_t* const* q, int64_t at,
+                                   Dot* sums) {
+    int8x16_t x[R];
+    for (int r = 0; r < R; r++) x[r] = vld1q_s8(q[r] + at + 16 * Half);
+#define LLMC_CHUNK(C)                                                                       \
+  for (int i = 0; i < 4; i++) {                                                             \
+    const int8x16_t v = (int8x16_t)Chunks::quarter(data, 4 * Half + C, i);                  \
+    for (int r = 0; r < R; r++)                                                             \
+      sums[r].quarter[i] = vdotq_laneq_s32(sums[r].quarter[i], v, x[r], C);                 \
+  }
+    LLMC_CHUNK(0) LLMC_CHUNK(1) LLMC_CHUNK(2) LLMC_CHUNK(3)
+#undef LLMC_CHUNK
+  }
+  template <int R>
+  LLMC_METHOD static void dot(const uint8_t* data, const int8_t* const* q, int64_t at, Dot* sums) {
+    dot_half<0, R>(data, q, at, sums);
+    dot_half<1, R>(data, q, at, sums);
   }
 };
 
@@ -265,21 +312,60 @@ struct NeonBytes {
   }
 };
 
+// Halves of a block in 16-bit sums, and what was added of them in 32 bits.
+template <class Chunks>
+struct NeonHalved {
+  struct Dot {
+    IVec sum;
+    LLMC_METHOD static Dot start(int32_t from) { return {splat_int(from)}; }
+    LLMC_METHOD IVec total() const { return sum; }
+  };
+  template <int Half, int R>
+  LLMC_METHOD static void dot_half(const uint8_t* data, const int8_t* const* q, int64_t at,
+                                   Dot* sums) {
+    NeonNibbles::Dot parts[R];
+    for (int r = 0; r < R; r++) parts[r] = NeonNibbles::Dot::start(0);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < 4; j++)
+#pragma clang loop unroll(full)
+      for (int i = 0; i < 4; i++) {
+        const uint8x16_t v = Chunks::quarter(data, 4 * Half + j, i);
+        for (int r = 0; r < R; r++)
+          parts[r].add(i, v, repeat_four(q[r] + at + 16 * Half + 4 * j));
+      }
+    for (int r = 0; r < R; r++) sums[r].sum += parts[r].total();
+  }
+  template <int R>
+  LLMC_METHOD static void dot(const uint8_t* data, const int8_t* const* q, int64_t at, Dot* sums) {
+    dot_half<0, R>(data, q, at, sums);
+    dot_half<1, R>(data, q, at, sums);
+  }
+};
+
 #endif
 
+template <int Bits>
+struct NeonData : NeonHalved<WideChunks<Bits - 4>> {};
+template <>
+struct NeonData<4> : NeonNibbles {};
+template <>
+struct NeonData<8> : NeonBytes {};
+
 // A weight format with its dot products done here.
-template <class W, class Data>
-struct WithNeon : W {
+template <class W>
+struct NeonFormat : W {
+  using Data = NeonData<W::kBits>;
   using Dot = typename Data::Dot;
   template <int R>
   LLMC_METHOD static void dot(const uint8_t* data, const int8_t* const* q, int64_t at, Dot* sums) {
     Data::template dot<R>(data, q, at, sums);
   }
+  template <int Half, int R>
+  LLMC_METHOD static void dot_half(const uint8_t* data, const int8_t* const* q, int64_t at,
+                                   Dot* sums) {
+    Data::template dot_half<Half, R>(data, q, at, sums);
+  }
 };
-template <class W, bool = W::kBytes == NibbleData::kBytes>
-struct NeonFormat : WithNeon<W, NeonNibbles> {};
-template <class W>
-struct NeonFormat<W, false> : WithNeon<W, NeonBytes> {};
 
 template <class W>
 struct NeonLinear : IntLinear<NeonFormat<W>> {

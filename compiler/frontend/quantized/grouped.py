@@ -26,8 +26,8 @@ Array = np.ndarray
 _SCANNED = 1 << 20  # scales that are looked at in one go
 _F16_MAX = 65504.0
 _FORMATS = {
-    "int4": DType.I4S, "uint4": DType.I4A, "affine4": DType.I4A, "int8": DType.I8B,
-    "int8_channel": DType.I8C,
+    "int4": DType.I4S, "uint4": DType.I4A, "affine4": DType.I4A, "int5": DType.I5S,
+    "uint5": DType.I5A, "affine5": DType.I5A, "int8": DType.I8B, "int8_channel": DType.I8C,
 }  # fmt: skip
 
 
@@ -112,11 +112,13 @@ class GroupedIntegers:
         if within and self.group >= k and self.bits > 4:
             return "int8_channel"
         if (self.group % BLOCK and self.group < k) or not self._fits_halves():
-            return f"int{self.bits}_group{self.group}"
-        if even and low >= -8 and top + low <= 7:
-            return "int4"
-        if self.bits <= 4:
-            return "uint4" if self.mins is None else "affine4"
+            return f"int{self.bits}_small_groups"
+        for bits in (4, 5):
+            half = 1 << (bits - 1)
+            if even and low >= -half and top + low < half:
+                return f"int{bits}"
+            if self.bits <= bits:
+                return f"{'uint' if self.mins is None else 'affine'}{bits}"
         return "int8" if within else f"uint{self.bits}"
 
     def _one_zero(self) -> int | None:

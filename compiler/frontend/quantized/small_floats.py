@@ -2,7 +2,7 @@
 
 An 8-bit float times a scale is exact in float32, and in no format of ours. A 4-bit float (E2M1: 0,
 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives) is half an integer up to 12, so a block of 32 with a
-power of two as scale, as in MXFP4, is exactly one of 8-bit codes.
+power of two as scale, as in MXFP4, is exactly one of 5-bit codes.
 
 Source: the OCP's Microscaling Formats specification 1.0; NVIDIA's NVFP4 has groups of 16 with a
 scale in E4M3, times one scale for the weight. The first of two codes is in a byte's low half.
@@ -48,7 +48,7 @@ def float4_weight(shape: Shape, packed: Rows, scales: Scales, factor: float = 1.
         scaled = scales.columns(rows, k) * np.float32(factor / 2)
         return _TWICE[_codes(packed(rows), k)] * scaled
 
-    return Floats(shape, "fp4", values)
+    return Floats(shape, "nvfp4", values)
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ class MxFloats4:
 
     def blocks(self, rows: Array) -> Quantized:
         """Twice the codes, with half the scales."""
-        k, format = self.shape[-1], format_of(DType.I8B)
+        k, format = self.shape[-1], format_of(DType.I5S)
         powers = self.exponents(rows).astype(np.int32) - 128
         scales = np.ldexp(np.float32(1), powers).astype(np.float16)
-        return Quantized(format, _TWICE[_codes(self.packed(rows), k)], scales, None, k)
+        codes = (_TWICE[_codes(self.packed(rows), k)] + format.zero_code).astype(np.uint8)
+        return Quantized(format, codes, scales, None, k)
 
 
 def mx_weight(shape: Shape, packed: Rows, exponents: Rows) -> MxFloats4:

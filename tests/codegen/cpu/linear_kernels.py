@@ -52,7 +52,8 @@ static void linear_body(Team& team, void* p) {
     ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, q, a.w, e, a.y, a.ldy, \\
                          a.row_index) \\
     : linear_##f(team, a.rows, a.n, a.k, q, a.w, e, a.y, a.ldy, a.row_index);
-  FLOAT(0, f32) FLOAT(1, bf16) INT(2, i8c) INT(3, i8b) INT(4, i4s) INT(5, i4a)
+  FLOAT(0, f32) FLOAT(1, bf16)
+  INT(2, i8c) INT(3, i8b) INT(4, i6k) INT(5, i5s) INT(6, i5a) INT(7, i5k) INT(8, i4s) INT(9, i4a) INT(10, i4k)
 }
 EXPORT void linear(int threads, Args* a) { run_team(threads, linear_body, a); }
 
@@ -60,7 +61,8 @@ static void embedding_body(Team& team, void* p) {
   Args& a = *(Args*)p;
 #define LOOKUP(i, f) \\
   if (a.format == i) embedding_##f(team, a.rows, a.row_index, a.n, a.k, a.w, a.scale, a.y, a.ldy);
-  LOOKUP(0, f32) LOOKUP(1, bf16) LOOKUP(2, i8c) LOOKUP(3, i8b) LOOKUP(4, i4s) LOOKUP(5, i4a)
+  LOOKUP(0, f32) LOOKUP(1, bf16) LOOKUP(2, i8c) LOOKUP(3, i8b) LOOKUP(4, i6k)
+  LOOKUP(5, i5s) LOOKUP(6, i5a) LOOKUP(7, i5k) LOOKUP(8, i4s) LOOKUP(9, i4a) LOOKUP(10, i4k)
 }
 EXPORT void embedding(int threads, Args* a) { run_team(threads, embedding_body, a); }
 
@@ -182,13 +184,17 @@ def reference_product(level: str, w: Weights, x: np.ndarray) -> Expected:
         unit = 2.0**-23 if rounded and level.startswith("aarch64") else 2.0**-24
         return Expected(inputs @ weights.T, (steps + 2) * unit * size)
     q, scale, total = quantize_rows(x)
-    codes = w.quantized.codes.astype(np.float64).reshape(w.quantized.rows, -1, 32)
-    inputs = q.astype(np.float64).reshape(len(q), -1, 32)
-    dots = np.einsum("tgk,ngk->tng", inputs, codes - (8 if w.format is DType.I4S else 0))
-    d = w.quantized.scales.astype(np.float64)
+    format, block = w.quantized.format, w.quantized.format.block
+    codes = w.quantized.codes.astype(np.float64).reshape(w.quantized.rows, -1, block)
+    offset = 0 if format.has_mins else format.zero_code
+    inputs = q.astype(np.float64)[:, : codes.shape[1] * block].reshape(len(q), -1, block)
+    dots = np.einsum("tgk,ngk->tng", inputs, codes - offset)
+    scale = scale.repeat(32 // block, axis=1)[:, : dots.shape[2]]
+    d = w.quantized.block_scales().astype(np.float64)
     terms = [(d[:, None] if d.ndim == 1 else d) * (dots * scale[:, None, :])]
-    if w.quantized.mins is not None:
-        terms.append(w.quantized.mins.astype(np.float64) * total[:, None, :])
+    mins = w.quantized.block_mins()
+    if mins is not None:
+        terms.append(mins.astype(np.float64) * total[:, None, :])
     terms = np.stack(terms)
     steps = 3 * (dots.shape[2] + 2)
     return Expected(terms.sum((0, 3)), steps * 2.0**-24 * np.abs(terms).sum((0, 3)))
