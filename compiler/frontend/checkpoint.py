@@ -21,7 +21,7 @@ from ...weights.values import TensorReader
 from .config_fields import unread_fields
 from .generation_fields import clean_generation
 from .model_source import Convert, ModelSource, TextAssets, WeightDigests
-from .names import convert_checkpoint, convert_transposed
+from .names import convert_checkpoint, convert_reordered
 from .quantized.detect import find_settings
 from .quantized.registry import CONFIG_KEYS, open_quantized, unquantized_fields
 from .quantized.settings import Settings
@@ -98,7 +98,7 @@ def _weights(
     if quantization is None:
         return tensors, reader, convert, ()
     opened = open_quantized(quantization, tensors, reader)
-    convert = partial(convert_transposed, convert, opened.transposed)
+    convert = partial(convert_reordered, convert, opened.transposed, opened.order)
     return opened.tensors, opened.reader, convert, opened.notes
 
 

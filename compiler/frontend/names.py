@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ...base.errors import LlmcError
-from ...weights.recipes import CheckpointTensor, Recipe, leaves, transpose
+from ...weights.recipes import CheckpointTensor, Computed, Recipe, Take, leaves, transpose
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
 from .model_source import Loaded, ModelSource
@@ -69,15 +69,19 @@ def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, Recipe]) ->
     return convert_with(model, tensors, mapping, model.base_model_prefix)
 
 
-def convert_transposed(
+def convert_reordered(
     convert: Callable[[PreTrainedModel, Mapping[str, Recipe]], Loaded],
     transposed: Collection[str],
+    order: Mapping[str, np.ndarray],
     model: PreTrainedModel,
     tensors: Mapping[str, CheckpointTensor],
 ) -> Loaded:
-    """`convert` with tensors whose last two dimensions are stored the other way round."""
+    """`convert` with tensors that are stored with their last two dimensions the other way round, or
+    with columns in another `order`: where each column of the model is.
+    """
     turned = {n: transpose(t) if n in transposed else t for n, t in tensors.items()}
-    return convert(model, turned)
+    taken = {n: Take(turned[n], 1, Computed.of(f"{n} columns", at)) for n, at in order.items()}
+    return convert(model, turned | taken)
 
 
 def convert_with(

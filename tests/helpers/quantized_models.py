@@ -303,3 +303,30 @@ def compressed_config(format: str, ignore: list[str] | None = None, **weights: A
         "quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group},
         "ignore": ignore or ["lm_head"], "quantization_status": "compressed",
     }  # fmt: skip
+
+
+def write_mxfp4(folder: Path) -> PreTrainedModel:
+    """A tiny GPT-OSS whose experts are in MXFP4; its weights are what transformers reads there."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    fields = {"hidden_size": 64, "intermediate_size": 96, "num_local_experts": 4,
+              "num_experts_per_tok": 2, "layer_types": ["sliding_attention", "full_attention"],
+              "sliding_window": 8}  # fmt: skip
+    model = random_model("GptOssConfig", **fields)
+    state, tensors = model.state_dict(), {}
+    random = np.random.default_rng(3)
+    for name, value in state.items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            tensors[name] = value.clone()
+            continue
+        experts, k, n = value.shape
+        blocks = torch.from_numpy(random.integers(0, 256, (experts, n, k // 32, 16), np.uint8))
+        scales = torch.from_numpy(random.integers(122, 126, (experts, n, k // 32), np.uint8))
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        state[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    model.load_state_dict(state)
+    folder.mkdir()
+    config = model.config.to_dict() | {"quantization_config": {"quant_method": "mxfp4"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return model

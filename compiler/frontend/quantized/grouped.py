@@ -11,7 +11,7 @@ to float16, by at most 2^-11 of itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -146,6 +146,24 @@ class GroupedIntegers:
             yield np.arange(start, min(count, start + step))
 
 
+def in_order(weight: GroupedIntegers) -> tuple[GroupedIntegers, Array] | None:
+    """The same weight with the columns of each group beside one another, and where each column is.
+
+    None if groups have other sizes than columns that follow one another would have.
+    """
+    assert weight.groups is not None
+    k = weight.shape[-1]
+    sizes = np.bincount(weight.groups, minlength=-(-k // weight.group))
+    if not np.array_equal(sizes, np.bincount(np.arange(k) // weight.group)):
+        return None
+    order = np.argsort(weight.groups, kind="stable")
+    codes = weight.codes
+    ordered = replace(weight, codes=lambda rows: codes(rows).take(order, axis=1), groups=None)
+    return ordered, np.argsort(order)
+
+
 def _padded(codes: Array, columns: int, value: int) -> Array:
     missing = columns - codes.shape[1]
-    return np.pad(codes, ((0, 0), (0, missing)), constant_values=value) if missing else codes
+    if missing:
+        codes = np.pad(codes, ((0, 0), (0, missing)), constant_values=value)
+    return np.ascontiguousarray(codes)

@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ....base.errors import LlmcError
 from ....weights.recipes import CheckpointTensor
 from ....weights.values import TensorReader
 from ..safetensors_file import SafetensorsReader
 from . import awq, bitsandbytes, compressed_tensors, fp8, gptq, mlx, modelopt, mxfp4
+from .grouped import GroupedIntegers, in_order
 from .parts import Parts
 from .reader import QuantizedReader
 from .settings import Settings
@@ -66,12 +69,14 @@ CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
 class Quantized:
     """A quantized checkpoint as if it weren't: `tensors` and their `reader`, lines for the user.
 
-    `transposed`: weights whose last two dimensions the model has the other way round.
+    `transposed`: weights whose last two dimensions the model has the other way round; `order`: for
+    weights whose columns are stored in another order, where each of the model's columns is.
     """
 
     tensors: Mapping[str, CheckpointTensor]
     reader: TensorReader
     transposed: frozenset[str]
+    order: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
 
 
@@ -94,14 +99,27 @@ def open_quantized(
     twice = sorted(others.keys() & taken.weights.keys())
     if twice:
         raise LlmcError("LLMC-E0410", f"{twice[0]} is there quantized and as it is")
+    order = _put_in_order(taken)
     weights = {n: CheckpointTensor(n, w.stored, w.shape) for n, w in taken.weights.items()}
     note = f"the checkpoint is quantized with {settings.method}: {len(weights)} weights"
     return Quantized(
         {**others, **weights},
         QuantizedReader(reader, taken.weights),
         frozenset(taken.transposed),
+        order,
         (note, *taken.notes),
     )
+
+
+def _put_in_order(taken: Taken) -> dict[str, np.ndarray]:
+    """Put columns of one group beside one another; where each column then is, by weight."""
+    order = {}
+    for name, weight in taken.weights.items():
+        if isinstance(weight, GroupedIntegers) and weight.groups is not None:
+            found = in_order(weight)
+            if found is not None:
+                taken.weights[name], order[name] = found
+    return order
 
 
 def unquantized_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
