@@ -78,6 +78,31 @@ def write_checkpoint(
     return model
 
 
+def write_experts(
+    folder: Path, model: PreTrainedModel, pack: Packer, settings: Mapping[str, Any]
+) -> PreTrainedModel:
+    """Write a model with experts as their checkpoints are: a module an expert, all packed."""
+    write_checkpoint(folder, model, lambda name: None, settings)
+    state, tensors = dict(model.state_dict()), {}
+    for name, value in state.items():
+        stem, _, last = name.rpartition(".")
+        if not stem.endswith(".experts"):
+            tensors[name] = value.clone()
+            continue
+        done = []
+        for i, matrix in enumerate(value):
+            halves = matrix.chunk(2) if last == "gate_up_proj" else [matrix]
+            names = ["gate_proj", "up_proj"] if last == "gate_up_proj" else [last]
+            for part, own in zip(halves, names, strict=True):
+                parts, exact = pack(part.double().numpy())
+                tensors |= {f"{stem}.{i}.{own}.{p}": t.contiguous() for p, t in parts.items()}
+                done.append(torch.from_numpy(exact).float())
+        state[name] = torch.cat(done).reshape(value.shape)
+    model.load_state_dict(state)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
 def _packer(pack: Any, name: str) -> Packer | None:
     if not is_linear(name):
         return None

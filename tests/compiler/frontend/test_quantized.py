@@ -14,8 +14,9 @@ from llmc.compiler.frontend.sources import open_source
 from llmc.ir.types import DType
 from llmc.weights.formats.registry import dequantize
 from llmc.weights.held_blocks import held_formats
-from llmc.weights.recipes import Recipe
+from llmc.weights.recipes import Recipe, Take, transpose
 from llmc.weights.values import RecipeValues
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.fast
@@ -111,3 +112,161 @@ def test_values_and_the_formats_that_keep_them(tmp_path: Path, case: str) -> Non
             assert np.abs(kept - exact).max() <= np.abs(exact).max() * 2**-10, format
             part = dequantize(values.quantized_rows(recipes[name], format, 17, 42))
             assert np.array_equal(part, kept[17:42])
+
+
+def test_act_order_is_kept_as_an_order_of_columns(tmp_path: Path) -> None:
+    pack, settings = qm.gptq(act_order=True), gptq_settings(desc_act=True)
+    model = qm.write_checkpoint(tmp_path / "m", qm.random_model(), pack, settings)
+    source, recipes = bound(tmp_path / "m")
+    values, recipe = RecipeValues(source.reader), recipes[DOWN]
+    assert isinstance(recipe, Take)
+    assert (np.diff(recipe.index.value) < 0).any()
+    assert held_formats(recipe.arg)[0] is I4S
+    exact = model.state_dict()[DOWN].numpy()
+    np.testing.assert_allclose(values.value(recipe), exact, rtol=1e-6)
+    kept = dequantize(values.quantized_rows(recipe.arg, I4S))
+    np.testing.assert_allclose(kept[:, recipe.index.value], exact, rtol=1e-6)
+
+
+def test_groups_that_are_uneven_are_dequantized(tmp_path: Path) -> None:
+    """No order of columns makes blocks of them."""
+
+    def pack(w: np.ndarray) -> qm.Packed:
+        groups = np.minimum(np.arange(w.shape[1]) // 20, w.shape[1] // 32 - 1)
+        codes, scales, zeros, exact = qm.integers(w, 4, 32, True, groups)
+        parts = {
+            "qweight": torch.from_numpy(qm.bit_stream(codes, 4).T.copy()),
+            "qzeros": torch.from_numpy(qm.bit_stream(zeros.T - 1, 4)),
+            "scales": torch.from_numpy(scales.T.copy()),
+            "g_idx": torch.from_numpy(groups.astype(np.int32)),
+        }
+        return parts, exact
+
+    model = qm.write_checkpoint(tmp_path / "m", qm.random_model(), pack, gptq_settings())
+    source, recipes = bound(tmp_path / "m")
+    exact = model.state_dict()[DOWN].numpy()
+    np.testing.assert_allclose(RecipeValues(source.reader).value(recipes[DOWN]), exact, rtol=1e-6)
+    assert held_formats(recipes[DOWN]) == ()
+
+
+def test_mxfp4_is_what_transformers_reads_and_is_kept(tmp_path: Path) -> None:
+    model = qm.write_mxfp4(tmp_path / "m")
+    source, recipes = bound(tmp_path / "m")
+    values = RecipeValues(source.reader)
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(values.value(recipes[name]), tensor.numpy()), name
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    recipe = transpose(recipes[name])
+    assert held_formats(recipe) == (DType.I5S,)
+    kept = dequantize(values.quantized_rows(recipe, DType.I5S, 100, 300))
+    exact = model.state_dict()[name].transpose(1, 2).reshape(-1, 64)[100:300]
+    assert np.array_equal(kept, exact.numpy())
+
+
+def test_mxfp4_scales_beyond_float16_are_not_held(tmp_path: Path) -> None:
+    model = qm.write_mxfp4(tmp_path / "m")
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    scales = tensors["model.layers.1.mlp.experts.down_proj_scales"]
+    before = int(scales[0, 0, 0])
+    scales[0, 0, 0] = 90
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    source, recipes = bound(tmp_path / "m")
+    name = "model.layers.1.mlp.experts.down_proj"
+    assert held_formats(transpose(recipes[name])) == ()
+    found = RecipeValues(source.reader).value(recipes[name])
+    exact = model.state_dict()[name].numpy().copy()
+    exact[0, :32, 0] *= np.float32(2.0 ** (90 - before))
+    assert np.array_equal(found, exact)
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("pack", "settings", "format"),
+    [
+        (qm.gptq(), gptq_settings(), I4S),
+        (qm.awq(), AWQ, I4A),
+        (*compressed("pack-quantized", **GROUP), I4S),
+        (*compressed("int-quantized", **CHANNEL), I8C),
+        (qm.float8((32, 32)), {"quant_method": "fp8", "weight_block_size": [32, 32]}, None),
+    ],
+    ids=["gptq", "awq", "packed", "int8", "fp8"],
+)
+def test_experts_are_stacked(
+    tmp_path: Path, pack: qm.Packer, settings: dict[str, Any], format: DType | None
+) -> None:
+    """Checkpoints have a module an expert, the model one tensor for all."""
+    folder = tmp_path / "m"
+    model = qm.write_experts(folder, qm.random_model("Qwen3MoeConfig", **EXPERTS), pack, settings)
+    source, recipes = bound(folder)
+    values = RecipeValues(source.reader)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_allclose(values.value(recipes[name]), tensor.numpy(), atol=1e-6)
+    recipe = recipes["model.layers.0.mlp.experts.gate_up_proj"]
+    assert recipe.shape == (4, 128, 64)
+    assert held_formats(recipe)[:1] == (() if format is None else (format,))
+
+
+def test_fused_experts_in_float8(tmp_path: Path) -> None:
+    """As transformers saves them: a scale an expert, or blocks of each."""
+    model = qm.random_model("Qwen3MoeConfig", **EXPERTS)
+    qm.write_checkpoint(tmp_path / "m", model, lambda name: None, {"quant_method": "fp8"})
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in [n for n in state if n.endswith("experts.down_proj")]:
+        w = state.pop(name)
+        scales = w.reshape(4, 2, 32, 2, 32).abs().amax(dim=(2, 4)) / 448
+        spread = scales.repeat_interleave(32, 1).repeat_interleave(32, 2)
+        state[name] = (w / spread).to(torch.float8_e4m3fn)
+        state[f"{name}_scale_inv"] = scales
+        expected = state[name].float() * spread
+        found_name = name
+    save_file(state, tmp_path / "m" / "model.safetensors")
+    source, recipes = bound(tmp_path / "m")
+    found = RecipeValues(source.reader).value(recipes[found_name])
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
+
+
+def test_config_groups_by_name_expression_and_class(tmp_path: Path) -> None:
+    """4 bits for the MLP, 8 for queries, float8 for the rest; one layer isn't quantized."""
+    eight = CHANNEL
+    groups = {
+        "rest": {"targets": ["Linear"], "weights": FP8},
+        "mlp": {"targets": ["re:.*mlp.*"], "weights": GROUP, "format": "pack-quantized"},
+        "one": {"targets": ["model.layers.0.self_attn.q_proj"], "weights": eight},
+        "activations": {"targets": ["re:.*"], "weights": None},
+    }
+    settings = {"quant_method": "compressed-tensors", "format": "mixed-precision",
+                "config_groups": groups, "ignore": ["lm_head", "re:.*1.mlp.up_proj"]}  # fmt: skip
+    packers = {
+        "mlp": qm.compressed("pack-quantized", **GROUP),
+        "q": qm.compressed("int-quantized", **eight),
+        "rest": qm.compressed("float-quantized", **FP8),
+    }
+
+    def pack(name: str) -> qm.Packer | None:
+        if name == "model.layers.1.mlp.up_proj.weight":
+            return None
+        return packers["q" if name == QUERY else "mlp" if ".mlp." in name else "rest"]
+
+    model = qm.write_checkpoint(tmp_path / "m", qm.random_model(), pack, settings)
+    source, recipes = bound(tmp_path / "m")
+    values = RecipeValues(source.reader)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_allclose(values.value(recipes[name]), tensor.numpy(), atol=1e-6)
+    assert held_formats(recipes[QUERY]) == (I8C,)
+    assert held_formats(recipes[DOWN])[0] is I4S
+    assert held_formats(recipes[QUERY.replace("q_proj", "k_proj")]) == ()
+    assert held_formats(recipes["model.layers.1.mlp.up_proj.weight"]) == ()
+
+
+def test_scales_of_activations_are_left_out_with_a_note(tmp_path: Path) -> None:
+    pack, settings = compressed("float-quantized", **FP8 | {"strategy": "tensor"})
+    qm.write_checkpoint(tmp_path / "m", qm.random_model(), pack, settings)
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    for name in [n for n in tensors if n.endswith("weight_scale")]:
+        tensors[name.replace("weight_scale", "input_scale")] = torch.tensor([0.5])
+    tensors["model.layers.0.self_attn.k_proj.k_scale"] = torch.tensor([0.5])
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    source, _ = bound(tmp_path / "m")
+    assert any(note.startswith("15 scales of activations") for note in source.notes)
