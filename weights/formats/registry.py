@@ -42,6 +42,7 @@ NEAREST: dict[str, DType] = {
     "iq2_xs": DType.I6K, "iq2_s": DType.I6K, "iq3_xxs": DType.I5S, "iq3_s": DType.I5S,
     "iq4_xs": DType.I6K, "nvfp4": DType.I6K, "tq1_0": DType.I4S, "tq2_0": DType.I4S,
     "nf4": DType.I6K, "fp4": DType.I6K, "int4_small_groups": DType.I6K,
+    "int4_unordered": DType.I6K,
 }  # fmt: skip
 """For blocks that no format holds exactly: the smallest one that changes them by less than 2 % (root
 mean square)."""

@@ -104,22 +104,25 @@ class GroupedIntegers:
     def _kind(self) -> str:
         """What the blocks are, by bits, zeros and groups, if the scales are of float16's range."""
         k, top = self.shape[-1], (1 << self.bits) - 1
+        name = "affine" if self.mins is not None else "uint"
         if self.groups is not None:
-            return f"int{self.bits}_unordered"
+            return f"int{max(self.bits, 4)}_unordered"
         even = isinstance(self.zeros, int) and self.mins is None
         low = -self.zeros if isinstance(self.zeros, int) else -(1 << self.bits)
         within = even and low >= -128 and top + low <= 127
         if within and self.group >= k and self.bits > 4:
             return "int8_channel"
-        if (self.group % BLOCK and self.group < k) or not self._fits_halves():
-            return f"int{self.bits}_small_groups"
+        if self.group % BLOCK and self.group < k:
+            return f"int{max(self.bits, 4)}_small_groups"
+        if not self._fits_halves():
+            return f"{name}{self.bits}_wide"
         for bits in (4, 5):
             half = 1 << (bits - 1)
             if even and low >= -half and top + low < half:
                 return f"int{bits}"
             if self.bits <= bits:
-                return f"{'uint' if self.mins is None else 'affine'}{bits}"
-        return "int8" if within else f"uint{self.bits}"
+                return f"{name}{bits}"
+        return "int8" if within else f"{name}{self.bits}"
 
     def _one_zero(self) -> int | None:
         """The zero point, if it is the same everywhere."""
