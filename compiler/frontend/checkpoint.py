@@ -22,7 +22,7 @@ from .config_fields import unread_fields
 from .generation_fields import clean_generation
 from .model_source import Convert, ModelSource, TextAssets, WeightDigests
 from .names import convert_checkpoint, convert_reordered
-from .quantized.detect import find_settings
+from .quantized.detect import find_settings, require_said
 from .quantized.registry import CONFIG_KEYS, open_quantized, unquantized_fields
 from .quantized.settings import Settings
 from .remote_code import code_files, has_own_code, trusted
@@ -96,6 +96,7 @@ def _weights(
     reader = SafetensorsReader(files)
     convert = convert_checkpoint if config is whole else partial(convert_text_part, whole)
     if quantization is None:
+        require_said(tensors)
         return tensors, reader, convert, ()
     opened = open_quantized(quantization, tensors, reader)
     convert = partial(convert_reordered, convert, opened.transposed, opened.order)

@@ -7,7 +7,7 @@ isn't quantized; one whose settings are all off isn't.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from .settings import Settings
 _IN_CONFIG = ("quantization_config", "compression_config")
 _SEPARATE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files of settings beside older checkpoints, and the method that they mean if they name none."""
+_PARTS = (".qweight", ".weight_packed", ".weight_scale_inv", ".SCB", ".weight.absmax",
+          "_proj_blocks")  # fmt: skip
 _MODELOPT = "hf_quant_config.json"
 
 
@@ -42,6 +44,21 @@ def find_settings(path: Path, raw: Mapping[str, Any]) -> Settings | None:
     if isinstance(inner, dict) and not _is_off(inner):
         return Settings("modelopt", inner, _MODELOPT)
     return None
+
+
+def require_said(tensors: Iterable[str]) -> None:
+    """Refuse parts of quantized weights in a checkpoint that says nothing of quantization.
+
+    Raises:
+        LlmcError: E0419, naming one.
+    """
+    part = next((name for name in sorted(tensors) if name.endswith(_PARTS)), None)
+    if part is not None:
+        raise LlmcError(
+            "LLMC-E0419",
+            f"{part} is a part of a quantized weight, but no config says how it is quantized",
+            f"download config.json again, and {', '.join(_SEPARATE)} or {_MODELOPT} if any is there",
+        )
 
 
 def _from_config(raw: Mapping[str, Any]) -> Iterator[Any]:

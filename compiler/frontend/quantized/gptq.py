@@ -21,6 +21,7 @@ from .parts import FLOATS, Parts
 from .settings import Settings
 from .weight import Array, Taken
 
+_BITS = (2, 3, 4, 8)
 _FORMATS = {"gptq": 1, "gptq_v2": 0}
 
 
@@ -31,18 +32,31 @@ def take(settings: Settings, parts: Parts) -> Taken:
         LlmcError: E0406, E0407 a part is missing, of another shape or type; E0418 a setting makes
             no sense; E0419 a packing that isn't GPTQ's own.
     """
-    bits = settings.one_of("bits", (2, 3, 4, 8))
+    bits = settings.one_of("bits", _BITS)
     packing = str(settings.get("checkpoint_format") or settings.get("format") or "gptq").lower()
-    if packing not in _FORMATS:
-        raise settings.unknown(f"packed as {packing!r}")
-    taken = Taken()
+    if packing not in _FORMATS or settings.get("is_marlin_format"):
+        raise settings.unknown(f"packed as {packing if packing not in _FORMATS else 'marlin'!r}")
+    taken, group = Taken(), settings.group_size()
     for name in parts.with_suffix(".qweight"):
-        taken.weights[f"{name}.weight"] = _weight(
-            name, bits, settings.group_size(), _FORMATS[packing], parts
-        )
+        if settings.get("dynamic"):
+            bits, group = _own_sizes(name, parts)
+        taken.weights[f"{name}.weight"] = _weight(name, bits, group, _FORMATS[packing], parts)
         own = (f"{name}.{part}" for part in ("qweight", "scales", "qzeros", "g_idx"))
         taken.parts |= {part for part in own if part in parts.tensors}
     return taken
+
+
+def _own_sizes(name: str, parts: Parts) -> tuple[int, int]:
+    """Bits and group size as the shapes of a layer's parts say them.
+
+    GPTQModel's `dynamic` gives layers that its expressions match sizes of their own.
+    """
+    words, n = parts.matrix(f"{name}.qweight", ("i32", "u32")).of
+    count, zeros = parts.matrix(f"{name}.qzeros", ("i32", "u32")).of
+    bits = next((b for b in _BITS if words_for(n, b) == zeros), 0)
+    if not bits:
+        raise LlmcError("LLMC-E0406", f"{name}.qzeros is {[count, zeros]} for {n} outputs")
+    return bits, -(-(words * 32 // bits) // count)
 
 
 def _weight(name: str, bits: int, group: int, added: int, parts: Parts) -> GroupedIntegers:

@@ -1,5 +1,6 @@
 """Quantized checkpoints: values as their methods define them, and codes kept where a format can."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import quantized_models as qm
 import torch
+import transformers
 from llmc.compiler.frontend.model_source import ModelSource
 from llmc.compiler.frontend.names import bind
 from llmc.compiler.frontend.sources import open_source
@@ -213,17 +215,15 @@ def test_fused_experts_in_float8(tmp_path: Path) -> None:
     model = qm.random_model("Qwen3MoeConfig", **EXPERTS)
     qm.write_checkpoint(tmp_path / "m", model, lambda name: None, {"quant_method": "fp8"})
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    for name in [n for n in state if n.endswith("experts.down_proj")]:
-        w = state.pop(name)
-        scales = w.reshape(4, 2, 32, 2, 32).abs().amax(dim=(2, 4)) / 448
-        spread = scales.repeat_interleave(32, 1).repeat_interleave(32, 2)
-        state[name] = (w / spread).to(torch.float8_e4m3fn)
-        state[f"{name}_scale_inv"] = scales
-        expected = state[name].float() * spread
-        found_name = name
+    name = "model.layers.1.mlp.experts.down_proj"
+    scales = state[name].reshape(4, 2, 32, 2, 32).abs().amax(dim=(2, 4)) / 448
+    spread = scales.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    state[name] = (state[name] / spread).to(torch.float8_e4m3fn)
+    state[f"{name}_scale_inv"] = scales
+    expected = state[name].float() * spread
     save_file(state, tmp_path / "m" / "model.safetensors")
     source, recipes = bound(tmp_path / "m")
-    found = RecipeValues(source.reader).value(recipes[found_name])
+    found = RecipeValues(source.reader).value(recipes[name])
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
 
 
@@ -270,3 +270,51 @@ def test_scales_of_activations_are_left_out_with_a_note(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "m" / "model.safetensors")
     source, _ = bound(tmp_path / "m")
     assert any(note.startswith("15 scales of activations") for note in source.notes)
+
+
+def test_gptq_with_sizes_of_their_own(tmp_path: Path) -> None:
+    """GPTQModel's `dynamic`: other bits and groups for some layers, none for others."""
+
+    def pack(name: str) -> qm.Packer | None:
+        if "layers.0.mlp" in name:
+            return qm.gptq(8, 64 if "down" not in name else 96)
+        return None if "k_proj" in name else qm.gptq()
+
+    settings = gptq_settings(dynamic={"+:.*layers.0.mlp.*": {"bits": 8}, "-:.*k_proj": {}})
+    model = qm.write_checkpoint(tmp_path / "m", qm.random_model(), pack, settings)
+    source, recipes = bound(tmp_path / "m")
+    values = RecipeValues(source.reader)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_allclose(values.value(recipes[name]), tensor.numpy(), atol=1e-6)
+    assert held_formats(recipes[QUERY])[0] is I4S
+    assert held_formats(recipes["model.layers.0.mlp.up_proj.weight"]) == (I8C,)
+
+
+@pytest.mark.parametrize(
+    ("pack", "settings", "theirs"),
+    [
+        (*compressed("pack-quantized", **GROUP | {"symmetric": False}), "CompressedTensorsConfig"),
+        (*compressed("int-quantized", **CHANNEL), "CompressedTensorsConfig"),
+        (
+            qm.float8((32, 32)),
+            {"quant_method": "fp8", "weight_block_size": [32, 32]},
+            "FineGrainedFP8Config",
+        ),
+    ],
+    ids=["packed", "int8", "fp8"],
+)
+def test_transformers_reads_the_same(
+    tmp_path: Path, pack: qm.Packer, settings: dict[str, Any], theirs: str
+) -> None:
+    qm.write_checkpoint(tmp_path / "m", qm.random_model(), pack, settings)
+    fields = {name: value for name, value in settings.items() if name != "quant_method"}
+    read = getattr(transformers, theirs)(**fields, dequantize=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the checkpoint has settings, too
+        model = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "m", dtype=torch.float32, quantization_config=read
+        )
+    source, recipes = bound(tmp_path / "m")
+    values = RecipeValues(source.reader)
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(values.value(recipes[name]), tensor.numpy()), name

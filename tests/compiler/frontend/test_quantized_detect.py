@@ -141,6 +141,7 @@ BAD_SETTINGS: dict[str, tuple[Any, str, str]] = {
     "5 bits": (GPTQ | {"bits": 5}, "LLMC-E0418", "bits"),
     "no group": (GPTQ | {"group_size": 0}, "LLMC-E0418", "group_size"),
     "a group that is no number": (GPTQ | {"group_size": [32]}, "LLMC-E0418", "group_size"),
+    "packed for a kernel": (GPTQ | {"is_marlin_format": True}, "LLMC-E0419", "marlin"),
     "another packing": (GPTQ | {"checkpoint_format": "marlin"}, "LLMC-E0419", "marlin"),
     "other groups": (GPTQ | {"group_size": 48}, "LLMC-E0406", "scales"),
     "other bits": (GPTQ | {"bits": 8}, "LLMC-E0406", "scales"),
@@ -184,6 +185,16 @@ def test_bad_settings(tmp_path: Path, saved: Path, case: str) -> None:
 
 def put(name: str, tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], Any]:
     return lambda tensors: tensors.update({f"{QUERY}.{name}": tensor})
+
+
+@pytest.mark.parametrize("settings", [None, {"load_in_4bit": False, "load_in_8bit": False}])
+def test_quantized_weights_of_which_nothing_is_said(
+    tmp_path: Path, saved: Path, settings: Any
+) -> None:
+    error = refusal(changed(saved, tmp_path / "m", config={"quantization_config": settings}))
+    assert error.id == "LLMC-E0419"
+    assert ".qweight" in error.message
+    assert "quantize_config.json" in error.hint
 
 
 BAD_PARTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str, str]] = {
