@@ -19,7 +19,8 @@ from typing import Protocol
 class DType(StrEnum):
     """Element type.
 
-    Those from `i8c` on are number formats of weights: `weights/formats/registry.py` says what each means.
+    Those from `i8c` on are number formats of weights: `weights/formats/registry.py` says what each
+    means.
     """
 
     F32 = "f32"

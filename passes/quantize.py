@@ -3,8 +3,9 @@
     linear(x, w)   =>   linear(quantize_rows(x), quantize(w)) {quantized}
 
 A `Scheme` names the formats. Checkpoint tensors that already are in a block format keep
-their own bits where a format holds them, else get the nearest one. Routers stay in f32: a flipped expert costs more
-than their few bytes. A table shared by embedding and head gets one format.
+their own bits where a format holds them, else get the nearest one. Routers stay in f32: a
+flipped expert costs more than their few bytes. A table shared by embedding and head gets one
+format.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
         Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8C, DType.I8B)),
-        Scheme("int4", DType.I4A, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
+        Scheme("int4", DType.I4K, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
         Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
     )
 }

@@ -22,10 +22,10 @@ padded with the format's zero code.
 `i5a`, `i4a`
     Each block: a line with 16 f16 scales and 16 f16 minima, then its codes.
 `i5k`, `i4k`
-    Super-blocks of G blocks (`super_block_length`): a line with 16 f16 scales and 16 f16 minima; for
-    each block 16 bytes, factor + 64 * (min_factor mod 4); for each two blocks 16 bytes, min_factor
-    div 4 of the first in the low and of the second in the high half; padding to a line; then the
-    codes of each block. The last super-block is padded with blocks that mean zero.
+    Super-blocks (`super_block_length`): a line with 16 f16 scales and 16 f16 minima; for each block
+    16 bytes, factor + 64 * (min_factor mod 4); for each two blocks 16 bytes, min_factor div 4 of
+    the first in the low and of the second in the high half; padding to a line; then the codes of
+    each block. The last super-block is padded with blocks that mean zero.
 `i6k`
     16 f16 scales for each super-block, padded to lines. Then for each two blocks of 32: a line with
     16 i8 factors of each 16 k, then the codes of both, the last pair padded with zeros.

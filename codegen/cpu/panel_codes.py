@@ -1,8 +1,8 @@
 """Codes of a panel as lines of 64 bytes, and back.
 
-A *chunk* c (0..7) of a block of 32 k is 16 rows x 4 k: byte 4r+i belongs to lane r and k = 4c + i of
-the block, the shape that 4-way integer dot products want. As arrays chunks are u32 [.., 8, 16], a
-lane's four codes in one number; lines are u32 [.., lines, 16].
+A *chunk* c (0..7) of a block of 32 k is 16 rows x 4 k: byte 4r+i belongs to lane r and k = 4c + i
+of the block, the shape that 4-way integer dot products want. As arrays chunks are u32 [.., 8, 16],
+a lane's four codes in one number; lines are u32 [.., lines, 16].
 
 8-bit codes (8 lines)
     Line c is chunk c; a byte is the code + 128.
@@ -11,8 +11,8 @@ lane's four codes in one number; lines are u32 [.., lines, 16].
 5-bit codes (5 lines)
     The low four bits as 4-bit codes, then a line with the fifth: bit c of its bytes is chunk c's.
 6-bit codes (6 lines)
-    The low four bits as 4-bit codes, then two lines with the others: bits 2c and 2c + 1 of the first
-    one's bytes are chunk c's, of the second one's chunk c + 4's.
+    The low four bits as 4-bit codes, then two lines with the others: bits 2c and 2c + 1 of the
+    first one's bytes are chunk c's, of the second one's chunk c + 4's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ Array = np.ndarray
 
 _LOW = np.uint32(0x0F0F0F0F)
 _SIGN = np.uint32(0x80808080)
-
-
 
 
 def to_lines(chunks: Array, bits: int) -> Array:

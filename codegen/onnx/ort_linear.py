@@ -123,7 +123,8 @@ def embedding(model: Model, node: Node, op: Embedding) -> None:
     flat = ids if ids_value.type.rank == 1 else model.add("Reshape", ids, model.int64(-1))
     rows = model.add(
         "GatherBlockQuantized", matrix.codes, flat, model.in_precision(matrix.scales),
-        domain=DOMAIN, bits=matrix.format.row_bits, block_size=BLOCK, gather_axis=0, quantize_axis=1,
+        domain=DOMAIN, bits=matrix.format.row_bits, block_size=BLOCK,
+        gather_axis=0, quantize_axis=1,
     )  # fmt: skip
     corrections = _corrections(model, matrix)
     if corrections is not None:

@@ -1,7 +1,7 @@
 """Blocks of GGUF tensors as our number formats have them, bit for bit.
 
-In: rows of stored blocks, u8 [N, bytes]. Out: `Quantized` rows. Source of the layouts: ggml-common.h
-and ggml-quants.c of the ggml project. All take `k`, the columns.
+In: rows of stored blocks, u8 [N, bytes]. Out: `Quantized` rows. Source of the layouts:
+ggml-common.h and ggml-quants.c of the ggml project. All take `k`, the columns.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def test_schemes_that_are_asked_for_rule(tmp_path: Path) -> None:
     assert "14 tensors dequantized, int8_channel as f32" in " ".join(notes)
     assert np.abs(logits - expected).max() < 1e-3
     _, notes, _ = compiled(tmp_path / "m", scheme="int4")
-    (note,) = (n for n in notes if "requantized, int8_channel as i4a" in n)
+    (note,) = (n for n in notes if "requantized, int8_channel as i4k" in n)
     assert 0.03 < float(note.rpartition(" ")[2]) < 0.12
 
 

@@ -52,7 +52,7 @@ def run(name: str):
 
 @pytest.mark.parametrize(
     ("scheme", "weight", "head", "error"),
-    [("bf16", "bf16", "bf16", 2**-7), ("int8", "i8c", "i8c", 0.02), ("int4", "i4a", "i8b", 0.2),
+    [("bf16", "bf16", "bf16", 2**-7), ("int8", "i8c", "i8c", 0.02), ("int4", "i4k", "i8b", 0.2),
      ("int4-sym", "i4s", "i8b", 0.2)],
 )  # fmt: skip
 def test_formats_and_error_of_each_scheme(
@@ -105,7 +105,7 @@ def test_routers_stay_exact() -> None:
     """What only reaches the others through a top-k choice is no place to save bytes."""
     graph = parse(ROUTED)
     assert run("int4")(graph)
-    assert formats(graph) == {"router": "f32", "experts": "i4a", "head": "i8b"}
+    assert formats(graph) == {"router": "f32", "experts": "i4k", "head": "i8b"}
 
 
 @pytest.mark.parametrize(

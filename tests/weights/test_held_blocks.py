@@ -66,7 +66,7 @@ def test_mixed_blocks_find_the_format_that_holds_both() -> None:
     memory = Memory()
     x, y = memory.add("x", (24, 64), "q4_0"), memory.add("y", (24, 64), "q4_1")
     recipe = Concat((x, y))
-    assert held_formats(recipe) == (DType.I4A,)
+    assert held_formats(recipe) == (DType.I4A, DType.I5A)
     values = RecipeValues(memory)
     assert np.array_equal(dequantize(values.quantized_rows(recipe, DType.I4A)), values.rows(recipe))
 

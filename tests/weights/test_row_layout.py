@@ -25,15 +25,18 @@ def unpacked(
     scales = parts[1].view(np.float32)
     if format is DType.I8C:
         return parts[0].view(np.int8).reshape(n, k) * scales[:, None]
-    width = round_up(k, BLOCK)
-    if format is DType.I8B:
+    block = 16 if format is DType.I6K else BLOCK
+    width = round_up(k, block)
+    if format in (DType.I8B, DType.I5S, DType.I6K):
         codes = parts[0].astype(np.int32) - 128 if unsigned else parts[0].view(np.int8)
+    elif format in (DType.I5A, DType.I5K):
+        codes = parts[0].astype(np.int32)
     else:
         codes = np.stack((parts[0] & 15, parts[0] >> 4), 1).reshape(-1).astype(np.int32)
         if format is DType.I4S:
             codes = codes - 8 if unsigned else (codes ^ 8) - 8
-    blocks = codes.reshape(n, width // BLOCK, BLOCK) * scales.reshape(n, -1, 1)
-    if format is DType.I4A:
+    blocks = codes.reshape(n, width // block, block) * scales.reshape(n, -1, 1)
+    if len(parts) == 3:
         blocks = blocks + parts[2].view(np.float32).reshape(n, -1, 1)
     return blocks.reshape(n, width)[:, :k].astype(np.float32)
 

@@ -2,17 +2,19 @@
 
 K is the input dimension; blocks are 32 consecutive elements along K (of `i6k` 16):
 
-| format | code            | value                 | side data                                | same bits as |
-|--------|-----------------|-----------------------|------------------------------------------|--------------|
-| `i8c`  | i8, -128..127   | `s[n] * q`            | f32 scale per row                        |              |
-| `i8b`  | i8, -128..127   | `d * q`               | f16 scale per block                      | GGUF Q8_0    |
-| `i6k`  | u8, 0..63       | `D * f * (q - 32)`    | i8 factor per block, f16 per super-block | GGUF Q6_K    |
-| `i5s`  | u8, 0..31       | `d * (q - 16)`        | f16 scale per block                      | GGUF Q5_0    |
-| `i5a`  | u8, 0..31       | `d * q + m`           | f16 scale and min per block              | GGUF Q5_1    |
-| `i5k`  | u8, 0..31       | `D * f * q + M * g`   | two 6-bit factors per block, two f16     | GGUF Q5_K    |
-| `i4s`  | u8, 0..15       | `d * (q - 8)`         | f16 scale per block                      | GGUF Q4_0    |
-| `i4a`  | u8, 0..15       | `d * q + m`           | f16 scale and min per block              | GGUF Q4_1    |
-| `i4k`  | u8, 0..15       | `D * f * q + M * g`   | two 6-bit factors per block, two f16     | GGUF Q4_K    |
+| format | code          | value               | side data                      | same bits as |
+|--------|---------------|---------------------|--------------------------------|--------------|
+| `i8c`  | i8, -128..127 | `s[n] * q`          | f32 scale per row              |              |
+| `i8b`  | i8, -128..127 | `d * q`             | f16 scale per block            | GGUF Q8_0    |
+| `i6k`  | u8, 0..63     | `D * f * (q - 32)`  | D of super-blocks, f i8        | GGUF Q6_K    |
+| `i5s`  | u8, 0..31     | `d * (q - 16)`      | f16 scale per block            | GGUF Q5_0    |
+| `i5a`  | u8, 0..31     | `d * q + m`         | f16 scale and min per block    | GGUF Q5_1    |
+| `i5k`  | u8, 0..31     | `D * f * q + M * g` | D, M of super-blocks, f, g u6  | GGUF Q5_K    |
+| `i4s`  | u8, 0..15     | `d * (q - 8)`       | f16 scale per block            | GGUF Q4_0    |
+| `i4a`  | u8, 0..15     | `d * q + m`         | f16 scale and min per block    | GGUF Q4_1    |
+| `i4k`  | u8, 0..15     | `D * f * q + M * g` | D, M of super-blocks, f, g u6  | GGUF Q4_K    |
+
+D and M are f16; a super-block is 8 times 32 elements where that divides K (`super_block_length`).
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ NEAREST: dict[str, DType] = {
     "nf4": DType.I6K, "fp4": DType.I6K, "int4_small_groups": DType.I6K,
     "int4_unordered": DType.I6K,
 }  # fmt: skip
-"""For blocks that no format holds exactly: the smallest one that changes them by less than 2 % (root
-mean square)."""
+"""For blocks that no format holds exactly: the smallest one that changes them by less than 2 %
+(root mean square of the error, by that of the values)."""
 
 
 EIGHT_BITS = frozenset({"int8"})

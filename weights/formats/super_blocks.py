@@ -74,5 +74,5 @@ class SuperBlockFormat(NumberFormat):
 
 
 def by_super_block(values: Array) -> Array:
-    """[.., blocks, B] as [B, all others], the order in which rows are stored: blocks, then codes."""
+    """[.., blocks, B] as [B, all others], as rows are stored: block after block."""
     return np.ascontiguousarray(values.transpose(2, 1, 0) if values.ndim == 3 else values.T)

@@ -362,8 +362,8 @@ struct PagedAttention {
   void finish(const Item& item, int begin, int end) const {
     for (int i = begin; i < end; ++i) {
       const int r = item.row + i, token = item.token + i / item.heads;
-      const Vec inverse = splat(1.0f / running.sum[r]);
-      const float* from = running.acc + (int64_t)r * ldacc;
+      float* from = running.acc + (int64_t)r * ldacc;
+      const Vec inverse = splat(rotate_back(pages, from) / running.sum[r]);
       float* to = in.y + (int64_t)token * in.ldy + (int64_t)(item.head + i % item.heads) * shape.dv;
       for (int j = 0; j < shape.dv; j += kLanes) {
         // Masked tiles turn -0 into +0; adding 0 does so for the rows that had none.

@@ -12,10 +12,11 @@
 // 32 bits holds 16 keys x P dimensions, or 16 dimensions x P values, which is the shape that dot
 // product instructions take.
 //
-// int8: a key is rotated by a Hadamard matrix (`rotate_hadamard`), which spreads the few large
-// dimensions that keys tend to have over all of them, and coded as round(x / scale) + 128 with
-// scale = max|x| / 127. Queries are rotated alike, which leaves their products as they were. A
-// value is coded as round(x / scale), with the least power of two for a scale that lets it fit.
+// int8: keys and values are rotated by a Hadamard matrix (`rotate_hadamard`), which spreads the few
+// large dimensions that they tend to have over all of them. A key is coded as round(x / scale) + 128
+// with scale = max|x| / 127; queries are rotated alike, which leaves their products as they were. A
+// value is coded as round(x / scale), with the least power of two for a scale that lets it fit; sums
+// of values are rotated back.
 //
 // Where a step's last token does not end a group of P tokens, the writer clears the rest of the
 // group, so that what stands beside a written value is finite.
@@ -164,11 +165,11 @@ inline void write_key(const Pages<int8_t>& pages, char* page, int at, float* x) 
   pages.key_scales(page)[at] = scale / (float)hadamard_size(pages.dk);
 }
 
-inline void write_value(const Pages<float>& pages, char* page, Place place, const float* x) {
+inline void write_value(const Pages<float>& pages, char* page, Place place, float* x) {
   float* to = (float*)pages.values(page) + (int64_t)place.at * pages.dv;
   for (int i = 0; i < pages.dv; i += kLanes) store(to + i, load(x + i));
 }
-inline void write_value(const Pages<bf16>& pages, char* page, Place place, const float* x) {
+inline void write_value(const Pages<bf16>& pages, char* page, Place place, float* x) {
   bf16* to = (bf16*)pages.values(page) + (int64_t)(place.at / 2) * pages.dv * 2 + place.at % 2;
   for (int i = 0; i < pages.dv; ++i) to[2 * i].bits = float_to_bf16(x[i]);
   for (int i = 0; i < (place.clear ? pages.dv : 0); ++i) to[2 * i + 1].bits = 0;
@@ -179,7 +180,8 @@ LLMC_INLINE float power_of_two(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x > 0x1p-60f ? x : 0x1p-60f);
   return __builtin_bit_cast(float, (bits + 0x7fffffu) & 0x7f800000u);
 }
-inline void write_value(const Pages<int8_t>& pages, char* page, Place place, const float* x) {
+inline void write_value(const Pages<int8_t>& pages, char* page, Place place, float* x) {
+  rotate_hadamard(x, pages.dv);
   const float scale = power_of_two(largest_magnitude(x, pages.dv) / 127.0f);
   const Vec factor = splat(1.0f / scale);
   int8_t* to = (int8_t*)pages.values(page) + (int64_t)(place.at / 4) * pages.dv * 4 + place.at % 4;
@@ -188,6 +190,14 @@ inline void write_value(const Pages<int8_t>& pages, char* page, Place place, con
     for (int j = 0; j < kLanes; ++j) to[4 * (i + j)] = codes[j];
   }
   pages.value_scales(page)[place.at] = scale;
+}
+
+// A sum of values as they were written, in place but for the factor that is returned.
+template <class KV>
+inline float rotate_back(const Pages<KV>& pages, float* x) {
+  if (!Pages<KV>::kCoded) return 1.0f;
+  rotate_hadamard(x, pages.dv);
+  return 1.0f / (float)hadamard_size(pages.dv);
 }
 
 // Calls visit(token, head, block, place) for this thread's share of heads x tokens.
@@ -222,13 +232,13 @@ inline void cache_write(Team& team, const Batch& batch, const CacheGroup& group,
   const auto pages = Pages<KV>::of(pool, group, hkv, dk, dv);
   float* key = (float*)team.scratch;
   float* value = key + pages.dk;
-  for (int i = dv; i < pages.dv; ++i) value[i] = 0.0f;
   const auto write = [&](int t, int head, int block, Place place) {
     char* page = pages.page(block, head);
     rotate_or_copy(table, t, dk, k + (int64_t)t * ldk + (int64_t)head * dk, key);
     for (int i = dk; i < pages.dk; ++i) key[i] = 0.0f;
     write_key(pages, page, place.at, key);
     __builtin_memcpy(value, v + (int64_t)t * ldv + (int64_t)head * dv, dv * sizeof(float));
+    for (int i = dv; i < pages.dv; ++i) value[i] = 0.0f;
     write_value(pages, page, place, value);
   };
   for_each_new_token(team, batch, group, hkv, Pages<KV>::kPerWord, write);

@@ -57,7 +57,7 @@ def require_said(tensors: Iterable[str]) -> None:
         raise LlmcError(
             "LLMC-E0419",
             f"{part} is a part of a quantized weight, but no config says how it is quantized",
-            f"download config.json again, and {', '.join(_SEPARATE)} or {_MODELOPT} if any is there",
+            f"download config.json again, and {', '.join(_SEPARATE)} or {_MODELOPT} with it",
         )
 
 

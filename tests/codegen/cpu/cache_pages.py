@@ -46,21 +46,21 @@ def code_keys(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def code_values(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x [..., dv] -> codes [..., dv], scales [...] (powers of two)."""
-    scale = 2.0 ** np.ceil(np.log2(np.maximum(np.abs(x).max(-1) / np.float32(127), 2.0**-60)))
-    return np.round(x / scale[..., None]), scale.astype(np.float32)
+    """x [..., dv] -> codes [..., padded dv], scales [...] (powers of two) of the rotated values."""
+    wide = rotated(x)
+    scale = 2.0 ** np.ceil(np.log2(np.maximum(np.abs(wide).max(-1) / np.float32(127), 2.0**-60)))
+    return np.round(wide / scale[..., None]), scale.astype(np.float32)
 
 
 def as_cached(kv: str, x: np.ndarray, keys: bool) -> np.ndarray:
-    """What reading x [..., d] back from the cache gives (keys rotated back), as float32."""
+    """What reading x [..., d] back from the cache gives (rotated back), as float32."""
     if kv == "f32":
         return x
     if kv == "bf16":
         return from_bf16(to_bf16(x))
+    codes, scale = code_keys(x) if keys else code_values(x)
     if not keys:
-        codes, scale = code_values(x)
-        return (codes * scale[..., None]).astype(np.float32)
-    codes, scale = code_keys(x)
+        scale = scale / (codes.shape[-1] & -codes.shape[-1])
     back = (codes * scale[..., None]) @ hadamard(codes.shape[-1]).T
     return back[..., : x.shape[-1]].astype(np.float32)
 

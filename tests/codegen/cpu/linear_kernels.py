@@ -53,7 +53,8 @@ static void linear_body(Team& team, void* p) {
                          a.row_index) \\
     : linear_##f(team, a.rows, a.n, a.k, q, a.w, e, a.y, a.ldy, a.row_index);
   FLOAT(0, f32) FLOAT(1, bf16)
-  INT(2, i8c) INT(3, i8b) INT(4, i6k) INT(5, i5s) INT(6, i5a) INT(7, i5k) INT(8, i4s) INT(9, i4a) INT(10, i4k)
+  INT(2, i8c) INT(3, i8b) INT(4, i6k) INT(5, i5s) INT(6, i5a)
+  INT(7, i5k) INT(8, i4s) INT(9, i4a) INT(10, i4k)
 }
 EXPORT void linear(int threads, Args* a) { run_team(threads, linear_body, a); }
 

@@ -1,5 +1,7 @@
 """Packed panels: exact round trips, the documented bytes, slices that fit together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from llmc.codegen.cpu.packing import PACKED, pack, packed_bytes, panel_bytes, un
 from llmc.ir.tiles import BLOCK, PANEL, round_up
 from llmc.ir.types import DType
 from llmc.weights.formats.elements import from_bf16, to_bf16
-from llmc.weights.formats.number_format import Quantized
+from llmc.weights.formats.number_format import Quantized, super_block_length
 from llmc.weights.formats.registry import FORMATS, format_of, is_quantized, quantize
 
 pytestmark = pytest.mark.fast
@@ -21,14 +23,22 @@ FLOATS = [DType.F32, DType.BF16]
 def random_rows(format: DType, n: int, k: int, seed: int = 0) -> Quantized:
     """Codes over their whole range (also -128, which GGUF files can hold) and random scales."""
     rng = np.random.default_rng(seed)
-    low, high, dtype = (-128, 128, np.int8) if "8" in format else (0, 16, np.uint8)
-    codes = rng.integers(low, high, (n, round_up(k, BLOCK)), np.int16).astype(dtype)
-    codes[:, k:] = format_of(format).zero_code
-    blocks = round_up(k, BLOCK) // 32
+    facts = format_of(format)
+    low, high = (-128, 128) if facts.bits == 8 else (0, 1 << facts.bits)
+    codes = rng.integers(low, high, (n, facts.padded(k)), np.int16).astype(facts.code_type)
+    codes[:, k:] = facts.zero_code
     if format is DType.I8C:
-        return Quantized(format_of(format), codes, rng.normal(size=n).astype(np.float32), None, k)
-    scales = rng.normal(size=(2, n, blocks)).astype(np.float16)
-    return Quantized(format_of(format), codes, scales[0], scales[1] if format == "i4a" else None, k)
+        return Quantized(facts, codes, rng.normal(size=n).astype(np.float32), None, k)
+    count = facts.super_blocks(k) if facts.has_super_blocks else facts.blocks(k)
+    scales, mins = rng.normal(size=(2, n, count)).astype(np.float16)
+    rows = Quantized(facts, codes, scales, mins if facts.has_mins else None, k)
+    if not facts.has_super_blocks:
+        return rows
+    shape = n, facts.blocks(k)
+    if not facts.has_mins:
+        return replace(rows, factors=rng.integers(-128, 128, shape).astype(np.int8))
+    f, g = (rng.integers(0, 64, shape).astype(np.uint8) for _ in range(2))
+    return replace(rows, factors=f, min_factors=g)
 
 
 def assert_equal(a: Quantized, b: Quantized):
@@ -38,9 +48,12 @@ def assert_equal(a: Quantized, b: Quantized):
     np.testing.assert_array_equal(a.codes, b.codes)
     assert a.scales.dtype == b.scales.dtype
     np.testing.assert_array_equal(a.scales, b.scales)
-    assert (a.mins is None) == (b.mins is None)
-    if a.mins is not None and b.mins is not None:
-        np.testing.assert_array_equal(a.mins, b.mins)
+    for name in ("mins", "factors", "min_factors"):
+        one, other = getattr(a, name), getattr(b, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,36 +91,88 @@ def test_slices_of_rows_make_the_same_bytes_as_the_whole(format: DType):
         np.testing.assert_array_equal(pack(format, part), packed[start // 16 : -(-stop // 16)])
 
 
-def element_bytes(format: DType, k: int, lane: int, at: int) -> tuple[int, int]:
-    """Byte and shift of a code in its panel, written down from the docstring of packing.py."""
+def block_start(format: DType, k: int, block: int) -> int:
+    """Byte of a block's codes in its panel, written down from the docstring of packing.py."""
+    size = 64 * format_of(format).bits
+    blocks = round_up(k, BLOCK) // BLOCK
+    length = super_block_length(blocks)
+    match format:
+        case "i8c":
+            return 64 + size * block
+        case "i8b" | "i5s" | "i4s":
+            return (64 + 2 * size) * (block // 2) + 64 + size * (block % 2)
+        case "i5a" | "i4a":
+            return (64 + size) * block + 64
+        case "i6k":
+            head = round_up(32 * -(-blocks // length), 64)
+            return head + (64 + 2 * size) * (block // 2) + 64 + size * (block % 2)
+    side = 64 + round_up(16 * (length + (length + 1) // 2), 64)
+    return (side + length * size) * (block // length) + side + size * (block % length)
+
+
+def stored_code(panel: np.ndarray, format: DType, k: int, lane: int, at: int) -> int:
+    """A code as the docstring of panel_codes.py says."""
     block, inner = divmod(at, 32)
     chunk, i = divmod(inner, 4)
-    start = {
-        "i8c": 64 + 512 * block,
-        "i8b": (64 + 2 * 512) * (block // 2) + 64 + 512 * (block % 2),
-        "i4s": (64 + 2 * 256) * (block // 2) + 64 + 256 * (block % 2),
-        "i4a": (64 + 256) * block + 64,
-    }[format]
-    if "8" in format:
-        return start + 64 * chunk + 4 * lane + i, 0
-    return start + 64 * (chunk % 4) + 4 * lane + i, 4 * (chunk // 4)
+    lines = panel[block_start(format, k, block) :]
+    byte, bits = 4 * lane + i, format_of(format).bits
+    if bits == 8:
+        return int(lines[64 * chunk + byte]) - 128
+    code = int(lines[64 * (chunk % 4) + byte]) >> (4 * (chunk // 4)) & 15
+    if bits == 5:
+        code += 16 * (int(lines[256 + byte]) >> chunk & 1)
+    if bits == 6:
+        code += 16 * (int(lines[256 + 64 * (chunk // 4) + byte]) >> (2 * (chunk % 4)) & 3)
+    return code
 
 
 @pytest.mark.parametrize("format", QUANTIZED)
-def test_codes_lie_where_the_documentation_says(format: DType):
-    n, k = 40, 160
+@pytest.mark.parametrize("k", [160, 416])
+def test_codes_lie_where_the_documentation_says(format: DType, k: int):
+    n = 40
     rows = random_rows(format, n, k, 3)
     packed = pack(format, rows)
     rng = np.random.default_rng(4)
     for row, at in zip(rng.integers(0, n, 200), rng.integers(0, k, 200), strict=True):
-        byte, shift = element_bytes(format, k, row % PANEL, at)
-        stored = packed[row // PANEL, byte]
-        expected = int(rows.codes[row, at])
-        assert (stored == expected + 128) if "8" in format else (stored >> shift & 15 == expected)
+        stored = stored_code(packed[row // PANEL], format, k, row % PANEL, at)
+        assert stored == int(rows.codes[row, at])
+
+
+@pytest.mark.parametrize("format", [DType.I4K, DType.I5K])
+def test_factors_lie_where_the_documentation_says(format: DType):
+    k = 32 * 18  # two super-blocks of 9
+    rows = random_rows(format, 16, k, 5)
+    panel = pack(format, rows)[0]
+    assert rows.factors is not None
+    assert rows.min_factors is not None
+    assert rows.mins is not None
+    for block in range(18):
+        start = (64 + 256 + 9 * 64 * format_of(format).bits) * (block // 9)
+        side, i = panel[start : start + 320], block % 9
+        np.testing.assert_array_equal(side[:32].view(np.float16), rows.scales[:, block // 9])
+        np.testing.assert_array_equal(side[32:64].view(np.float16), rows.mins[:, block // 9])
+        first = side[64 + 16 * i : 80 + 16 * i]
+        rest = side[64 + 16 * (9 + i // 2) : 80 + 16 * (9 + i // 2)] >> 4 * (i % 2) & 15
+        np.testing.assert_array_equal(first & 63, rows.factors[:, block])
+        np.testing.assert_array_equal(first >> 6 | rest << 2, rows.min_factors[:, block])
+
+
+def test_factors_of_halves_lie_where_the_documentation_says():
+    k = 32 * 13  # super-blocks of 7 and 6
+    rows = random_rows(DType.I6K, 16, k, 6)
+    panel = pack(DType.I6K, rows)[0]
+    assert rows.factors is not None
+    for i in range(2):
+        np.testing.assert_array_equal(
+            panel[32 * i : 32 * i + 32].view(np.float16), rows.scales[:, i]
+        )
+    for half in range(26):
+        at = 64 + (64 + 2 * 384) * (half // 4) + 16 * (half % 4)
+        np.testing.assert_array_equal(panel[at : at + 16].view(np.int8), rows.factors[:, half])
 
 
 def test_scales_lie_where_the_documentation_says():
-    for format, stride in ((DType.I8B, 64 + 1024), (DType.I4S, 64 + 512)):
+    for format, stride in ((DType.I8B, 64 + 1024), (DType.I5S, 64 + 640), (DType.I4S, 64 + 512)):
         rows = random_rows(format, 16, 96, 5)
         packed = pack(format, rows)[0]
         for block in range(3):

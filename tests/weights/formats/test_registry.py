@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from llmc.ir.tiles import BLOCK, round_up
 from llmc.ir.types import DType
-from llmc.weights.formats.number_format import concatenate
+from llmc.weights.formats.number_format import concatenate, super_block_length
 from llmc.weights.formats.registry import (
     FORMATS,
     dequantize,
@@ -35,16 +35,33 @@ def matrices(limit: float = 1e3) -> st.SearchStrategy[np.ndarray]:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 160])
 def test_shapes_and_padding_codes(format: DType, k: int) -> None:
-    q = quantize(weights(1, 5, k), format)
-    assert q.codes.shape == (5, round_up(k, BLOCK))
-    assert (q.codes[:, k:] == format_of(format).zero_code).all()
+    q, facts = quantize(weights(1, 5, k), format), format_of(format)
+    block = 16 if format is DType.I6K else BLOCK
+    blocks = round_up(k, block) // block
+    assert q.codes.shape == (5, blocks * block)
+    assert (q.codes[:, k:] == facts.zero_code).all()
     assert dequantize(q).shape == (5, k)
     if format is DType.I8C:
         assert q.scales.shape == (5,)
         assert q.scales.dtype == np.float32
+        return
+    assert q.scales.dtype == np.float16
+    if facts.has_super_blocks:
+        assert q.scales.shape == (5, 1)
+        assert q.factors is not None
+        assert q.factors.shape == (5, blocks)
     else:
-        assert q.scales.shape == (5, round_up(k, BLOCK) // BLOCK)
-        assert q.scales.dtype == np.float16
+        assert q.scales.shape == (5, blocks)
+
+
+def test_super_blocks_are_those_of_gguf_or_leave_little_empty() -> None:
+    for blocks in range(1, 3000):
+        length = super_block_length(blocks)
+        assert length == 8 or blocks % 8
+        assert 5 <= length <= 10 or length == blocks < 5
+        supers = -(-blocks // length)
+        assert supers * length - blocks < supers
+    assert [super_block_length(k // 32) for k in (640, 576, 896, 1152, 2048)] == [10, 9, 7, 9, 8]
 
 
 @given(matrices(), st.sampled_from(list(FORMATS)))
@@ -56,9 +73,15 @@ def test_error_is_at_most_a_step(values: np.ndarray, format: DType) -> None:
     blocks = blocks.reshape(len(values), -1, BLOCK)
     error = np.abs(dequantize(q) - values)
     peak = np.abs(blocks).max(axis=2).repeat(BLOCK, axis=1)[:, : values.shape[1]]
+    widest = np.abs(values).max(axis=1, keepdims=True)  # these rows are one super-block
     bound = {
         DType.I8C: np.abs(values).max(axis=1, keepdims=True) / 127 * 0.501,
         DType.I8B: peak / 127 * 0.62,
+        DType.I6K: peak * 0.04 + widest / 128 * 0.51,
+        DType.I5S: peak * 0.13,
+        DType.I5A: peak * 0.21,
+        DType.I5K: peak * 0.26 + widest / 63,
+        DType.I4K: peak * 0.32 + widest / 63,
         DType.I4S: peak * 0.26,
         DType.I4A: peak * 0.27,
     }[format]
@@ -71,8 +94,9 @@ def test_quantizing_is_deterministic_and_row_local(values: np.ndarray, format: D
     whole = quantize(values, format)
     rows = concatenate([quantize(values[i : i + 1], format) for i in range(len(values))])
     assert (whole.codes == rows.codes).all()
-    assert (whole.scales == rows.scales).all()
-    assert whole.mins is None or (whole.mins == rows.mins).all()
+    for name in ("scales", "mins", "factors", "min_factors"):
+        a, b = getattr(whole, name), getattr(rows, name)
+        assert a is b is None or (a == b).all()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +105,10 @@ def test_quantizing_is_deterministic_and_row_local(values: np.ndarray, format: D
         (DType.I8B, gguf.GGMLQuantizationType.Q8_0, 1.01),
         (DType.I4S, gguf.GGMLQuantizationType.Q4_0, 0.95),
         (DType.I4A, gguf.GGMLQuantizationType.Q4_1, 0.93),
+        (DType.I4K, gguf.GGMLQuantizationType.Q4_1, 0.93),  # of which it is 9/10 as large
+        (DType.I5S, gguf.GGMLQuantizationType.Q5_0, 0.97),
+        (DType.I5A, gguf.GGMLQuantizationType.Q5_1, 0.97),
+        (DType.I5K, gguf.GGMLQuantizationType.Q5_1, 0.99),
     ],
 )
 def test_squared_error_is_below_that_of_gguf(
@@ -133,7 +161,11 @@ def test_each_format_is_found_by_its_type() -> None:
 
 
 def test_the_smallest_format_that_holds_a_checkpoints_blocks_comes_first() -> None:
-    assert formats_that_hold("q4_0") == (DType.I4S, DType.I4A, DType.I8B)
-    assert formats_that_hold("q4_1") == (DType.I4A,)
+    assert formats_that_hold("q4_0") == (
+        DType.I4S, DType.I4A, DType.I5S, DType.I5A, DType.I8B,
+    )  # fmt: skip
+    assert formats_that_hold("q4_1") == (DType.I4A, DType.I5A)
     assert formats_that_hold("q8_0") == (DType.I8B,)
-    assert formats_that_hold("q6_k") == ()
+    assert formats_that_hold("q4_k") == (DType.I4K, DType.I5K)
+    assert formats_that_hold("q6_k") == (DType.I6K,)
+    assert formats_that_hold("iq2_xs") == ()
