@@ -17,8 +17,10 @@ from msgspec import Meta, Struct
 from ..base.errors import LlmcError
 from .targets import AnyProgramOptions, Count, CpuProgramOptions, Positive
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the container and of this schema."""
+READABLE_VERSIONS = (2, 3)
+"""Version 3 has only added fields, whose defaults say what version 2 meant."""
 SIGNATURE_VERSION = 1
 """Version of `step(StepInputs) -> StepOutputs`."""
 ABI_VERSION = 1
@@ -31,7 +33,9 @@ CERTIFICATE = "certificate.json"
 SUMS = "SHA256SUMS"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+NAMED_TEMPLATES = "chat_templates"
 GENERATION = "generation.json"
+TEXT_VECTORS = "text_vectors.json"
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1}
 SCALE_BYTES = {"f32": 0, "bf16": 0, "f16": 0, "i8": 4}
@@ -194,7 +198,11 @@ class ConformanceVector(_Schema, frozen=True, kw_only=True):
 
 
 class Manifest(_Schema, frozen=True, kw_only=True):
-    """Everything an artifact promises. `weights` is keyed by entry, so that variants share it."""
+    """Everything an artifact promises. `weights` is keyed by entry, so that variants share it.
+
+    `chat_template` is the default one, `named_templates` are the entries of all others by name
+    (such as `tool_use`). `text_vectors`: what transformers made of texts and chats.
+    """
 
     format_version: int = FORMAT_VERSION
     source: Source
@@ -203,7 +211,9 @@ class Manifest(_Schema, frozen=True, kw_only=True):
     weights: dict[str, Weights]
     tokenizer: str | None = None
     chat_template: str | None = None
+    named_templates: dict[str, str] = {}
     generation: str | None = None
+    text_vectors: str | None = None
     entries: dict[str, Entry] = {}
     tool_versions: dict[str, str] = {}
     conformance: list[ConformanceVector] = []
@@ -214,10 +224,12 @@ class Generation(_Schema, frozen=True, kw_only=True):
 
     `special_tokens` maps names like `bos_token` to text. The sampling defaults are the model
     author's; `generate` is greedy unless it is told otherwise and doesn't apply them by itself.
+    `split_special_tokens`: special tokens that stand in a text are ordinary text.
     """
 
     eos_token_ids: list[Count] = []
     special_tokens: dict[str, str] = {}
+    split_special_tokens: bool = False
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -246,7 +258,7 @@ def check_version(data: bytes | memoryview) -> None:
         version = msgspec.json.decode(data, type=_Version).format_version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return  # not readable as a manifest at all: the digests and the schema say more
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         newer = version > FORMAT_VERSION
         raise LlmcError(
             "LLMC-E0505",
@@ -258,15 +270,16 @@ def check_version(data: bytes | memoryview) -> None:
 def decode(data: bytes | memoryview) -> Manifest:
     """The manifest in `data`; E0505 if it is of another format, E0508 if it is not one."""
     check_version(data)
-    return _decode(data, Manifest, MANIFEST)
+    return decode_entry(data, Manifest, MANIFEST)
 
 
 def decode_generation(data: bytes | memoryview) -> Generation:
     """The generation defaults in `data`; E0508 if it is something else."""
-    return _decode(data, Generation, GENERATION)
+    return decode_entry(data, Generation, GENERATION)
 
 
-def _decode(data: bytes | memoryview, type: type[T], name: str) -> T:
+def decode_entry(data: bytes | memoryview, type: type[T], name: str) -> T:
+    """The struct in an entry's `data`; E0508 if it is something else."""
     try:
         return msgspec.json.decode(data, type=type)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -283,7 +296,8 @@ def check(manifest: Manifest, sizes: Mapping[str, int]) -> None:
     if listed != present:
         wrong = sorted(listed.items() ^ present.items())
         raise invalid(f"entries and manifest disagree about {wrong[0][0]}")
-    for name in (manifest.tokenizer, manifest.chat_template, manifest.generation):
+    text = (manifest.tokenizer, manifest.chat_template, manifest.generation, manifest.text_vectors)
+    for name in (*text, *manifest.named_templates.values()):
         if name is not None and name not in sizes:
             raise invalid(f"there is no entry {name}")
     for name, weights in manifest.weights.items():

@@ -155,7 +155,8 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0409": ErrorInfo(
         "no model here",
-        "The path doesn't exist, or the directory is empty or has no config.json.",
+        "The path doesn't exist, the directory is empty or has no config.json, or the file is no "
+        "whole model (an adapter, a later part).",
         "give a Hugging Face directory, a .gguf file, a Hub id or a catalog name",
     ),
     "LLMC-E0410": ErrorInfo(
@@ -212,6 +213,19 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
         "the checkpoint's quantization isn't known",
         "The checkpoint is quantized in a format that llmc can't take over.",
         "compile from an unquantized checkpoint",
+    ),
+    "LLMC-E0426": ErrorInfo(
+        "the tokenizer can't be taken into an artifact",
+        "transformers runs this kind of tokenizer in Python alone; an artifact holds tokenizers of "
+        "the `tokenizers` library.",
+        "remove the tokenizer's files from a copy of the model and give token ids as prompts, or "
+        "compile a model with another tokenizer",
+    ),
+    "LLMC-E0427": ErrorInfo(
+        "text would come out otherwise than in transformers",
+        "Of fixed texts and chats, the artifact's tokenizer or template would make other ids or "
+        "prompts than transformers does with the same files. Nothing was written.",
+        "report the model; with other versions of transformers and tokenizers it may not be so",
     ),
     "LLMC-E0430": ErrorInfo(
         "the model can't be traced",

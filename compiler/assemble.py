@@ -8,6 +8,7 @@ certificate (`certificate.py`).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +20,8 @@ from tokenizers import Tokenizer
 from ..artifact.manifest import (
     CHAT_TEMPLATE,
     GENERATION,
+    NAMED_TEMPLATES,
+    TEXT_VECTORS,
     TOKENIZER,
     ConformanceVector,
     Generation,
@@ -39,15 +42,17 @@ from ..runtime.api.conformance import record
 from ..runtime.api.loading import open_program
 from ..runtime.api.model import Model
 from ..runtime.executors.registry import runnable_variant
+from ..runtime.text.templates import DEFAULT
 from ..weights.recipes import Pack, Recipe
 from ..weights.stream import DATA_ALIGNMENT, WeightStream
 from ..weights.table import WeightTable
 from ..weights.values import TensorReader
 from .frontend.generation_fields import SAMPLING_FIELDS, token_ids
-from .frontend.model_source import ModelSource
+from .frontend.model_source import ModelSource, TextAssets
 from .sbom import bill_of_materials
 from .targets import Program
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TOOLS = ("llmc-compiler", "torch", "transformers")
 PROMPTS = (
     "The capital of France is",
@@ -182,7 +187,9 @@ def draft_manifest(
         weights={},
         tokenizer=TOKENIZER if TOKENIZER in text else None,
         chat_template=CHAT_TEMPLATE if CHAT_TEMPLATE in text else None,
+        named_templates={n: e for n, e in template_entries(source.text).items() if n != DEFAULT},
         generation=GENERATION,
+        text_vectors=TEXT_VECTORS if TEXT_VECTORS in text else None,
         tool_versions={name: version(name) for name in dict.fromkeys((*TOOLS, *tools))},
     )
     try:
@@ -217,6 +224,21 @@ def add_text_entries(
     return msgspec.structs.replace(manifest, source=told, weights=weights)
 
 
+def template_sources(text: TextAssets) -> dict[str, str]:
+    """All chat templates by name."""
+    default = {DEFAULT: text.chat_template} if text.chat_template else {}
+    return {**text.named_templates, **default}
+
+
+def template_entries(text: TextAssets) -> dict[str, str]:
+    """The entry of each chat template by its name, which may be any text."""
+    entries = {}
+    for number, name in enumerate(sorted(text.named_templates)):
+        plain = name if _PLAIN_NAME.fullmatch(name) else f"_{number}"
+        entries[name] = f"{NAMED_TEMPLATES}/{plain}.jinja"
+    return {**entries, **({DEFAULT: CHAT_TEMPLATE} if text.chat_template else {})}
+
+
 def generation_defaults(source: ModelSource) -> Generation:
     """`generation.json`: stop tokens and the author's sampling defaults.
 
@@ -224,15 +246,15 @@ def generation_defaults(source: ModelSource) -> Generation:
         LlmcError: E0418 for an end of text that is no token id.
     """
     raw = source.text.generation
-    eos = raw.get("eos_token_id", getattr(source.config, "eos_token_id", None))
-    ends, _ = token_ids(eos, f"{source.id}: eos_token_id")
+    ends, _ = token_ids(raw.get("eos_token_id"), f"{source.id}: eos_token_id")
     sampling = {name: raw[name] for name in SAMPLING_FIELDS if raw.get(name) is not None}
-    special = _tokens_by_id(source) | {
-        name: value
-        for name, value in raw.items()
-        if name.endswith("_token") and isinstance(value, str)
-    }
-    return Generation(eos_token_ids=_list(ends), special_tokens=special, **sampling)
+    special = source.text.special_tokens
+    return Generation(
+        eos_token_ids=_list(ends),
+        special_tokens=dict(_tokens_by_id(source) if special is None else special),
+        split_special_tokens=source.text.split_special_tokens,
+        **sampling,
+    )
 
 
 def _tokens_by_id(source: ModelSource) -> dict[str, str]:

@@ -119,8 +119,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def _named(entry: str) -> tuple[str, Path]:
+    """The name before the first `=`, which may be `org/name`, and the file behind it. A path that
+    begins as paths do, or that is there with its `=`, is a file without a name."""
     name, equals, path = entry.partition("=")
-    if equals and name and "/" not in name:
+    is_path = name.startswith(("/", "./", "../", "~")) or ("/" in name and Path(entry).exists())
+    if equals and name and not is_path:
+        if not all(name.split("/")):
+            raise LlmcError("LLMC-E0219", f"{name!r} is no name for a model")
         if not path:
             raise LlmcError("LLMC-E0219", f"the model {name!r} has no file")
         return name, Path(path)

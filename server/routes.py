@@ -67,7 +67,7 @@ def add_routes(app: FastAPI, routes: Sequence[Route]) -> None:
     """Has the application answer these paths, and say so in its document."""
     for route in routes:
         app.add_api_route(
-            route.path,
+            route.path.replace("}", ":path}"),  # names may have slashes: `org/name`
             route.endpoint,
             methods=[route.method],
             summary=route.summary,

@@ -8,6 +8,7 @@ lately until as many sequences ended.
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ class Served:
             model.tokenizer.encode("warm", add_special_tokens=False)
         template = model.chat_template
         if template is not None:
-            _ = template.knows_tools
+            with suppress(LlmcError):  # a model may have none for chats that name none
+                _ = template.knows_tools
         with model.thread.paused() as engine:
             prompt = (0,) * min(self.context, _WARM_TOKENS)
             engine.add(model.make_request(prompt, temperature=1, max_tokens=1))

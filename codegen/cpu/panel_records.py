@@ -109,9 +109,10 @@ def _from_lanes(lanes: Array, count: int) -> Array:
 def _join_factors(f: Array, g: Array, out: Array) -> None:
     """6-bit numbers [panels, units, per, 16] as bytes: f and two bits of g, then the rest of g."""
     per = f.shape[2]
-    rest = np.zeros((*f.shape[:2], per + per % 2, PANEL), np.uint8)
+    halves = per + per % 2
+    rest = np.zeros((*f.shape[:2], halves, PANEL), np.uint8)
     rest[:, :, :per] = g >> 2
-    end = per + rest.shape[2] // 2
+    end = per + halves // 2
     out[:, :, :per] = f | (g & 3) << 6
     out[:, :, per:end] = rest[:, :, 0::2] | rest[:, :, 1::2] << 4
     out[:, :, end:] = 0

@@ -7,7 +7,6 @@ the weights are read. Nothing is unpickled and no code from the directory is run
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
 from ...models.auto import text_config
-from ...runtime.text.tokenizer import unlimited
 from ...weights.recipes import CheckpointTensor
 from ...weights.values import TensorReader
 from .config_fields import unread_fields
-from .generation_fields import clean_generation
-from .model_source import Convert, ModelSource, TextAssets, WeightDigests
+from .json_file import json_object
+from .model_source import Convert, ModelSource, WeightDigests
 from .names import convert_checkpoint, convert_reordered
 from .quantized.detect import find_settings, require_said
 from .quantized.registry import CONFIG_KEYS, open_quantized, unquantized_fields
@@ -29,16 +27,15 @@ from .remote_code import code_files, has_own_code, trusted
 from .row_file import RowFile
 from .safetensors_file import SafetensorsFile, SafetensorsReader
 from .text_part import convert_text_part
+from .text_side import text_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
-_CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -55,17 +52,19 @@ def open_checkpoint(
         what = "has no config.json" if path.is_dir() else "does not exist"
         raise LlmcError("LLMC-E0409", f"{path} {what}")
     config_bytes = config_path.read_bytes()
-    raw = _json_object(config_path, config_bytes)
+    raw = json_object(config_path, config_bytes)
     quantization = find_settings(path, raw)
     files = _tensor_files(path)
     require_plausible_layers(raw, len(files))
     whole = load_config(path, raw, trust_remote_code)
     config = text_config(whole)
+    tensors, reader, convert, notes = _weights(files, whole, config, quantization)
     if config is not whole and "tie_word_embeddings" not in raw:
         # Class defaults are no statement: what the checkpoint holds decides, as in transformers.
-        config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in files)
-    tensors, reader, convert, notes = _weights(files, whole, config, quantization)
-    text, more = _text_assets(path, raw, trust_remote_code)
+        config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in tensors)
+    text, more = text_side(
+        path, raw, whole, hub_id=id if revision else None, trust_remote_code=trust_remote_code
+    )
     unique = {file.file.path.name: file.file for file in files.values()}
     if trust_remote_code and has_own_code(raw):
         unique |= {name: RowFile(file) for name, file in code_files(path).items()}
@@ -180,7 +179,7 @@ def _tensor_files(path: Path) -> dict[str, SafetensorsFile]:
 
 
 def _sharded(path: Path) -> dict[str, SafetensorsFile]:
-    index = _json_object(path / _INDEX, (path / _INDEX).read_bytes())
+    index = json_object(path / _INDEX, (path / _INDEX).read_bytes())
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise LlmcError("LLMC-E0417", f"{_INDEX} has no weight_map")
@@ -201,115 +200,3 @@ def _sharded(path: Path) -> dict[str, SafetensorsFile]:
         if unlisted is not None:
             raise LlmcError("LLMC-E0410", f"{_INDEX} does not list {unlisted} of shard {shard}")
     return found
-
-
-def _text_assets(
-    path: Path, config: dict[str, Any], trust_remote_code: bool
-) -> tuple[TextAssets, tuple[str, ...]]:
-    """The text side of the directory whose config.json holds `config`, and lines for the user."""
-    generation, notes = clean_generation(
-        {key: config[key] for key in _CONFIG_IDS if config.get(key) is not None}, "config.json"
-    )
-    file = path / "generation_config.json"
-    if file.is_file():
-        own, more = clean_generation(_json_object(file, file.read_bytes()), file.name)
-        generation, notes = generation | own, (*notes, *more)
-    generation |= _special_tokens(path)
-    license_file = next((path / name for name in _LICENSES if (path / name).is_file()), None)
-    assets = TextAssets(
-        tokenizer=_tokenizer(path, trust_remote_code),
-        chat_template=_chat_template(path),
-        generation=generation,
-        license=license_file.read_text("utf-8", errors="replace") if license_file else None,
-    )
-    return assets, notes
-
-
-def _special_tokens(path: Path) -> dict[str, str]:
-    """`bos_token`, `eos_token`, … as text, which chat templates name."""
-    file = path / "tokenizer_config.json"
-    if not file.is_file():
-        return {}
-    raw = _json_object(file, file.read_bytes())
-    values = {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name, value in raw.items()
-        if name.endswith("_token")
-    }
-    return {name: value for name, value in values.items() if isinstance(value, str)}
-
-
-def _tokenizer(path: Path, trust_remote_code: bool) -> bytes | None:
-    """`tokenizer.json`, made from the older files where there is none; None without any.
-
-    It has neither truncation nor padding, which transformers applies to no call by itself either.
-    """
-    fast = path / "tokenizer.json"
-    if fast.is_file():
-        return _checked_tokenizer(fast)
-    slow = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
-    if not any((path / name).is_file() for name in slow):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-        backend = tokenizer.backend_tokenizer
-    except Exception as error:  # many kinds of broken or unsupported tokenizer files
-        raise LlmcError(
-            "LLMC-E0417",
-            f"the tokenizer files in {path} can't be read: {' '.join(str(error).split())[:200]}",
-            "save the tokenizer with `save_pretrained`, which writes tokenizer.json",
-        ) from error  # fmt: skip
-    unlimited(backend)
-    return backend.to_str().encode()
-
-
-def _checked_tokenizer(path: Path) -> bytes:
-    from tokenizers import Tokenizer
-
-    data = path.read_bytes()
-    try:
-        tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises plain exceptions
-        raise LlmcError("LLMC-E0417", f"{path} is not a tokenizer: {error}") from error
-    return tokenizer.to_str().encode() if unlimited(tokenizer) else data
-
-
-def _chat_template(path: Path) -> str | None:
-    """The chat template: its own file, or the (default) one in tokenizer_config.json."""
-    own = path / "chat_template.jinja"
-    if own.is_file():
-        try:
-            return own.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise LlmcError("LLMC-E0417", f"{own} is not UTF-8") from error
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        file = path / name
-        if not file.is_file():
-            continue
-        template = _json_object(file, file.read_bytes()).get("chat_template")
-        if isinstance(template, list):
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-            template = named.get("default")
-        if isinstance(template, str):
-            return template
-    return None
-
-
-def _json_object(path: Path, data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`, which came from `path`.
-
-    Raises:
-        LlmcError: E0418 for a config file, E0417 for any other.
-    """
-    try:
-        value = json.loads(data.decode("utf-8"))  # bytes would be guessed to be UTF-16, too
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        id = "LLMC-E0418" if path.name.endswith("config.json") else "LLMC-E0417"
-        raise LlmcError(id, f"{path} is not a JSON object")
-    return value

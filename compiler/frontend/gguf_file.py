@@ -85,10 +85,32 @@ class GgufFile:
         entry = self.entries.get(key)
         return default if entry is None else entry.value
 
+    def strings(self, key: str) -> list[str]:
+        """An array of strings, however long; the long ones are read from the file again.
+
+        Raises:
+            LlmcError: E0417 if it is none, or isn't there.
+        """
+        entry = self.entries.get(key)
+        if entry is None or not (entry.value is None or isinstance(entry.value, list)):
+            raise LlmcError("LLMC-E0417", f"{self.file.path.name}: {key} is no array of texts")
+        texts = entry.value
+        if texts is None:
+            texts = _strings(self.file.read(entry.start, entry.stop - entry.start), entry.count)
+        if not all(isinstance(text, str) for text in texts):
+            raise LlmcError("LLMC-E0417", f"{self.file.path.name}: {key} is no array of texts")
+        return texts
+
     def _parse(self, cursor: _Cursor) -> None:
         if cursor.take(4) != b"GGUF":
             raise ValueError("it does not start with GGUF")
         version = cursor.number("<I")
+        if version and version & 0xFFFF == 0:
+            raise LlmcError(
+                "LLMC-E0417",
+                f"{self.file.path.name} is a big-endian GGUF file",
+                "take a little-endian one, or turn it with the gguf package's gguf-convert-endian",
+            )
         if version not in (2, 3):
             raise ValueError(f"version {version}")
         tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")
@@ -210,6 +232,18 @@ class _Cursor:
         for _ in range(count):
             self.take(self.number("<Q"))
         return None, count
+
+
+def _strings(pair: bytearray, count: int) -> list[str]:
+    """The texts of a key-value pair whose bounds were checked when it was first read."""
+    (key,) = struct.unpack_from("<Q", pair)
+    at, texts = 8 + key + 4 + 4 + 8, []  # behind the key: two types and the count
+    length = struct.Struct("<Q").unpack_from
+    for _ in range(count):
+        (size,) = length(pair, at)
+        texts.append(pair[at + 8 : at + 8 + size].decode("utf-8", errors="replace"))
+        at += 8 + size
+    return texts
 
 
 def _dequantize(raw: np.ndarray, tensor: CheckpointTensor) -> np.ndarray:

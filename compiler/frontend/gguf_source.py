@@ -22,8 +22,11 @@ from ...models.auto import no_advice
 from ...weights.recipes import CheckpointTensor, Recipe, concat
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
+from .gguf_metadata import require_stated, stated_fields, without_arrays
+from .gguf_parts import SplitGguf, files_of, open_model_file
 from .gguf_rope import ROPE_TENSORS, check_rope, scaled_rope
-from .gguf_tokenizer import gguf_text_assets
+from .gguf_rope_scaling import check_stated_rope, stated_rope
+from .gguf_text.assets import gguf_text_assets
 from .model_source import Loaded, ModelSource, WeightDigests
 from .names import convert_with, incompatible
 from .recording import RecordedArray
@@ -32,16 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _EXPERTS = re.compile(r"(?P<name>.*\.ffn_(?P<part>gate|up|down)_exps)\.weight")
-# Metadata that transformers' older mapping drops for some architectures, though their configs have
-# the field: without it a model silently gets the default of another one.
-_DROPPED = {
-    "expert_feed_forward_length": "moe_intermediate_size",
-    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-    "attention.key_length": "head_dim",
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
 _LARGE_ARRAY = 4096  # metadata arrays longer than this are vocabularies
 
 
@@ -49,17 +42,16 @@ def open_gguf(path: Path, *, id: str, revision: str | None = None) -> ModelSourc
     """The model in the GGUF file `path`, recorded as `id` at `revision`.
 
     Raises:
-        LlmcError: E0403 for an architecture that transformers doesn't map, E0407 or E0417 for
-            what can't be read, E0418 for metadata no config can be made of; what `scaled_rope`
-            and `check_rope` raise.
+        LlmcError: E0403 for an architecture that transformers doesn't map, or metadata that can't
+            be applied; E0405 or E0409 as `open_model_file`; E0407 or E0417 for what can't be read,
+            E0418 for metadata no config can be made of; what `scaled_rope` and `check_rope` raise.
     """
-    file = GgufFile(path)
-    fields = gguf_config(file)
-    config = _build_config(file, fields)
-    if file.tensors.keys() & ROPE_TENSORS:
-        fields |= scaled_rope(file, config)
-        config = _build_config(file, fields)
-        check_rope(file, config)
+    return source_of(open_model_file(path), id=id, revision=revision)
+
+
+def source_of(file: GgufFile, *, id: str, revision: str | None = None) -> ModelSource:
+    """The model in `file`. Raises: as `open_gguf`."""
+    fields, config, config_notes = _config(file)
     config_bytes = json.dumps(fields, sort_keys=True, default=str).encode()
     text, notes = gguf_text_assets(file)
     return ModelSource(
@@ -71,28 +63,55 @@ def open_gguf(path: Path, *, id: str, revision: str | None = None) -> ModelSourc
         reader=file,
         convert=lambda model, tensors: _convert(file, fields, model, tensors),
         text=text,
-        digests=WeightDigests({path.name: file.file}),
-        notes=notes,
+        digests=WeightDigests(files_of(file)),
+        notes=(*config_notes, *notes),
     )
 
 
-def gguf_config(file: GgufFile) -> dict[str, Any]:
+def _config(file: GgufFile) -> tuple[dict[str, Any], PreTrainedConfig, tuple[str, ...]]:
+    """Config fields and config of the file's model, and notes on metadata that was left out."""
+    fields, taken = gguf_config(file)
+    fields = without_arrays(file, fields, taken)
+    config = _build_config(file, fields)
+    changes, notes = stated_fields(file, config, taken)
+    if changes:
+        fields |= changes
+        config = _build_config(file, fields)
+        require_stated(file, config, changes)
+    rope, more = stated_rope(file, config, taken)
+    if rope:
+        fields |= rope
+        config = _build_config(file, fields)
+        check_stated_rope(file, config)
+    if file.tensors.keys() & ROPE_TENSORS:
+        fields |= scaled_rope(file, config)
+        config = _build_config(file, fields)
+        check_rope(file, config)
+    return fields, config, (*notes, *more)
+
+
+def gguf_config(file: GgufFile) -> tuple[dict[str, Any], frozenset[str]]:
     """Config fields that transformers reads from the file's metadata.
 
+    And keys below the architecture's name that it read in a way of that architecture's own, where
+    it has one; elsewhere none, since what it makes of the others is checked and completed.
+
     Raises:
-        LlmcError: E0403 for an architecture or a rope scaling that it doesn't map.
+        LlmcError: E0403 for an architecture that it doesn't map.
     """
     if "general.architecture" not in file.entries:
         raise LlmcError("LLMC-E0417", f"{file.file.path.name} names no architecture")
     newer = _newer_support()
     if newer is not None and file.architecture in newer.GGUF_CONFIG_ARCHS:
-        metadata, names = newer.read_gguf_metadata(str(file.file.path))
-        return newer.get_gguf_config(metadata, names)
+        metadata, _ = newer.read_gguf_metadata(str(file.file.path))
+        read = _ReadKeys(metadata)
+        fields = newer.get_gguf_config(read, tuple(file.tensors))
+        prefix = f"{file.architecture}."
+        return fields, frozenset(k.removeprefix(prefix) for k in read.read if k.startswith(prefix))
     try:
         from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
     except ImportError as error:
         raise incompatible(error) from error
-    _refuse_rope_scaling(file)
     with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
         head = Path(folder) / "head.gguf"
         _write_head(file, head)
@@ -109,21 +128,24 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
             ) from error
     # The file's own name, under which the source is not recorded, and what the head lacks.
     fields.pop("_model_name_or_path", None)
-    if fields.get("vocab_size") is None:
-        fields["vocab_size"] = _vocabulary(file)
-    return _dropped_fields(file, fields) | fields
+    fields["vocab_size"] = _vocabulary(file)
+    return fields, frozenset()
 
 
-def _dropped_fields(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields that the metadata states, the config class has, and transformers didn't read."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+class _ReadKeys(dict[str, Any]):
+    """Metadata that remembers which of its keys were asked for."""
 
-    kind = fields.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        return {}
-    default = CONFIG_MAPPING[str(kind)]()
-    stated = {name: file.get(f"{file.architecture}.{key}") for key, name in _DROPPED.items()}
-    return {n: v for n, v in stated.items() if isinstance(v, int | float) and hasattr(default, n)}
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        super().__init__(metadata)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
 
 
 def _newer_support() -> Any:
@@ -135,6 +157,10 @@ def _newer_support() -> Any:
 
 
 def _vocabulary(file: GgufFile) -> int:
+    """The number of tokens that the model knows: rows of its embedding, else the file's tokens."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is not None:
+        return embedding.of[0]
     tokens = file.entries.get("tokenizer.ggml.tokens")
     if tokens is None:
         raise LlmcError("LLMC-E0418", f"{file.file.path.name} has no vocabulary")
@@ -147,35 +173,29 @@ def _unmapped(file: GgufFile) -> LlmcError:
     )
 
 
-def _refuse_rope_scaling(file: GgufFile) -> None:
-    """transformers' older mapping drops rope scaling; a model without it is another model.
-
-    LongRoPE needs no more than its factors, which `gguf_rope.py` reads.
-    """
-    kind = file.get(f"{file.architecture}.rope.scaling.type", "none")
-    if kind == "longrope" and file.tensors.keys() & ROPE_TENSORS:
-        return
-    if kind not in ("none", "") and "gpt" not in file.architecture:
-        raise LlmcError(
-            "LLMC-E0403",
-            f"transformers does not map the rope scaling {kind!r} of {file.file.path.name}",
-        )
-
-
 def _write_head(file: GgufFile, target: Path) -> None:
-    """A copy of `file` without its vocabulary and without data.
+    """A copy of `file` without its vocabulary, scaling of rotations, and data.
 
     transformers' reader makes an array object of every token, which takes seconds; the config
-    doesn't need them. The copy is as long as the file, so that offsets stay valid, but sparse.
+    doesn't need them. The copy is as long as the file (the longest of several parts) and sparse, so
+    that offsets stay valid.
     """
-    kept = [e for e in file.entries.values() if e.count <= _LARGE_ARRAY]
+    scaling = f"{file.architecture}.rope.scaling."  # which transformers reads wrongly, if at all
+    kept = [
+        entry
+        for name, entry in file.entries.items()
+        if entry.count <= _LARGE_ARRAY and not name.startswith(scaling)
+    ]
+    parts = file.parts if isinstance(file, SplitGguf) else (file,)
     with target.open("wb") as out:
         out.write(b"GGUF" + (3).to_bytes(4, "little"))
         out.write(len(file.tensors).to_bytes(8, "little") + len(kept).to_bytes(8, "little"))
         for entry in kept:
             out.write(file.file.read(entry.start, entry.stop - entry.start))
-        out.write(file.file.read(file.table_start, file.table_stop - file.table_start))
-    os.truncate(target, file.file.size)
+        for part in parts:
+            out.write(part.file.read(part.table_start, part.table_stop - part.table_start))
+        end = out.tell()
+    os.truncate(target, end + max(part.file.size for part in parts))
 
 
 def _build_config(file: GgufFile, fields: dict[str, Any]) -> PreTrainedConfig:

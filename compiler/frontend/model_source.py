@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...artifact.text_vectors import TextVectors
 from ...weights.recipes import CheckpointTensor, Recipe
 from ...weights.values import TensorReader
 from .row_file import RowFile
@@ -41,13 +42,20 @@ class TextAssets:
     """What turns text into token ids and back; None or empty where the source has none.
 
     `tokenizer` is the content of a `tokenizer.json`, `chat_template` a Jinja template,
-    `generation` the defaults of `generation_config.json` (at least the special token ids).
+    `named_templates` are others by name, `generation` the defaults of `generation_config.json` (at
+    least the special token ids). `special_tokens` is what templates may name (None: what the ids in
+    `generation` stand for), `vectors` what transformers makes of texts and chats (None: what it
+    makes of the tokenizer and the templates above).
     """
 
     tokenizer: bytes | None = None
     chat_template: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     license: str | None = None
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: Mapping[str, str] | None = None
+    split_special_tokens: bool = False
+    vectors: TextVectors | None = None
 
 
 @dataclass(frozen=True)

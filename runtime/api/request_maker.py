@@ -66,7 +66,12 @@ class RequestMaker:
     def _request(self, prompt: tuple[int, ...], options: RequestOptions, index: int) -> Request:
         text = None
         if options.stop or self.has_tokenizer:
-            text = OutputText(self.tokenizer, options.stop, keep_special=options.keep_special)
+            text = OutputText(
+                self.tokenizer,
+                options.stop,
+                keep_special=options.keep_special,
+                include_stop=options.include_stop,
+            )
         eos_ids = frozenset(options.stop_token_ids)
         return Request(
             prompt,

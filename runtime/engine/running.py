@@ -49,6 +49,8 @@ class Running(Sequence, eq=False, kw_only=True):
             if state.last_logprob is not None:
                 request.logprobs.append(state.last_logprob)
         if token in request.eos_ids:
+            if request.text is not None and request.text.include_stop:
+                self.text += request.text.push(token)
             request.stop_reason = token
             return "stop"
         if request.text is not None:

@@ -23,6 +23,11 @@ class Detokenizer(Protocol):
     settled: bool
     whole: dict[int, str]
 
+    @property
+    def held(self) -> int:
+        """Whole characters of the ids so far that no piece had yet."""
+        ...
+
     def push(self, token: int) -> str:
         """The text that has become certain with this id, often empty."""
         ...
@@ -50,6 +55,10 @@ class ByteLevelDetokenizer:
         self.whole = spelling.whole
         self._spelling = spelling
         self._utf8 = _Utf8("replace")
+
+    @property
+    def held(self) -> int:
+        return 0
 
     def push(self, token: int) -> str:
         text = self.whole.get(token)
@@ -83,6 +92,10 @@ class PieceDetokenizer:
         self._run = bytearray()
         self._first = True
         self._strip, self._strip_left = spelling.rules.strip, spelling.rules.strip_count
+
+    @property
+    def held(self) -> int:
+        return len(_Utf8("ignore").decode(bytes(self._run)))
 
     def push(self, token: int) -> str:
         if self.settled:
@@ -157,6 +170,11 @@ class WindowDetokenizer:
         self._window: list[int] = []
         self._given = 0
         """How many ids of the window are in pieces already given out."""
+
+    @property
+    def held(self) -> int:
+        before, text = self._decode(self._window[: self._given]), self._decode(self._window)
+        return max(0, len(text.rstrip(_BROKEN)) - len(before))
 
     def push(self, token: int) -> str:
         if self._spelling.content(token) is None:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from ...base.errors import LlmcError
@@ -131,16 +132,18 @@ def check_schema(schema: Any) -> None:
             if isinstance(pattern, str):
                 check_regex(pattern)
         multiple = part.get("multipleOf")
-        if isinstance(multiple, int | float) and multiple == multiple:
-            divisor = math.lcm(divisor, int(re.sub(r"\D.*|\.", "", _plain(multiple))) or 1)
+        if isinstance(multiple, int | float) and not isinstance(multiple, bool):
+            divisor = math.lcm(divisor, _digits(multiple) or 1)
         if divisor > MAX_DIVISOR:
             raise refused(f"multipleOf comes to {divisor}, of which {MAX_DIVISOR} are accepted")
 
 
-def _plain(number: float) -> str:
-    """The digits of a number that aren't zeros at its ends: 0.250 gives 25, 300 gives 300."""
-    text = format(number, "f") if isinstance(number, float) else str(abs(number))
-    return text.rstrip("0").replace(".", "").lstrip("-0") if "." in text else text
+def _digits(number: float) -> int:
+    """A number without its point and the zeros behind it: 0.250 and 1e-9 give 25 and 1."""
+    _, digits, exponent = Decimal(str(number)).normalize().as_tuple()
+    if not isinstance(exponent, int):  # an infinity
+        return MAX_DIVISOR + 1
+    return int("".join(map(str, digits))) * 10 ** min(max(exponent, 0), 9)
 
 
 def _objects(schema: Any) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,10 @@ from .tokenizer import Tokenizer
 class OutputText:
     """Tokens one by one to text.
 
-    All pieces together are the decoded whole up to the first of the `stop` strings (with it, if
-    `include_stop`), and no piece ends inside a character. Special tokens are dropped unless
-    `keep_special`. Errors: E0205 for an empty stop string; with the first token, E0512 if the
-    tokenizer can't be read.
+    All pieces together are the decoded whole up to the first of the `stop` strings, and no piece
+    ends inside a character. Special tokens are dropped unless `keep_special`. `include_stop`: the
+    text ends with what ends it, and whoever knows of a stop id pushes that one, too. Errors: E0205
+    for an empty stop string; with the first token, E0512 if the tokenizer can't be read.
     """
 
     __slots__ = (
@@ -24,6 +24,7 @@ class OutputText:
         "_stops",
         "_tokenizer",
         "_whole",
+        "include_stop",
     )
 
     def __init__(
@@ -35,6 +36,7 @@ class OutputText:
         include_stop: bool = False,
     ) -> None:
         self._tokenizer, self._keep_special = tokenizer, keep_special
+        self.include_stop = include_stop
         self._stops = StopStrings(stop, include=include_stop) if stop else None
         self._begins = self._stops.begins if self._stops is not None else None
         self._detokenizer: Detokenizer | None = None

@@ -37,9 +37,12 @@ class SegmentCache:
         """A cache for a `tokenizers.Tokenizer`; None if its segments depend on one another.
 
         They do if the place in the text matters (a space is put before the first word only), if
-        a token is one only between words, if texts are cut or padded, or if merging is random.
+        a token is one only between words, if texts are cut or padded, if merging is random, or if
+        special tokens that stand in a text are split.
         """
         if native.truncation or native.padding or getattr(native.model, "dropout", None):
+            return None
+        if native.encode_special_tokens:
             return None
         parts = native.pre_tokenizer.__getstate__() if native.pre_tokenizer else b"null"
         if _depends_on_place(json.loads(parts)):

@@ -2,7 +2,8 @@
 
 Templates expect what transformers gives them: `raise_exception`, `strftime_now`, a `tojson` that
 doesn't escape for HTML, `break` and `continue`, blocks trimmed, and a `generation` tag (which marks
-the assistant's part for training; here it is transparent).
+the assistant's part for training; here it is transparent, with a scope of its own as there). `dict`
+is no class, and a namespace keeps no underscored names.
 
 Every turn of a loop and every call of a macro counts, so a template ends within bounds whatever the
 messages are. The memory of a single expression isn't bounded (`"a" * 10**9`): an artifact's
@@ -10,15 +11,18 @@ template is trusted as far as the program beside it, but not to be without mista
 """
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from threading import local
 from time import monotonic
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from ...base.errors import LlmcError
 
@@ -37,9 +41,14 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}  # noqa: RUF012 (declared so by the base class)
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_said", [], [])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _said(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
@@ -52,6 +61,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
+        self.globals["dict"] = _Dict()
+        self.globals["namespace"] = _Namespace
         self._rendering = local()
 
     def compiled(self, source: str) -> Any:
@@ -116,9 +127,39 @@ def _to_json(
     )
 
 
+class _Dict:
+    """`dict(…)` and `dict.fromkeys(…)`, and no way from there to Python's class."""
+
+    def __call__(self, *pairs: Any, **named: Any) -> dict[Any, Any]:
+        return dict(*pairs, **named)
+
+    def fromkeys(self, keys: Any, value: Any = None) -> dict[Any, Any]:
+        return dict.fromkeys(keys, value)
+
+
+class _Namespace(Namespace):
+    """Jinja's namespace without underscored names, which could reach the object's own."""
+
+    def __init__(*args: Any, **named: Any) -> None:
+        # The signature of Jinja's own, so that a name may be `self`.
+        self, pairs = args[0], dict(*args[1:], **named)
+        for name in pairs:
+            _require_plain(name)
+        Namespace.__init__(self, pairs)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _require_plain(name)
+        super().__setitem__(name, value)
+
+
+def _require_plain(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace keeps no name like {name!r}")
+
+
 def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
 def _strftime_now(format: str) -> str:
-    return datetime.now().astimezone().strftime(format)
+    return datetime.now().strftime(format)

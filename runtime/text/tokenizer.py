@@ -15,12 +15,26 @@ from ...base.errors import LlmcError
 from .segments import SegmentCache
 from .spelling import Spelling, byte_level
 
+Encode = Callable[[str, bool], Sequence[int]]
+"""Ids of a text; the flag says whether with what a tokenizer puts around it."""
+
 
 class Tokenizer:
-    """A tokenizer.json. Errors: E0512 if it can't be read."""
+    """A tokenizer.json. Errors: E0512 if it can't be read.
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    `split_special_tokens`: special tokens that stand in a text are ordinary text. `proof` is asked
+    once, before the first use, what is wrong with how texts are encoded: E0510 if anything is.
+    """
+
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        *,
+        split_special_tokens: bool = False,
+        proof: Callable[[Encode], str | None] | None = None,
+    ) -> None:
         self._data = data
+        self._split_special_tokens, self._proof = split_special_tokens, proof
         self._parsed: Any = None
         self._was_limited = False
         self._parsing = Lock()
@@ -30,7 +44,7 @@ class Tokenizer:
     @property
     def data(self) -> bytes:
         """The tokenizer.json, without truncation and padding."""
-        native = self._tokenizer
+        native = self.native
         return native.to_str().encode() if self._was_limited else bytes(self._data)
 
     def start(self) -> None:
@@ -38,20 +52,31 @@ class Tokenizer:
 
         def parse() -> None:
             with suppress(LlmcError):
-                _ = self._tokenizer
+                _ = self.native
 
         if self._parsed is None:
             Thread(target=parse, name="llmc-tokenizer").start()
 
     @property
-    def _tokenizer(self) -> Any:
+    def native(self) -> Any:
+        """The `tokenizers.Tokenizer`."""
         if self._parsed is None:
             with self._parsing:
                 if self._parsed is None:
                     native = _parse(bytes(self._data))
                     self._was_limited = unlimited(native)
+                    native.encode_special_tokens = self._split_special_tokens
+                    self._prove(native)
                     self._parsed = native
         return self._parsed
+
+    def _prove(self, native: Any) -> None:
+        def encode(text: str, marked: bool) -> list[int]:
+            return guarded(lambda: native.encode(text, add_special_tokens=marked).ids)
+
+        wrong = self._proof(encode) if self._proof is not None else None
+        if wrong is not None:
+            raise LlmcError("LLMC-E0510", f"the tokenizer isn't the one that was compiled: {wrong}")
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text; special tokens that stand in the text are recognized.
@@ -65,16 +90,16 @@ class Tokenizer:
         segments = self._segments
         if segments is not None and not add_special_tokens:
             return segments.encode(text)
-        native = self._tokenizer
-        return _guarded(lambda: native.encode(text, add_special_tokens=add_special_tokens).ids)
+        native = self.native
+        return guarded(lambda: native.encode(text, add_special_tokens=add_special_tokens).ids)
 
     @cached_property
     def _segments(self) -> SegmentCache | None:
         """Remembers the parts of prompts, where they don't depend on one another."""
-        native = self._tokenizer
+        native = self.native
 
         def encode(text: str) -> list[int]:
-            return _guarded(lambda: native.encode(text, add_special_tokens=False).ids)
+            return guarded(lambda: native.encode(text, add_special_tokens=False).ids)
 
         return SegmentCache.of(native, encode)
 
@@ -83,14 +108,14 @@ class Tokenizer:
 
         Errors: E0208 if an id can't be one (those merely outside the vocabulary have no text).
         """
-        native, ids = self._tokenizer, list(ids)
+        native, ids = self.native, list(ids)
         if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
             raise LlmcError("LLMC-E0208", "a token id is negative or too large")
-        return _guarded(lambda: native.decode(ids, skip_special_tokens=not keep_special))
+        return guarded(lambda: native.decode(ids, skip_special_tokens=not keep_special))
 
     def token_id(self, content: str) -> int | None:
         """The id of what stands in the vocabulary, such as a special token."""
-        return self._tokenizer.token_to_id(content)
+        return self.native.token_to_id(content)
 
     def special_id(self, content: str) -> int | None:
         """The id of a special token, such as a mark of tool calls; None for any other text."""
@@ -123,17 +148,19 @@ class Tokenizer:
     def spelling(self, keep_special: bool) -> Spelling:
         """What each token spells; its tables are shared by all texts and fill as ids come up."""
         if keep_special not in self._spellings:
-            self._spellings[keep_special] = Spelling(self._tokenizer, keep_special)
+            self._spellings[keep_special] = Spelling(self.native, keep_special)
         return self._spellings[keep_special]
 
 
-def _guarded(work: Callable[[], Any]) -> Any:
-    """Runs the library, whose panics are no `Exception` and would end the engine's thread."""
+def guarded(work: Callable[[], Any]) -> Any:
+    """Runs the library, which raises plain exceptions, for words that a vocabulary lacks, and
+    panics, which are no `Exception` and would end the engine's thread."""
     try:
         return work()
     except BaseException as error:
-        if type(error).__name__ == "PanicException":
-            raise LlmcError("LLMC-E0512", "the tokenizer failed on this text") from error
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            reason = " ".join(str(error).split())[:100]
+            raise LlmcError("LLMC-E0512", f"the tokenizer failed on this text: {reason}") from error
         raise
 
 

@@ -1,11 +1,12 @@
-"""The grammar that a body asks for: OpenAI's `response_format`, and what vLLM has for it."""
+"""The grammar that a body asks for: OpenAI's `response_format`, and what vLLM and llama.cpp have
+for it."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.api.generation_options import GenerateOptions, grammar_of
-from ..connection.error_objects import RequestError
+from ..connection.error_objects import RequestError, unsupported
 from ..served_models import Served
 from .protocol.generation_fields import ResponseFormat, Sampling
 
@@ -49,6 +50,8 @@ def _guided(fields: Sampling) -> Sequence[Wanted]:
         ("guided_regex", fields.guided_regex, "regex"),
         ("guided_choice", fields.guided_choice, "choice"),
         ("guided_grammar", fields.guided_grammar, "grammar"),
+        ("json_schema", fields.json_schema, "json_schema"),
+        ("grammar", fields.grammar, "grammar"),
     ]
     if options is not None:
         any_object = _ANY_OBJECT if options.json_object else None
@@ -63,11 +66,19 @@ def _guided(fields: Sampling) -> Sequence[Wanted]:
 
 
 def _formatted(form: ResponseFormat | None) -> Sequence[Wanted]:
-    if form is None or form.type == "text":
+    """A schema holds wherever it stands; `json_object` without one is any object."""
+    if form is None:
         return ()
-    if form.type == "json_object":
-        return (("response_format", _ANY_OBJECT, "json_schema"),)
-    schema = form.json_schema.schema_ if form.json_schema is not None else None
+    named = form.json_schema.schema_ if form.json_schema is not None else None
+    if form.schema_ is not None and named is not None:
+        raise RequestError("LLMC-E0213", "there are two schemas", param="response_format")
+    schema = form.schema_ if named is None else named
+    if form.type == "text":
+        if schema is not None:
+            raise unsupported("response_format", "of type text can't have a schema")
+        return ()
+    if form.type == "json_object" and schema is None:
+        schema = _ANY_OBJECT
     if schema is None:
         raise RequestError("LLMC-E0213", "json_schema has no schema", param="response_format")
     return (("response_format", schema, "json_schema"),)

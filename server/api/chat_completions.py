@@ -1,6 +1,6 @@
 """`/v1/chat/completions`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from time import time
 from typing import Any
 from uuid import uuid4
@@ -13,12 +13,13 @@ from ..config import ServerConfig
 from ..connection.error_objects import unsupported
 from ..connection.server_sent_events import DONE, TextEvent, event, failure
 from ..served_models import Served
-from .chat_prompt import ChatPrompts
+from .chat_prompt import ChatPrompts, rendering_of
 from .generating_endpoint import Asked, generate
 from .logprobs import NewLogprobs, chat_entries
 from .protocol.chat import ChatRequest
-from .request_limits import check_count
+from .request_limits import check_count, output_limit
 from .running_requests import Running
+from .template_variables import template_variables
 from .tool_choice import tools_of
 
 
@@ -30,16 +31,21 @@ async def chat_completions(http: Request) -> Response:
 def _read(body: ChatRequest, served: Served, config: ServerConfig) -> Asked[ChatPrompts]:
     _check(body, config)
     tools = tools_of(served, body.tools, body.tool_choice, body.parallel_tool_calls)
-    prompts = ChatPrompts(
+    variables = template_variables(
         served,
-        body.messages,
-        tools,
-        add_generation_prompt=body.add_generation_prompt is not False,
-        variables=_variables(body),
+        body,
+        tools=tools.offered is not None,
+        effort=body.reasoning_effort,
+        verbosity=body.verbosity,
     )
+    prompts = ChatPrompts(served, body.messages, tools, rendering_of(body, variables))
     return Asked(
         prompts,
-        body.max_completion_tokens or body.max_tokens,
+        output_limit(
+            max_completion_tokens=body.max_completion_tokens,
+            max_tokens=body.max_tokens,
+            n_predict=body.n_predict,
+        ),
         n=body.n or 1,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         form=body.response_format,
@@ -48,9 +54,6 @@ def _read(body: ChatRequest, served: Served, config: ServerConfig) -> Asked[Chat
 
 def _check(body: ChatRequest, config: ServerConfig) -> None:
     """E0215 for what contradicts itself or can't be done."""
-    for name in ("audio", "functions", "function_call", "web_search_options"):
-        if getattr(body, name) is not None:
-            raise unsupported(name, "is not supported")
     if body.modalities not in (None, ["text"]):
         raise unsupported("modalities", "can only be text")
     check_count(body.n or 1, config)
@@ -58,13 +61,6 @@ def _check(body: ChatRequest, config: ServerConfig) -> None:
         raise unsupported("top_logprobs", "needs logprobs")
     if body.stream_options is not None and not body.stream:
         raise unsupported("stream_options", "needs stream")
-
-
-def _variables(body: ChatRequest) -> Mapping[str, Any]:
-    variables = dict(body.chat_template_kwargs or {})
-    if body.reasoning_effort is not None:
-        variables.setdefault("reasoning_effort", body.reasoning_effort)
-    return variables
 
 
 class _Answer:

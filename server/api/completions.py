@@ -20,7 +20,7 @@ from .generating_endpoint import Asked, generate
 from .logprobs import CompletionLogprobs, NewLogprobs
 from .prompt_encoding import encode
 from .protocol.completion import CompletionRequest
-from .request_limits import check_count
+from .request_limits import check_count, output_limit
 from .running_requests import Running
 
 DEFAULT_TOKENS = 16
@@ -30,8 +30,8 @@ DEFAULT_TOKENS = 16
 class _Prompts:
     """The prompts of a body, texts or ids; `ids` of all of them when they are prepared."""
 
-    def __init__(self, served: Served, prompt: str | list[Any]) -> None:
-        self._served = served
+    def __init__(self, served: Served, prompt: str | list[Any], *, special: bool) -> None:
+        self._served, self._special = served, special
         alone = isinstance(prompt, str) or isinstance(prompt[0], int)
         self._prompts: list[Any] = [prompt] if alone else list(prompt)
         self.ids: list[list[int]] = []
@@ -42,7 +42,7 @@ class _Prompts:
     async def prepare(self, options: RequestOptions) -> list[list[int]]:
         """The ids of each prompt."""
         if isinstance(self._prompts[0], str):
-            texts = (encode(self._served, text, special=True) for text in self._prompts)
+            texts = (encode(self._served, text, special=self._special) for text in self._prompts)
             self.ids = list(await asyncio.gather(*texts))
         else:
             self.ids = self._prompts
@@ -56,14 +56,15 @@ async def completions(http: Request) -> Response:
 
 def _read(body: CompletionRequest, served: Served, config: ServerConfig) -> Asked[_Prompts]:
     _check(body, config)
-    prompts, each = _Prompts(served, body.prompt), body.best_of or body.n or 1
+    prompts = _Prompts(served, body.prompt, special=body.add_special_tokens is not False)
+    each = body.best_of or body.n or 1
     check_count(len(prompts) * each, config, "prompt")
     logprobs = body.logprobs
     if logprobs is None and each > (body.n or 1):
         logprobs = 0  # the best ones are those with the highest
     return Asked(
         prompts,
-        DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
+        _max_tokens(body),
         n=each,
         logprobs=logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
@@ -71,10 +72,15 @@ def _read(body: CompletionRequest, served: Served, config: ServerConfig) -> Aske
     )
 
 
+def _max_tokens(body: CompletionRequest) -> int | None:
+    if body.max_tokens is None and body.n_predict is None:
+        return DEFAULT_TOKENS
+    limit = output_limit(max_tokens=body.max_tokens, n_predict=body.n_predict)
+    return limit if limit is None else max(1, limit)
+
+
 def _check(body: CompletionRequest, config: ServerConfig) -> None:
     check_count(body.best_of or body.n or 1, config)
-    if body.suffix:
-        raise unsupported("suffix", "is not supported")
     if body.best_of is not None:
         if body.best_of < (body.n or 1):
             raise unsupported("best_of", "can't be less than n")
@@ -138,12 +144,13 @@ class _Answer:
         request = self._running.requests[number]
         logprobs = None
         if self._body.logprobs is not None:
-            builder = CompletionLogprobs(self._tokenizer)
+            builder = self._logprobs()
             tokens, found = [*self._echoed(request)], [*self._echoed_logprobs(request)]
+            echoed = len(tokens)
             if not self._nothing_new:
                 tokens += request.output
                 found += request.logprobs
-            logprobs = builder.entries(tokens, found)
+            logprobs = builder.entries(tokens, found, echoed=echoed)
         text = "" if self._nothing_new else text
         reason = "length" if self._nothing_new else request.finish_reason
         return {
@@ -152,6 +159,10 @@ class _Answer:
             "logprobs": logprobs,
             "finish_reason": reason,
         }
+
+    def _logprobs(self) -> CompletionLogprobs:
+        keeps = self._body.skip_special_tokens is False
+        return CompletionLogprobs(self._tokenizer, keep_special=keeps)
 
     def _echoed(self, request: EngineRequest) -> Sequence[int]:
         return request.prompt if self._echo else ()
@@ -168,7 +179,7 @@ class _Answer:
         plain = [
             TextEvent(self._chunk(i, TextEvent.HOLE, None, None)) for i in range(len(requests))
         ]
-        builders = [CompletionLogprobs(self._tokenizer) for _ in requests]
+        builders = [self._logprobs() for _ in requests]
         news = [NewLogprobs(request) for request in requests]
         begun = [not self._echo] * len(requests)
         try:
@@ -178,13 +189,14 @@ class _Answer:
                 tokens, found = news[i].take(len(delta.token_ids))
                 if self._nothing_new:
                     tokens, found = [], []
+                echoed = 0
                 if not begun[i]:
-                    begun[i] = True
+                    begun[i], echoed = True, len(requests[i].prompt)
                     text = self._prefix(requests[i]) + text
                     tokens = [*requests[i].prompt, *tokens]
                     found = [*requests[i].prompt_logprobs, *found]
                 if self._body.logprobs is not None:
-                    logprobs = builders[i].entries(tokens, found)
+                    logprobs = builders[i].entries(tokens, found, echoed=echoed)
                 elif ended is None:
                     if text:
                         yield plain[i](text)

@@ -16,11 +16,13 @@ from starlette.responses import Response
 from ...runtime.api.generation_options import RequestOptions
 from ...runtime.engine.request import Request as EngineRequest
 from ..config import ServerConfig
+from ..connection.error_objects import unsupported
 from ..connection.event_stream import Attended, EventStream
 from ..connection.json_response import Json
 from ..served_models import Served
 from ..server_state import ServerState, key_of, state_of
 from .answer_grammar import answer_grammar
+from .other_fields import check_other_fields
 from .protocol.generation_fields import GenerationBody, ResponseFormat
 from .request_limits import check_prompt, max_tokens_of
 from .running_requests import Running
@@ -73,6 +75,9 @@ async def generate(
     """Answers one request. `read`: E0213 and E0215 for what contradicts itself or can't be done."""
     server = state_of(http)
     body = await server.body(http, schema)
+    check_other_fields(body.model_extra)
+    if body.store:
+        raise unsupported("store", "is not supported: this server stores nothing")
     served = server.catalog.get(body.model)
     asked = read(body, served, server.config)
     options = options_of(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...runtime.engine.request import Request, TokenLogprob
+from ...runtime.text.detokenizer import Detokenizer, detokenizer
 from ...runtime.text.tokenizer import Tokenizer
 
 _LEAST = -9999.0
@@ -28,27 +29,43 @@ def _entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
 
 
 class CompletionLogprobs:
-    """Builds `choices[].logprobs` of completions; offsets count characters of the whole text."""
+    """Builds `choices[].logprobs` of completions, for one text as it comes.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    An offset is the place in the text of the character that the token begins, or that it is a part
+    of. `keep_special`: whether special tokens of what is generated are in the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, keep_special: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._offset = 0
+        self._detokenizer = detokenizer(tokenizer, keep_special=keep_special)
+        self._length = 0
 
     def entries(
-        self, tokens: Sequence[int], found: Sequence[TokenLogprob | None]
+        self, tokens: Sequence[int], found: Sequence[TokenLogprob | None], *, echoed: int = 0
     ) -> dict[str, Any]:
-        """The next tokens; None for one that has no probability, as the first of a prompt."""
-        texts = [self._text(token) for token in tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(self._offset)
-            self._offset += len(text)
+        """The next tokens; None for one that has no probability, as the first of a prompt.
+
+        The first `echoed` are a prompt, whose text is decoded by itself.
+        """
+        offsets: list[int] = []
+        if echoed:
+            prompt = detokenizer(self._tokenizer)
+            offsets += self._offsets(prompt, tokens[:echoed])
+            self._length += len(prompt.flush())
+        offsets += self._offsets(self._detokenizer, tokens[echoed:])
         return {
-            "tokens": texts,
+            "tokens": [self._text(token) for token in tokens],
             "token_logprobs": [None if one is None else max(one.logprob, _LEAST) for one in found],
             "top_logprobs": [self._top(one) for one in found],
             "text_offset": offsets,
         }
+
+    def _offsets(self, reader: Detokenizer, tokens: Sequence[int]) -> list[int]:
+        offsets = []
+        for token in tokens:
+            offsets.append(self._length + reader.held)
+            self._length += len(reader.push(token))
+        return offsets
 
     def _text(self, token: int) -> str:
         return self._tokenizer.token_bytes(token).decode("utf-8", "replace")

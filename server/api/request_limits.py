@@ -13,6 +13,19 @@ def check_count(count: int, config: ServerConfig, param: str = "n") -> None:
         raise unsupported(param, f"can be at most {config.max_n} here")
 
 
+def output_limit(**fields: int | None) -> int | None:
+    """How much may be generated, of the fields by which clients say it; -1 is as much as there is
+    room for. E0215 if two of them say different things."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    if len(set(said.values())) > 1:
+        first, *others = said
+        raise unsupported(first, f"and {' and '.join(others)} exclude one another")
+    if said.get("n_predict") == 0:
+        raise unsupported("n_predict", "cannot be 0")
+    value = next(iter(said.values()), None)
+    return None if value == -1 else value
+
+
 def check_prompt(prompt: Sequence[int], served: Served, config: ServerConfig) -> None:
     """E0204 if a prompt is longer than the server or the context allows."""
     limit = min(config.max_prompt_tokens or served.context, served.context)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from ...runtime.api.generation_options import GenerateOptions, OptionError, RequestOptions
 from ..config import ServerConfig
-from ..connection.error_objects import RequestError, unsupported
+from ..connection.error_objects import RequestError
 from ..served_models import Served
 from .protocol.generation_fields import Sampling
 
@@ -34,15 +34,17 @@ def options_of(
     **more: int | None,
 ) -> RequestOptions:
     """What a request asks, but for its grammar. `more`: options that endpoints have their own
-    fields for. Errors: E0205, E0208, E0215."""
-    if fields.include_stop_str_in_output:
-        raise unsupported("include_stop_str_in_output", "is not supported")
+    fields for. Errors: E0205, E0208."""
     given = _sampling(fields, served, config)
     given.update({name: value for name, value in more.items() if value is not None})
     given["logit_bias"] = _bias(fields.logit_bias or {})
     given["bad_words"] = [word for word in fields.bad_words or () if word]
+    given["include_stop"] = bool(fields.include_stop_str_in_output)
+    given["keep_special"] = fields.skip_special_tokens is False
     given["client"] = f"{key}/{fields.user or ''}"
     given["namespace"] = key if config.isolate_keys else ""
+    if fields.cache_salt is not None:
+        given["namespace"] += f"\0{fields.cache_salt}"
     given["timeout"] = min(fields.timeout or config.request_timeout, config.request_timeout)
     try:
         return served.model.request_maker.options(cast(GenerateOptions, given))

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runtime.api.generation_options import RequestOptions
-from ...runtime.engine.sampling.grammar import Grammar
+from ...runtime.engine.sampling.grammar import CompiledGrammar, Grammar
 from ...runtime.text.tools.calls import ToolFormat, ToolStream
 from ...runtime.text.tools.definitions import Choice, checked_choice, checked_tools
 from ...runtime.text.tools.forced import forced_grammar, keeps_special
 from ...runtime.text.tools.registry import format_of
 from ..connection.error_objects import RequestError
 from ..served_models import Served
-from .protocol.tools import Tool, ToolChoice
+from .protocol.tools import AllowedTools, Tool, ToolChoice
 
 
 class Tools:
@@ -34,16 +34,19 @@ class Tools:
         if not self._choice.tools:
             return
         tokenizer, format = self._served.model.tokenizer, self._format()
-        options.keep_special = keeps_special(format, tokenizer.special_id)
+        options.keep_special |= keeps_special(format, tokenizer.special_id)
         if self._choice.forced:
             if options.grammar is not None:
                 message = "a forced call and another form of the answer exclude one another"
                 raise RequestError("LLMC-E0213", message, param="tool_choice")
-            text = forced_grammar(
-                format, self._choice.tools, special_id=tokenizer.special_id, many=self.many
-            )
-            compile = self._served.model.request_maker.compile
-            options.grammar = await asyncio.to_thread(lambda: compile(Grammar.lark(text)))
+            options.grammar = await asyncio.to_thread(self._forced, format)
+
+    def _forced(self, format: ToolFormat) -> CompiledGrammar:
+        model = self._served.model
+        text = forced_grammar(
+            format, self._choice.tools, special_id=model.tokenizer.special_id, many=self.many
+        )
+        return model.request_maker.compile(Grammar.lark(text))
 
     def stream(self) -> ToolStream | None:
         """A reader of calls, if there may be any."""
@@ -60,7 +63,7 @@ class Tools:
 def tools_of(
     served: Served,
     tools: Sequence[Tool] | None,
-    choice: str | ToolChoice | None,
+    choice: str | ToolChoice | AllowedTools | None,
     parallel: bool | None,
 ) -> Tools:
     """The tools that a request brings. Errors: E0209 without a chat template, E0212."""

@@ -125,13 +125,19 @@ def _float(text: str) -> float:
     return value
 
 
+def _is_choice(part: str | int) -> bool:
+    """Whether a part of a place names one of several types that a field may have: no field."""
+    return isinstance(part, str) and (
+        "[" in part or part in ("str", "int", "float", "bool") or part[:1].isupper()
+    )
+
+
 def validated(schema: type[M], value: Any) -> M:
     """`value` as an instance of a schema; E0213 naming the first field that is wrong."""
     try:
         return schema.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = [str(part) for part in first["loc"]]
-        where = ".".join(path)
+        where = ".".join(str(part) for part in first["loc"] if not _is_choice(part))
         message = f"{where}: {first['msg']}" if where else first["msg"]
         raise RequestError("LLMC-E0213", message, param=where or None) from error

@@ -1,6 +1,7 @@
 """Artifacts: all or nothing when written, and nothing but themselves when read."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -224,6 +225,17 @@ def test_a_newer_format_is_named_as_such(tmp_path, monkeypatch, write_tiny):
         z.writestr("manifest.json", b'{"format_version": 9, "shape": "unknown"}')
     with pytest.raises(LlmcError, match="E0505"):
         ArtifactReader(tmp_path / "z.llmc")
+
+
+@pytest.mark.parametrize("version", artifact.READABLE_VERSIONS)
+def test_formats_that_are_read(tmp_path, write_tiny, version):
+    """What version 3 added has defaults that say what version 2 meant."""
+    write_tiny(tmp_path / "x.llmc", format_version=version)
+    manifest = ArtifactReader(tmp_path / "x.llmc").manifest
+    assert (manifest.named_templates, manifest.text_vectors) == ({}, None)
+    raw = msgspec.to_builtins(manifest)
+    del raw["named_templates"], raw["text_vectors"]
+    assert artifact.decode(json.dumps(raw).encode()) == manifest
 
 
 def test_unknown_fields_are_refused(tmp_path, tiny_bytes):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import llmc
+import msgspec
 import pytest
 import torch
 from llmc.artifact.manifest import GENERATION, Generation, decode_generation
@@ -19,8 +20,15 @@ from llmc.compiler import driver
 from llmc.compiler.assemble import draft_manifest
 from llmc.compiler.frontend.sources import open_source
 from llmc.compiler.text_entries import text_entries
+from llmc.runtime.api.conformance import text_checks
 from llmc.runtime.engine.sampling.parameters import SamplingParams
-from transformers import AutoConfig, EosTokenCriteria, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    EosTokenCriteria,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
@@ -47,7 +55,10 @@ def defaults(model: Path, fields: dict[str, Any], file: str = "generation_config
 def test_ends_of_text_are_those_that_transformers_stops_at(
     value: Any, noted: int, file: str, model: Path
 ) -> None:
-    """transformers itself refuses a config.json (not a generation_config.json) with floats."""
+    """A text ends where any file says so: here also the tokenizer's own end, and config.json.
+
+    transformers itself refuses a config.json (not a generation_config.json) with floats.
+    """
     if file == "config.json":
         (model / "generation_config.json").unlink(missing_ok=True)
         if "." in str(value):
@@ -63,7 +74,10 @@ def test_ends_of_text_are_those_that_transformers_stops_at(
         every: Any = torch.arange(vocab)[:, None]
         scores: Any = torch.empty(0)
         stops = criterion(every, scores).nonzero()[:, 0].tolist()
-    assert found.eos_token_ids == stops
+    stated = {AutoTokenizer.from_pretrained(model).eos_token_id}
+    if file != "config.json":
+        stated |= {json.loads((model / "config.json").read_text())["eos_token_id"]}
+    assert sorted(found.eos_token_ids) == sorted({*stops, *stated})
     assert len(notes) == noted
     assert all(file in note and "eos_token_id" in note for note in notes)
 
@@ -157,7 +171,7 @@ def test_what_means_nothing_is_refused_by_name(
         ("chat_template.jinja", "{% for m in messages %}", "LLMC-E0417"),
         ("chat_template.jinja", "{{ nope | no_such_filter }}", "LLMC-E0417"),
         ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "LLMC-E0417"),
-        ("tokenizer_config.json", '{"bos_token": "\\ud800"}', "LLMC-E0418"),
+        ("tokenizer_config.json", '{"bos_token": "\\ud800"}', "LLMC-E0417"),
     ],
 )
 def test_text_that_the_runtime_could_not_open(
@@ -180,6 +194,10 @@ def test_a_name_that_cannot_be_written_down(llama: Path) -> None:
 def test_such_an_artifact_opens(model: Path, tmp_path: Path) -> None:
     config = {"eos_token_id": -1, "pad_token_id": -1, "top_k": 20.0, "temperature": 1}
     (model / "generation_config.json").write_text(json.dumps(config))
+    for name in ("config.json", "tokenizer_config.json"):  # else a text ends where they say
+        stated = json.loads((model / name).read_text())
+        ends = {key for key in stated if key.startswith("eos_token")}
+        (model / name).write_text(json.dumps({k: v for k, v in stated.items() if k not in ends}))
     report = llmc.compile(str(model), output=tmp_path / "x.llmc", levels=["portable"])
     assert sum("is no token" in note for note in report.notes) == 2
     with llmc.load(tmp_path / "x.llmc") as opened:
@@ -188,3 +206,29 @@ def test_such_an_artifact_opens(model: Path, tmp_path: Path) -> None:
         stream = opened.generate([1, 2, 3], max_tokens=4)
         list(stream)
         assert stream.finish_reason == "length"
+
+
+def test_an_artifact_is_held_to_its_text(compiled: Path) -> None:
+    """Before its first use, by what transformers made of the same files; `verify` says more."""
+    with llmc.load(compiled) as model:
+        told = model.text_vectors
+        assert told is not None
+        assert "transformers" in told.reference
+        assert [check.ok for check in text_checks(model)] == [True] * 3
+    text, chat = told.texts[0], told.chats[0]
+    wrong = {
+        "ids": msgspec.structs.replace(told, texts=[msgspec.structs.replace(text, ids=[1])]),
+        "text": msgspec.structs.replace(told, texts=[msgspec.structs.replace(text, decoded="x")]),
+        "prompts": msgspec.structs.replace(told, chats=[msgspec.structs.replace(chat, prompt="x")]),
+    }
+    for what, other in wrong.items():
+        with llmc.load(compiled) as model:
+            model.text_vectors = other
+            failed = [check for check in text_checks(model) if not check.ok]
+            assert what in {word for check in failed for word in check.name.split()}
+            if what == "ids":
+                with pytest.raises(LlmcError, match="E0510"):
+                    model.encode("hi", raw=True)
+            if what == "prompts":
+                with pytest.raises(LlmcError, match="E0510"):
+                    model.encode("hi")

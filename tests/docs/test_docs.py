@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
 from llmc.artifact import manifest as artifact
-from llmc.artifact import targets
+from llmc.artifact import targets, text_vectors
 from llmc.base.error_table import ERRORS
 from llmc.base.sizes import parse_size
 from llmc.cli import compile as compiling
@@ -159,6 +159,7 @@ def test_every_field_of_the_manifest_is_described() -> None:
     structs = [artifact.Manifest, artifact.Source, artifact.Entry, artifact.Variant]
     structs += [artifact.Limits, artifact.CacheGroup, artifact.MemoryPlan, artifact.Buffer]
     structs += [artifact.Weights, artifact.Tensor, artifact.ConformanceVector, artifact.Generation]
+    structs += [text_vectors.TextVectors, text_vectors.EncodedText, text_vectors.RenderedChat]
     structs += [targets.CacheInput, *get_args(targets.AnyProgramOptions)]
     for struct in structs:
         rows = FORMAT.section(f"### `{struct.__name__}`").rows("| field |")
@@ -172,7 +173,8 @@ def test_format_version_and_entry_names() -> None:
     assert f"format version {artifact.FORMAT_VERSION}." in FORMAT.prose
     entries = {row[0].strip("`") for row in FORMAT.rows("| entry |")}
     names = {getattr(artifact, n) for n in ("MANIFEST", "CERTIFICATE", "SUMS", "TOKENIZER")}
-    names |= {artifact.CHAT_TEMPLATE, artifact.GENERATION}
+    names |= {artifact.CHAT_TEMPLATE, artifact.GENERATION, artifact.TEXT_VECTORS}
+    names |= {f"{artifact.NAMED_TEMPLATES}/NAME.jinja"}
     source = (ROOT / "compiler" / "assemble.py").read_text()
     names |= set(re.findall(r'"((?:weights/)?[\w.]+\.(?:txt|json|safetensors))"', source))
     assert names <= entries

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -53,14 +54,15 @@ def write_gguf(
     change: Callable[[dict[str, np.ndarray]], None] | None = None,
     extra: Callable[[gguf.GGUFWriter], None] | None = None,
     rotated: int = 16,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Write `model`; returns the values that the file holds, by GGUF name.
 
     `change` has the last word on the tensors, `extra` on the metadata; `rotated`: how many of the
-    16 dimensions of a head are.
+    16 dimensions of a head are; `options` are the writer's (byte order, splitting).
     """
     config = model.config
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, arch, **options)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(128)
     writer.add_embedding_length(config.hidden_size)

@@ -40,6 +40,9 @@ def test_every_setting_is_a_flag() -> None:
         ('max_body = "much"', "much"),
         ('models = ["a=x", "a=y"]', "two models are called 'a'"),
         ('models = ["a="]', "has no file"),
+        ('models = ["org/a="]', "'org/a' has no file"),
+        ('models = ["org//a=x"]', "'org//a' is no name"),
+        ('models = ["org/a=x", "org/a=y"]', "two models are called 'org/a'"),
         ('cors_origin = ["*"]\napi_key = ["k"]', "exclude one another"),
         ("\x00", "line 1"),
     ],
@@ -53,6 +56,25 @@ def test_what_is_wrong_is_one_line_with_an_id(tmp_path: Path, text: str, message
     assert refused.value.id in ("LLMC-E0219", "LLMC-E0205")
     assert message in str(refused.value)
     assert "\n" not in refused.value.message
+
+
+def test_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "runs" / "lr=1.llmc"
+    there.parent.mkdir()
+    there.touch()
+    entries = {
+        "smol.llmc": ("smol", "smol.llmc"),
+        "dir/smol.llmc": ("smol", "dir/smol.llmc"),
+        "chat=dir/smol.llmc": ("chat", "dir/smol.llmc"),
+        "org/name=smol.llmc": ("org/name", "smol.llmc"),
+        "a/b/c=/abs/x=y.llmc": ("a/b/c", "/abs/x=y.llmc"),
+        f"{there}": ("lr=1", str(there)),
+        "runs/lr=1.llmc": ("lr=1", "runs/lr=1.llmc"),
+        "./runs/lr=2.llmc": ("lr=2", "./runs/lr=2.llmc"),
+    }
+    for entry, (name, path) in entries.items():
+        assert ServerConfig(models=[entry]).artifacts == [(name, Path(path))]
 
 
 def test_keys(tmp_path: Path) -> None:

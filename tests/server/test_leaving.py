@@ -35,9 +35,11 @@ def wait_for_tokens(running: Any, count: int = 3) -> None:
 )
 def test_leaving_ends_the_request(start: Any, toy_model: Any, path: str, more: Any) -> None:
     running = start({"toy": toy_model(delay=0.01)})
-    body = {**ENDLESS, "messages": [{"role": "user", "content": "hello"}], "input": "hello"}
+    body: dict[str, Any] = {**ENDLESS}
+    if path == "/v1/chat/completions":
+        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
     if path == "/v1/responses":
-        del body["prompt"]  # which is something else there
+        body["input"], body["max_output_tokens"] = body.pop("prompt"), body.pop("max_tokens")
     connection = running.send(path, {**body, **more})
     wait_for_tokens(running)
     connection.close()

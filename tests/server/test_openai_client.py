@@ -55,6 +55,20 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("other")
 
 
+def test_a_name_with_slashes(start: Any, toy_model: Any) -> None:
+    running = start({"org/name": toy_model()})
+    client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["org/name"]
+    assert client.models.retrieve("org/name").id == "org/name"
+    for path in ("/v1/models/org/name", "/v1/models/org%2Fname"):
+        assert running.http.get(path).json()["id"] == "org/name"
+    for path in ("/v1/models/org", "/v1/models/org/name/x", "/v1/models/name", "/v1/models/"):
+        assert running.http.get(path).status_code in (307, 404)
+    answer = client.chat.completions.create(model="org/name", messages=HELLO, max_tokens=2)
+    assert answer.model == "org/name"
+    assert "org/name" in running.http.get("/metrics").text
+
+
 def test_chat(client: OpenAI, server: Any, toy: Any) -> None:
     answer = client.chat.completions.create(
         model="toy", messages=HELLO, temperature=0, max_tokens=12
@@ -279,6 +293,25 @@ def test_forced_calls(client: OpenAI, choice: Any, names: set[str]) -> None:
     assert json.loads(streamed["arguments"]) == json.loads(call.function.arguments)
 
 
+def test_a_choice_among_some_tools(client: OpenAI) -> None:
+    clock: Any = {"type": "function", "function": {"name": "clock"}}
+    some: Any = {"mode": "required", "tools": [clock]}
+    options: Any = {"model": "toy", "messages": HELLO, "tools": TOOLS, "max_tokens": 200}
+    options["tool_choice"] = {"type": "allowed_tools", "allowed_tools": some}
+    calls = client.chat.completions.create(**options).choices[0].message.tool_calls or []
+    assert {call.function.name for call in calls if call.type == "function"} == {"clock"}
+    tools: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    choice: Any = {"type": "allowed_tools", "mode": "required", "tools": [
+        {"type": "function", "name": "clock"}]}  # fmt: skip
+    items = client.responses.create(
+        model="toy", input="hello", tools=tools, tool_choice=choice, max_output_tokens=200
+    ).output
+    assert {item.name for item in items if item.type == "function_call"} == {"clock"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**{**options, "tool_choice": {"type": "custom"}})
+    assert refused.value.param == "tool_choice"
+
+
 def test_tools_that_are_not_called_and_what_calls_gave(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="toy", messages=HELLO, tools=TOOLS, tool_choice="none", max_tokens=5
@@ -298,77 +331,6 @@ def test_tools_that_are_not_called_and_what_calls_gave(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="toy", messages=HELLO, tools=TOOLS + TOOLS)
     assert refused.value.code == "LLMC-E0212"
-
-
-def test_responses(client: OpenAI, server: Any, toy: Any) -> None:
-    answer = client.responses.create(
-        model="toy", input="hello", temperature=0, max_output_tokens=12, metadata={"a": "b"}
-    )
-    expected = greedy_text(server, toy, "user: hello\nassistant: ", 12)
-    assert answer.output_text == expected
-    assert answer.status == "incomplete"
-    assert answer.metadata == {"a": "b"}
-    items: Any = [
-        {"role": "user", "content": [{"type": "input_text", "text": "hello"}]},
-    ]
-    again = client.responses.create(model="toy", input=items, temperature=0, max_output_tokens=12)
-    assert again.output_text == expected
-    assert answer.usage is not None
-    assert answer.usage.output_tokens == 12
-
-
-def test_streamed_response(client: OpenAI) -> None:
-    options: Any = {"model": "toy", "input": "hello", "temperature": 0, "max_output_tokens": 8}
-    whole = client.responses.create(**options)
-    events = list(client.responses.create(**options, stream=True))
-    kinds = [event.type for event in events]
-    assert kinds[:4] == [
-        "response.created",
-        "response.in_progress",
-        "response.output_item.added",
-        "response.content_part.added",
-    ]
-    assert kinds[-4:] == [
-        "response.output_text.done",
-        "response.content_part.done",
-        "response.output_item.done",
-        "response.incomplete",
-    ]
-    assert set(kinds[4:-4]) == {"response.output_text.delta"}
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-    assert text == whole.output_text
-    form: Any = {"format": {"type": "json_object"}}
-    with client.responses.stream(model="toy", input="hello", text=form) as stream:
-        assert isinstance(json.loads(stream.get_final_response().output_text), dict)
-
-
-def test_a_response_that_calls(client: OpenAI) -> None:
-    tool = {"type": "function", **TOOLS[1]["function"]}
-    options: Any = {"model": "toy", "input": "hello", "tools": [tool], "max_output_tokens": 200}
-    options |= {"tool_choice": "required", "temperature": 0, "parallel_tool_calls": False}
-    (call,) = client.responses.create(**options).output
-    assert call.type == "function_call"
-    assert call.name == "clock"
-    assert json.loads(call.arguments)["unit"] in ("c", "f")
-    events = list(client.responses.create(**options, stream=True))
-    done = [e for e in events if e.type == "response.function_call_arguments.done"]
-    assert [e.arguments for e in done] == [call.arguments]
-    told: Any = [
-        {"role": "user", "content": "hello"},
-        {"type": "function_call", "call_id": "1", "name": "clock", "arguments": "{}"},
-        {"type": "function_call_output", "call_id": "1", "output": "noon"},
-    ]
-    answer = client.responses.create(model="toy", input=told, max_output_tokens=3)
-    assert answer.usage is not None
-    assert answer.usage.output_tokens == 3
-
-
-def test_a_response_in_a_form(client: OpenAI) -> None:
-    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
-    answer = client.responses.create(model="toy", input="hello", text=form)
-    assert json.loads(answer.output_text)["color"] in ("red", "blue")
-    assert answer.status == "completed"
 
 
 def test_what_is_refused(client: OpenAI) -> None:

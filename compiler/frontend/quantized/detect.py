@@ -6,12 +6,12 @@ isn't quantized; one whose settings are all off isn't.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ....base.errors import LlmcError
+from ..json_file import json_object
 from .settings import Settings
 
 _IN_CONFIG = ("quantization_config", "compression_config")
@@ -91,12 +91,4 @@ def _is_off(settings: Mapping[str, Any]) -> bool:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise LlmcError("LLMC-E0418", f"{path} is not a JSON object")
-    return value
+    return json_object(path, path.read_bytes()) if path.is_file() else None

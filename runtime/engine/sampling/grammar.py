@@ -25,6 +25,7 @@ from ...text.grammar_limits import (
     parse_schema,
     refused,
 )
+from ...text.schema_translation import translated
 from .matcher import Matcher, brief, unless_stopping
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class Grammar:
     @staticmethod
     def json_schema(schema: dict[str, Any] | str | bool) -> "Grammar":
         """JSON that the schema (draft 2020-12, or its text) accepts. A keyword that isn't supported
-        is refused, not ignored."""
+        is refused, not ignored; a `format` that nobody defines is an annotation."""
         parsed = parse_schema(schema)
         check_schema(parsed)
+        parsed = translated(parsed)
         make = _llguidance().LLMatcher.grammar_from_json_schema
         return _checked(lambda: make(parsed, overrides=_JSON_OPTIONS))
 

@@ -92,9 +92,10 @@ class ToolFormat(Protocol):
         """Whether a chat template teaches this format."""
         ...
 
-    def read(self, cursor: Cursor, calls: Calls) -> Reading[None]:
+    def read(self, cursor: Cursor, calls: Calls) -> Reading[bool | None]:
         """Reads from a mark on, as far as it is well-formed. What it has read is content if no
-        call started meanwhile."""
+        call started meanwhile. True: what follows is none of it, even if that was seen only when
+        the text had ended; otherwise the rest of a text that has ended is markup cut off."""
         ...
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], quote: "Quote", many: bool) -> str:
@@ -160,10 +161,10 @@ class ToolStream:
     def _read_markup(self) -> Reading[None]:
         cursor, calls = self._cursor, self._calls
         before = calls.count
-        yield from self._format.read(cursor, calls)
+        complete = yield from self._format.read(cursor, calls)
         if calls.count == before:
             calls.text(cursor.buffer[: cursor.at])
-        elif cursor.closed:  # what is left is markup that was cut off
+        elif cursor.closed and not complete:  # what is left is markup that was cut off
             cursor.at = len(cursor.buffer)
         cursor.forget()
 

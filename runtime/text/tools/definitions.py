@@ -78,7 +78,8 @@ def _too_deep(schema: Any) -> bool:
 
 
 def checked_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
-    """What `tool_choice` means: "none", "auto" (also if null), "required", or a named function."""
+    """What `tool_choice` means: "none", "auto" (also if null), "required", a named function, or
+    some of them that are allowed: the answer sees no others."""
     if choice == "none":
         return Choice((), False)
     if choice is None or choice == "auto":
@@ -87,14 +88,30 @@ def checked_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
         if not tools:
             _refuse("tool_choice is 'required', but there are no tools")
         return Choice(tuple(tools), True)
-    if not isinstance(choice, Mapping) or choice.get("type") != "function":
-        _refuse("tool_choice must be 'none', 'auto', 'required' or a function")
+    if not isinstance(choice, Mapping) or choice.get("type") not in ("function", "allowed_tools"):
+        _refuse("tool_choice must be 'none', 'auto', 'required', a function, or allowed tools")
+    if choice["type"] == "function":
+        return Choice((_named(choice, tools),), True)
+    allowed = choice.get("allowed_tools", choice)
+    named = allowed.get("tools") if isinstance(allowed, Mapping) else None
+    if not isinstance(named, list) or not named or not all(map(_is_object, named)):
+        _refuse("allowed_tools needs a list of tools")
+    chosen = [_named(one, tools) for one in named]
+    distinct = {tool["function"]["name"]: tool for tool in chosen}
+    return Choice(tuple(distinct.values()), allowed.get("mode") == "required")
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _named(choice: Mapping[str, Any], tools: Sequence[Tool]) -> Tool:
     function = choice.get("function", choice)
     name = function.get("name") if isinstance(function, Mapping) else None
-    chosen = tuple(tool for tool in tools if tool["function"]["name"] == name)
-    if not chosen:
+    found = next((tool for tool in tools if tool["function"]["name"] == name), None)
+    if found is None:
         _refuse(f"tool_choice names {name!r}, which is not one of the tools")
-    return Choice(chosen, True)
+    return found
 
 
 def _refuse(message: str) -> NoReturn:

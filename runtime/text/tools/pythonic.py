@@ -13,7 +13,7 @@ from typing import Any
 
 from .calls import Calls, Quote
 from .cursor import Cursor, Reading
-from .schemas import inline_json, parameters_of, properties_of, rule_name
+from .schemas import inline_json, parameter_schema, parameters_of, properties_of, rule_name
 
 _DEEPEST = 64
 """Brackets within one another; more would bring Python's parser to its limits."""
@@ -121,7 +121,7 @@ def _tool(number: int, tool: Mapping[str, Any], quote: Quote) -> list[str]:
         own = f"{rule}_{place}"
         parts.append(own if key in required else f"{own}?")
         rules.append(f"{own}: {quote(key + '=')} {own}_value")
-        rules.append(f"{own}_value: {inline_json(schema if isinstance(schema, Mapping) else {})}")
+        rules.append(f"{own}_value: {inline_json(parameter_schema(tool, schema))}")
     head = quote(tool["function"]["name"] + "(")
     return [f'{rule}: {head} {_separated(parts)} ")"', *rules]
 

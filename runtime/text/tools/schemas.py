@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..grammar_limits import WHITE_SPACE
+from ..schema_translation import translated
 
 NO_PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -60,8 +61,16 @@ def _type_name(value: Any) -> str:
 
 
 def inline_json(schema: Mapping[str, Any]) -> str:
-    """A JSON schema inside of a grammar, with white space as templates write it."""
-    return "%json " + json.dumps({**schema, "x-guidance": WHITE_SPACE}, ensure_ascii=False)
+    """A JSON schema inside of a grammar, with white space as templates write it. Errors: E0211."""
+    said = {**translated(dict(schema)), "x-guidance": WHITE_SPACE}
+    return "%json " + json.dumps(said, ensure_ascii=False)
+
+
+def parameter_schema(tool: Mapping[str, Any], schema: Any) -> Mapping[str, Any]:
+    """The schema of one parameter by itself, with what it may refer to."""
+    whole = parameters_of(tool)
+    named = {key: whole[key] for key in ("$defs", "definitions") if key in whole}
+    return {**named, **schema} if isinstance(schema, Mapping) else {}
 
 
 def rule_name(number: int) -> str:

@@ -10,7 +10,16 @@ from typing import Any
 
 from .calls import Calls, Quote
 from .cursor import Cursor, Reading
-from .schemas import inline_json, parameters_of, properties_of, rule_name, types_of, value_of
+from .schemas import (
+    inline_json,
+    parameter_schema,
+    parameters_of,
+    properties_of,
+    rule_name,
+    types_of,
+    value_of,
+)
+from .tagged_value import Tags, read_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +60,20 @@ class TaggedParameters:
             self.value_end,
         )
 
+    @property
+    def _tags(self) -> Tags:
+        opening = self.value_start or self.key_start
+        return Tags(opening, self.value_end, self.key_start, self.end, self.section_end, self.marks)
+
     def detect(self, template: str) -> bool:
         return self.start in template and self.key_start in template
 
-    def read(self, cursor: Cursor, calls: Calls) -> Reading[None]:
+    def read(self, cursor: Cursor, calls: Calls) -> Reading[bool | None]:
         mark = yield from cursor.literal(*self.marks)
         if mark == self.section:
             yield from cursor.space()
             if not (yield from cursor.literal(self.start)):
-                return
+                return None
         while (yield from self._read_call(cursor, calls)):
             cursor.forget()
             yield from cursor.space()
@@ -68,7 +82,9 @@ class TaggedParameters:
                 yield from cursor.space()
             cursor.forget()
             if not (yield from cursor.literal(self.start)):
-                return
+                rest = cursor.buffer[cursor.at :]
+                return not any(mark.startswith(rest) for mark in (*self.marks, self.section_end))
+        return None
 
     def _read_call(self, cursor: Cursor, calls: Calls) -> Reading[bool]:
         """From behind the start mark; whether the call is complete."""
@@ -110,17 +126,17 @@ class TaggedParameters:
         pieces: list[str] = []
         if not types_of(schema) <= {"string"} and (yield from self._read_json(cursor, pieces)):
             return key, value_of("".join(pieces), schema)
-        pieces.clear()
-        if (yield from cursor.until((self.value_end,), pieces.append)) is None:
+        text = yield from read_value(cursor, self._tags)
+        if text is None:
             return None
-        yield from cursor.literal(self.value_end)
-        return key, value_of("".join(pieces).removeprefix("\n").removesuffix("\n"), schema)
+        return key, value_of(text.removeprefix("\n").removesuffix("\n"), schema)
 
     def _read_json(self, cursor: Cursor, pieces: list[str]) -> Reading[bool]:
-        """An array or object, whose texts may hold the closing tag; no step if there is none."""
+        """JSON with brackets or quotes, whose texts may hold any tag; no step if there is none."""
         begin = cursor.at
         yield from cursor.space()
-        if (yield from cursor.peek()) in ("{", "[") and (yield from cursor.value(pieces.append)):
+        begins = (yield from cursor.peek()) in ("{", "[", '"')
+        if begins and (yield from cursor.value(pieces.append)):
             yield from cursor.space()
             if (yield from cursor.literal(self.value_end)):
                 return True
@@ -149,7 +165,7 @@ class TaggedParameters:
                 rules.append(f"{own}_text[suffix={json.dumps(self.value_end)}]: /(?s:.*)/")
             else:
                 rules.append(f"{own}: {quote(head)} {own}_value {quote(tail + self.line)}")
-                rules.append(f"{own}_value: {_plain_value(schema)}")
+                rules.append(f"{own}_value: {_plain_value(tool, schema)}")
             parts.append(own if key in required else f"{own}?")
         head = quote(self.start + tool["function"]["name"] + self.name_end + self.line)
         return [f"{rule}: {head} {' '.join(parts)} {quote(self.end)}", *rules]
@@ -159,9 +175,9 @@ def _chosen(schema: Any) -> bool:
     return "enum" in schema or "const" in schema
 
 
-def _plain_value(schema: Any) -> str:
+def _plain_value(tool: Mapping[str, Any], schema: Any) -> str:
     """The grammar of a value: texts of an enumeration without quotes, anything else as JSON."""
     if types_of(schema) == {"string"}:
         values = [value for value in schema.get("enum", [schema.get("const")]) if value]
         return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
-    return inline_json(schema if isinstance(schema, Mapping) else {})
+    return inline_json(parameter_schema(tool, schema))

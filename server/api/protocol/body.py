@@ -1,7 +1,7 @@
 """What every body is, and the numbers in it.
 
-Fields that nobody knows are ignored, as clients send ever new ones; known ones are checked
-strictly, and values that this server can't honour are refused rather than ignored.
+Fields that a schema names are checked strictly. Others of a whole body are kept for
+`other_fields.py`, which refuses those that would change the answer; within a body they are ignored.
 """
 
 from typing import Annotated
@@ -16,3 +16,9 @@ class Body(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class WholeBody(Body):
+    """The body itself, in which any client may have put any field."""
+
+    model_config = ConfigDict(extra="allow")

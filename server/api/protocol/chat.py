@@ -2,15 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from .body import Body, Count
+from .body import Body, Count, WholeBody
 from .generation_fields import GenerationBody, ResponseFormat, StreamOptions
-from .tools import Tool, ToolChoice
+from .tools import AllowedTools, Tool, ToolChoice
 
 
 class Part(Body):
-    """A part of a message's content. Only text can be read here."""
+    """A part of a message's content. Only text can be read here; what else it says of itself is
+    for the chat template."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
     text: str | None = None
@@ -33,16 +36,41 @@ class ToolCall(Body):
 
 
 class Message(Body):
-    """One message of a chat."""
+    """One message of a chat. Templates may read fields that are not named here, such as those that
+    hold what the model has thought. What others say with `prefix` or `partial` is the field
+    `continue_final_message` here."""
+
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    thinking: str | None = None
+    refusal: str | None = None
+    prefix: Annotated[Literal[False] | None, Field(exclude=True)] = None
+    partial: Annotated[Literal[False] | None, Field(exclude=True)] = None
+    function_call: None = None
+    audio: None = None
 
 
-class ChatRequest(GenerationBody):
+class ChatFields(WholeBody):
+    """How a chat becomes a prompt. `continue_final_message`: the model continues the last message
+    instead of answering it; `add_special_tokens`: what the tokenizer puts before a text (the
+    template has it, normally); `chat_template`: the name of one of the model's templates."""
+
+    chat_template: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+
+
+class ChatRequest(GenerationBody, ChatFields):
     """What `/v1/chat/completions` is asked."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -54,13 +82,9 @@ class ChatRequest(GenerationBody):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
-    add_generation_prompt: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    verbosity: str | None = None
     modalities: list[str] | None = None
-    audio: Any = None
-    functions: Any = None
-    function_call: Any = None
-    web_search_options: Any = None
+    echo: Literal[False] | None = None

@@ -21,5 +21,5 @@ class CompletionRequest(GenerationBody):
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
-    suffix: str | None = None
+    add_special_tokens: bool | None = None
     response_format: ResponseFormat | None = None

@@ -4,14 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .body import Body, Int
+from .body import Body, Int, WholeBody
 
 
 class StreamOptions(Body):
     """What a stream has besides its text."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class StructuredOutputs(Body):
@@ -22,6 +23,10 @@ class StructuredOutputs(Body):
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
+    structural_tag: None = None
+    whitespace_pattern: None = None
+    disable_any_whitespace: Literal[False] | None = None
+    disable_additional_properties: Literal[False] | None = None
 
 
 class Sampling(Body):
@@ -41,23 +46,29 @@ class Sampling(Body):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[list[Int], Field(max_length=256)] | None = None
     include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    n_predict: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Int | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    json_schema: dict[str, Any] | str | None = None
+    grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     user: str | None = None
 
 
-class GenerationBody(Sampling):
+class GenerationBody(Sampling, WholeBody):
     """What the body of every endpoint that generates has. Without a model it is the first one."""
 
     model: str | None = None
     stream: bool | None = None
+    store: bool | None = None
 
 
 class JsonSchema(Body):
@@ -70,7 +81,8 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """What form an answer has."""
+    """What form an answer has. OpenAI puts a schema into `json_schema`, others beside the type."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | str | None = Field(None, alias="schema")

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .body import Body, Count
-from .generation_fields import GenerationBody
+from .chat import ChatFields
+from .generation_fields import GenerationBody, StreamOptions
 
 
 class ContentPart(Body):
@@ -39,10 +40,12 @@ class ResponseTool(Body):
 
 
 class ChosenTool(Body):
-    """A tool that must be called."""
+    """A tool that must be called, or, of type `allowed_tools`, those that may or must be."""
 
     type: str
     name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: list["ChosenTool"] | None = None
 
 
 class TextFormat(Body):
@@ -61,12 +64,14 @@ class TextOptions(Body):
 
 
 class Reasoning(Body):
-    """How much to think; handed to the chat template."""
+    """How much to think; handed to the chat template. There are no summaries to choose among."""
 
     effort: str | None = None
+    summary: Literal["auto"] | None = None
+    generate_summary: Literal["auto"] | None = None
 
 
-class ResponseRequest(GenerationBody):
+class ResponseRequest(GenerationBody, ChatFields):
     """What `/v1/responses` is asked."""
 
     input: str | Annotated[list[InputItem], Field(min_length=1)]
@@ -79,7 +84,7 @@ class ResponseRequest(GenerationBody):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    stream_options: StreamOptions | None = None
     truncation: str | None = None
     background: bool | None = None
     previous_response_id: str | None = None

@@ -34,3 +34,17 @@ class ToolChoice(Body):
 
     type: Literal["function"]
     function: NamedFunction
+
+
+class ToolsOfChoice(Body):
+    """Some of the tools, of which one may or must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolChoice], Field(min_length=1)]
+
+
+class AllowedTools(Body):
+    """Says that only some of the tools may be called."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: ToolsOfChoice

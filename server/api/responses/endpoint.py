@@ -10,14 +10,25 @@ from ....base.errors import LlmcError
 from ...config import ServerConfig
 from ...connection.error_objects import content_of
 from ...served_models import Served
-from ..chat_prompt import ChatPrompts
+from ..chat_prompt import ChatPrompts, rendering_of
 from ..generating_endpoint import Asked, generate
-from ..logprobs import chat_entries
+from ..logprobs import NewLogprobs, chat_entries
 from ..protocol.response import ResponseRequest
+from ..request_limits import output_limit
 from ..running_requests import Running
+from ..template_variables import template_variables
 from ..tool_choice import tools_of
 from .events import NumberedEvents, StreamedCalls, StreamedMessage
-from .items import call_item, check, format_of, messages_of, new_id, response_object, tools_in
+from .items import (
+    call_item,
+    check,
+    format_of,
+    messages_of,
+    new_id,
+    response_object,
+    tells_logprobs,
+    tools_in,
+)
 
 
 async def responses(http: Request) -> Response:
@@ -28,14 +39,22 @@ async def responses(http: Request) -> Response:
 def _read(body: ResponseRequest, served: Served, config: ServerConfig) -> Asked[ChatPrompts]:
     check(body)
     tools = tools_of(served, *tools_in(body), body.parallel_tool_calls)
-    effort = body.reasoning.effort if body.reasoning is not None else None
-    prompts = ChatPrompts(
+    variables = template_variables(
         served,
-        messages_of(body),
-        tools,
-        variables={} if effort is None else {"reasoning_effort": effort},
+        body,
+        tools=tools.offered is not None,
+        effort=body.reasoning.effort if body.reasoning is not None else None,
+        effort_field="reasoning.effort",
+        verbosity=body.text.verbosity if body.text is not None else None,
     )
-    return Asked(prompts, body.max_output_tokens, logprobs=body.top_logprobs, form=format_of(body))
+    prompts = ChatPrompts(served, messages_of(body), tools, rendering_of(body, variables))
+    limit = output_limit(max_output_tokens=body.max_output_tokens, n_predict=body.n_predict)
+    return Asked(prompts, limit, logprobs=_logprobs(body), form=format_of(body))
+
+
+def _logprobs(body: ResponseRequest) -> int | None:
+    """How many alternatives; 0 if only what was chosen is to be told."""
+    return body.top_logprobs or 0 if tells_logprobs(body) else None
 
 
 class _Answer:
@@ -68,7 +87,7 @@ class _Answer:
 
     def _part(self, text: str) -> dict[str, Any]:
         part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
-        if self._body.top_logprobs is not None:
+        if tells_logprobs(self._body):
             tokenizer = self._running.served.model.tokenizer
             part["logprobs"] = chat_entries(tokenizer, self._running.requests[0].logprobs)
         return part
@@ -98,8 +117,13 @@ class _Answer:
         yield numbered("response.in_progress", response=self._content)
         message = StreamedMessage(numbered, self._output, self._message)
         calls = StreamedCalls(numbered, self._output)
+        (request,) = self._running.requests
+        news = NewLogprobs(request) if tells_logprobs(self._body) else None
         try:
             async for _, delta in self._running.deltas():
+                if news is not None:
+                    _, found = news.take(len(delta.token_ids))
+                    message.tell(chat_entries(self._running.served.model.tokenizer, found))
                 if self._reader.is_plain:
                     if delta.text:
                         yield message.text(delta.text)

@@ -1,6 +1,6 @@
 """The events of a streamed response: numbered, and each output item begun, filled and ended."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...connection.json_response import encode
@@ -59,6 +59,11 @@ class StreamedMessage:
         self._delta: _TextDeltas | None = None
         self._where: dict[str, Any] = {}
         self._ended = False
+        self._logprobs: list[dict[str, Any]] = []
+
+    def tell(self, logprobs: Sequence[dict[str, Any]]) -> None:
+        """Has the next text tell log-probabilities of its tokens."""
+        self._logprobs += logprobs
 
     def text(self, text: str) -> bytes:
         """The events of some more text."""
@@ -67,7 +72,11 @@ class StreamedMessage:
             begin = self._begin()
         assert self._delta is not None
         self._texts.append(text)
-        return begin + self._delta(text)
+        if not self._logprobs:
+            return begin + self._delta(text)
+        told, self._logprobs = self._logprobs, []
+        kind = "response.output_text.delta"
+        return begin + self._numbered(kind, **self._where, logprobs=told, delta=text)
 
     def _begin(self) -> bytes:
         if self._ended:  # text after a call: another message
@@ -90,12 +99,18 @@ class StreamedMessage:
         self._ended = True
         text, place = "".join(self._texts), self._where["output_index"]
         item = self._output[place] = self._item(self._id, text)
+        part = item["content"][_HERE]
         done = self._numbered
         return b"".join(
             (
                 begin,
-                done("response.output_text.done", **self._where, text=text, logprobs=[]),
-                done("response.content_part.done", **self._where, part=item["content"][_HERE]),
+                done(
+                    "response.output_text.done",
+                    **self._where,
+                    text=text,
+                    logprobs=part.get("logprobs", []),
+                ),
+                done("response.content_part.done", **self._where, part=part),
                 done("response.output_item.done", output_index=place, item=item),
             )
         )

@@ -6,11 +6,11 @@ from typing import Any
 from uuid import uuid4
 
 from ...connection.error_objects import RequestError, unsupported
-from ..chat_prompt import text_of
+from ..chat_prompt import require_text
 from ..protocol.chat import CalledFunction, Message, Part, ToolCall
 from ..protocol.generation_fields import JsonSchema, ResponseFormat
-from ..protocol.response import ContentPart, InputItem, ResponseRequest
-from ..protocol.tools import Function, NamedFunction, Tool, ToolChoice
+from ..protocol.response import ChosenTool, ContentPart, InputItem, ResponseRequest
+from ..protocol.tools import AllowedTools, Function, NamedFunction, Tool, ToolChoice, ToolsOfChoice
 
 
 def new_id(prefix: str) -> str:
@@ -18,8 +18,22 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid4().hex}"
 
 
+_LOGPROBS = "message.output_text.logprobs"
+_OTHER_ITEMS = ("reasoning.", "code_interpreter_call.", "computer_call_output.",
+                "file_search_call.", "message.input_image.", "web_search_call.")  # fmt: skip
+"""What else can be included is about items that answers of this server haven't."""
+
+
+def tells_logprobs(body: ResponseRequest) -> bool:
+    """Whether the answer is to have log-probabilities."""
+    return body.top_logprobs is not None or _LOGPROBS in (body.include or ())
+
+
 def check(body: ResponseRequest) -> None:
     """E0215 for what needs stored answers, or isn't there."""
+    for name in body.include or ():
+        if name != _LOGPROBS and not name.startswith(_OTHER_ITEMS):
+            raise unsupported("include", f"can't be {name[:60]!r}")
     for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(body, name) is not None:
             raise unsupported(name, "is not supported: this server stores nothing")
@@ -61,20 +75,35 @@ def _add(messages: list[Message], item: InputItem, param: str) -> None:
         raise unsupported(param, f"of type {item.type[:40]!r} can't be read")
 
 
-def _content(content: str | list[ContentPart] | None, param: str) -> str | None:
+def _content(content: str | list[ContentPart] | None, param: str) -> str | list[Part] | None:
     if content is None or isinstance(content, str):
         return content
     parts = [Part(type=p.type, text=p.text, refusal=p.refusal) for p in content]
-    return text_of(parts, param)
+    require_text(parts, param)
+    return parts
 
 
-def tools_in(body: ResponseRequest) -> tuple[list[Tool] | None, str | ToolChoice | None]:
-    """Tools and the choice among them, in the form that chat completions have them."""
+def _choice_in(body: ResponseRequest) -> str | ToolChoice | AllowedTools | None:
     choice = body.tool_choice
-    if choice is not None and not isinstance(choice, str):
-        if choice.type != "function" or not choice.name:
-            raise unsupported("tool_choice", "can only name a function")
-        choice = ToolChoice(type="function", function=NamedFunction(name=choice.name))
+    if choice is None or isinstance(choice, str):
+        return choice
+    if choice.type == "allowed_tools" and choice.tools:
+        chosen = ToolsOfChoice(mode=choice.mode, tools=[_named(one) for one in choice.tools])
+        return AllowedTools(type="allowed_tools", allowed_tools=chosen)
+    return _named(choice)
+
+
+def _named(choice: ChosenTool) -> ToolChoice:
+    if choice.type != "function" or not choice.name:
+        raise unsupported("tool_choice", "can only name functions")
+    return ToolChoice(type="function", function=NamedFunction(name=choice.name))
+
+
+def tools_in(
+    body: ResponseRequest,
+) -> tuple[list[Tool] | None, str | ToolChoice | AllowedTools | None]:
+    """Tools and the choice among them, in the form that chat completions have them."""
+    choice = _choice_in(body)
     if not body.tools:
         return None, choice
     tools = []
@@ -97,7 +126,7 @@ def format_of(body: ResponseRequest) -> ResponseFormat | None:
     if form is None:
         return None
     schema = None if form.schema_ is None else JsonSchema(schema=form.schema_)
-    return ResponseFormat(type=form.type, json_schema=schema)
+    return ResponseFormat(type=form.type, json_schema=schema, schema=None)
 
 
 def call_item(call: Mapping[str, Any], status: str) -> dict[str, Any]:

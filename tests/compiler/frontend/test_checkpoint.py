@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 pytestmark = pytest.mark.fast
 
@@ -47,7 +47,8 @@ def test_everything_beside_the_weights(tmp_path: Path) -> None:
     source = open_source(str(model))
     assert source.id == "my-model"
     assert source.config.hidden_size == 32
-    assert source.text.tokenizer == tokenizer.encode()
+    reference = AutoTokenizer.from_pretrained(model)
+    assert source.text.tokenizer == reference.backend_tokenizer.to_str().encode()
     assert source.text.chat_template == "{{ messages }}"
     assert source.text.generation == {"eos_token_id": [5, 6], "temperature": 0.7}
     assert source.text.license == "free"
@@ -85,7 +86,9 @@ def test_truncation_and_padding_are_not_taken_over(tmp_path: Path, named: list[s
     (model / "tokenizer.json").write_text(json.dumps(raw))
     data = open_source(str(model)).text.tokenizer
     assert data is not None
-    assert json.loads(data) == json.loads(plain.to_str())
+    held = json.loads(data)
+    assert (held["truncation"], held["padding"]) == (None, None)
+    assert held["model"] == json.loads(plain.to_str())["model"]
     text = "a b a b a b a"
     expected = PreTrainedTokenizerFast(tokenizer_file=str(model / "tokenizer.json"))(text)
     assert Tokenizer.from_buffer(data).encode(text).ids == expected["input_ids"] == [0, 2] * 3 + [0]
@@ -93,10 +96,11 @@ def test_truncation_and_padding_are_not_taken_over(tmp_path: Path, named: list[s
 
 def test_the_template_file_wins_and_lists_have_a_default(tmp_path: Path) -> None:
     model = directory(tmp_path / "m")
-    templates = [{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]
+    templates = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
     (model / "tokenizer.json").write_text(Tokenizer(WordLevel({"a": 0})).to_str())
-    assert open_source(str(model)).text.chat_template == "D"
+    text = open_source(str(model)).text
+    assert (text.chat_template, text.named_templates) == ("D", {"tool_use": "T"})
     (model / "chat_template.jinja").write_text("J")
     assert open_source(str(model)).text.chat_template == "J"
 

@@ -100,15 +100,6 @@ def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
     assert caught.value.id == "LLMC-E0403"
 
 
-def test_rope_scaling_that_transformers_would_drop_is_refused(tmp_path: Path) -> None:
-    def scaled(writer: gguf.GGUFWriter) -> None:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-
-    gm.write_gguf(tmp_path / "m.gguf", gm.llama_model(), "llama", extra=scaled)
-    with pytest.raises(LlmcError, match="rope scaling 'yarn'"):
-        open_source(str(tmp_path / "m.gguf"))
-
-
 def test_special_tokens_that_are_none(tmp_path: Path) -> None:
     def extra(writer: gguf.GGUFWriter) -> None:
         writer.add_int32("tokenizer.ggml.padding_token_id", -1)

@@ -121,7 +121,7 @@ def test_text_becomes_parts_where_the_template_wants_parts():
     source = "{% for m in messages %}{% for p in m.content %}({{ p.text }}){% endfor %}{% endfor %}"
     template = ChatTemplate(source, {})
     assert template.render([{"role": "user", "content": "one"}]) == "(one)"
-    assert template.render([{"role": "user", "content": PARTS}]) == "(one\ntwo)"
+    assert template.render([{"role": "user", "content": PARTS}]) == "(one)(two)"
 
 
 @pytest.mark.parametrize(
@@ -245,3 +245,47 @@ def test_without_a_system_role_the_user_tells_of_the_tools():
     text = ChatTemplate(source, {}).render(CONVERSATION, tools=[TOOL])
     assert text.startswith("[user]You can call")
     assert "\n\nHot?[assistant]" in text
+
+
+# ---- the final message continued -------------------------------------------------------------
+
+TURNS = "{% for m in messages %}<{{ m.role }}>CONTENT</s>\n{% endfor %}"
+CONTINUED = [
+    TURNS.replace("CONTENT", "{{ m.content }}"),
+    TURNS.replace("CONTENT", " {{ m.content | trim }} "),
+    TURNS.replace("CONTENT", "{{ m['content'].strip() }}"),
+    TURNS.replace("CONTENT", "{{ m.content.split('</think>')[-1] }}"),
+    TURNS.replace("CONTENT", "{% for p in m.content %}({{ p.text }}){% endfor %}"),
+    "{{ bos_token }}" + TURNS.replace("CONTENT", "{{ m.content }}{{ '</turn>' if loop.last }}"),
+]
+
+
+@pytest.mark.parametrize("source", CONTINUED)
+@pytest.mark.parametrize(
+    "said", ["Once", "Once upon \n", " a time", "", "<think>\nhm", "<think>a</think>\n\nSo "]
+)
+def test_a_continued_message_ends_where_transformers_ends_it(source, said):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    parts = "p.text" in source
+    asked = [{"role": "user", "content": "Once"}, {"role": "assistant", "content": said}]
+    as_parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in asked]
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    try:
+        (expected,), _ = render_jinja_template(
+            [as_parts if parts else asked],
+            chat_template=source,
+            continue_final_message=True,
+            bos_token="<s>",
+        )
+    except ValueError:  # the template doesn't show it
+        with pytest.raises(LlmcError, match=r"E0209.*final message"):
+            template.render(asked, continue_final_message=True)
+        return
+    assert template.render(asked, continue_final_message=True) == expected
+
+
+@pytest.mark.parametrize("last", [[], [{"role": "assistant", "content": None}]])
+def test_nothing_to_continue(last):
+    with pytest.raises(LlmcError, match=r"E0209.*final message"):
+        ChatTemplate(PLAIN, {}).render(last, continue_final_message=True)

@@ -20,7 +20,7 @@ def tokenizer(kind: str) -> Tokenizer:
 
 
 def size(kind: str) -> int:
-    return tokenizer(kind)._tokenizer.get_vocab_size()
+    return tokenizer(kind).native.get_vocab_size()
 
 
 def stream(of: Tokenizer, ids: list[int], *, keep_special: bool = False) -> list[str]:

@@ -157,9 +157,9 @@ def test_a_closing_tag_within_json_ends_nothing():
     calls = [("run", {"code": "x", "options": {"a": "</parameter></function>"}})]
     text = WRITTEN["tagged_function"](calls)
     assert calls_of(parse(format_named("tagged_function"), text, TOOLS)[1]) == calls
-    broken = text.replace('"}', "")  # not an object after all: a text up to its tag
+    broken = text.replace('"}', "")  # not an object after all, and still a value
     (one,) = calls_of(parse(format_named("tagged_function"), broken, TOOLS)[1])
-    assert one == ("run", {"code": "x", "options": '{"a": "'})
+    assert one == ("run", {"code": "x", "options": '{"a": "</parameter></function>'})
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,28 @@ def test_choices():
     named = {"type": "function", "function": {"name": "run"}}
     assert checked_choice(named, TOOLS) == ((TOOLS[1],), True)
     assert checked_choice({"type": "function", "name": "run"}, TOOLS) == ((TOOLS[1],), True)
+    for mode, forced in (("auto", False), ("required", True)):
+        some = {"mode": mode, "tools": [named, named]}
+        nested = {"type": "allowed_tools", "allowed_tools": some}
+        assert checked_choice(nested, TOOLS) == ((TOOLS[1],), forced)
+        assert checked_choice({"type": "allowed_tools", **some}, TOOLS) == ((TOOLS[1],), forced)
 
 
 @pytest.mark.parametrize(
     "choice",
-    ["any", 7, [], {}, {"type": "function"}, {"type": "function", "function": {"name": "x"}}],
+    [
+        "any",
+        7,
+        [],
+        {},
+        {"type": "function"},
+        {"type": "function", "function": {"name": "x"}},
+        {"type": "allowed_tools"},
+        {"type": "allowed_tools", "tools": []},
+        {"type": "allowed_tools", "tools": [7]},
+        {"type": "allowed_tools", "allowed_tools": 7},
+        {"type": "allowed_tools", "tools": [{"type": "function", "name": "x"}]},
+    ],
 )
 def test_malformed_choices_are_refused(choice):
     with pytest.raises(LlmcError, match="E0212"):

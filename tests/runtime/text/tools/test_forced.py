@@ -5,6 +5,7 @@ import random
 from functools import cache
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from llmc.base.errors import LlmcError
 from llmc.runtime.engine.sampling.grammar import Grammar
@@ -131,6 +132,27 @@ def test_the_engine_accepts_the_grammars(format, many):
 def test_hostile_schemas_are_refused(keys):
     with pytest.raises(LlmcError, match="E0211"):
         Grammar.lark(forced_grammar(TAGGED_JSON, [tool("f", x={"type": "string", **keys})]))
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_parameters_may_refer_to_definitions_and_have_any_format(format):
+    parameters = {
+        "type": "object",
+        "properties": {
+            "color": {"$ref": "#/$defs/color"},
+            "days": {"type": "array", "items": {"enum": ["mo", "tu"]}, "uniqueItems": True},
+            "n": {"type": "integer", "format": "int32", "minimum": 0, "maximum": 9},
+        },
+        "required": ["color", "days", "n"],
+        "additionalProperties": False,
+        "$defs": {"color": {"enum": ["red", "blue"]}},
+    }
+    paint = {"type": "function", "function": {"name": "paint", "parameters": parameters}}
+    for seed in range(6):
+        text = written(forced_grammar(format, [paint]), False, seed)
+        ((name, arguments),) = parse(format, text, [paint])[1]
+        assert name == "paint"
+        jsonschema_rs.validate(parameters, json.loads(arguments))
 
 
 def test_marks_that_are_special_tokens_are_written_as_tokens():

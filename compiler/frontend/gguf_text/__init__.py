@@ -1,0 +1,1 @@
+"""The text side of GGUF files: vocabulary, tokenizer, special tokens, templates."""
