@@ -222,7 +222,7 @@ def render(results: Iterable[Result]) -> str:
         "random weights, compiled for the `cpu` target in f32 without any flag, and compared with",
         "transformers eager by the schedule of `models/conformance.py`. The number is the largest",
         "difference of a logit, as a share of its row's range; up to 1e-4 is a match. `*`: the",
-        "published checkpoint is quantized in a format that isn't read yet; the config was tried",
+        "published checkpoint is quantized; the config was tried",
         "without that. Configs that aren't listed have no recorded run; Mixtral 8x7B has none that",
         "matches: it differs by 0.1 to 0.5 on a row, where changing the last bit of embeddings",
         "moves eager itself by 0.003. Rows were recorded over several commits.",
