@@ -6,19 +6,22 @@ that it went into, with the error of that step, measured on rows of a few tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..ir.recipe import CheckpointTensor, Recipe
 from ..ir.types import DType
-from ..weights.formats.registry import dequantize
+from ..weights.formats.number_format import Quantized
+from ..weights.formats.registry import dequantize, quantize
 from ..weights.held_blocks import requantized_tensors
 from ..weights.recipes import Pack, Quantize, leaves
 from ..weights.rows import matrix_shape
 from ..weights.values import RecipeValues, TensorReader
 from .targets import Program
 
+_EXACT = 1e-6
+"""Below this an error is float32's, of products in another order."""
 _TENSORS, _ROWS = 6, 64
 """How many tensors of a kind, and rows of each, an error is measured on."""
 
@@ -63,8 +66,8 @@ def _blocked(recipes: Iterable[Recipe]) -> list[CheckpointTensor]:
 def _kept_note(
     kind: tuple[str, DType], tensors: dict[str, CheckpointTensor], values: RecipeValues
 ) -> str:
-    error = _error(tensors.values(), kind[1], values)
-    if error == 0:
+    error = _error(tensors.values(), kind[1], values, values.quantized_rows)
+    if error < _EXACT:
         return _note(tensors, "keep their bits", " as ".join(kind))
     rounded = f"{_note(tensors, 'keep their codes', ' as '.join(kind))}"
     return f"{rounded}: float16 scales and minima, relative error {error:.2g}"
@@ -73,7 +76,12 @@ def _kept_note(
 def _lost_note(
     kind: tuple[str, DType], tensors: dict[str, CheckpointTensor], values: RecipeValues
 ) -> str:
-    error = _error(tensors.values(), kind[1], values)
+    """Rounded anew, also where blocks of these would fit: they aren't beside one another there."""
+
+    def rounded(tensor: CheckpointTensor, dtype: DType, start: int, stop: int) -> Quantized:
+        return quantize(values.rows(tensor, start, stop), dtype)
+
+    error = _error(tensors.values(), kind[1], values, rounded)
     return f"{_note(tensors, 'requantized', ' as '.join(kind))}: relative error {error:.2g}"
 
 
@@ -82,14 +90,17 @@ def _note(names: Iterable[str], what: str, kind: str) -> str:
     return f"{len(names)} tensors {what}, {kind} ({names[0]}{', …' if names[1:] else ''})"
 
 
-def _error(tensors: Iterable[CheckpointTensor], format: DType, values: RecipeValues) -> float:
+def _error(
+    tensors: Iterable[CheckpointTensor],
+    format: DType,
+    values: RecipeValues,
+    rows: Callable[[CheckpointTensor, DType, int, int], Quantized],
+) -> float:
     """Root mean square of the difference over that of the values, on some rows of some tensors."""
     wrong, whole = 0.0, 0.0
     for tensor in list(tensors)[:_TENSORS]:
         stop = min(_ROWS, matrix_shape(tensor.shape)[0])
         exact = values.rows(tensor, 0, stop).astype(np.float64)
-        wrong += float(
-            np.square(dequantize(values.quantized_rows(tensor, format, 0, stop)) - exact).sum()
-        )
+        wrong += float(np.square(dequantize(rows(tensor, format, 0, stop)) - exact).sum())
         whole += float(np.square(exact).sum())
     return (wrong / whole) ** 0.5 if whole else 0.0
