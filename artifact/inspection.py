@@ -93,8 +93,9 @@ class Inspection:
 
 
 def _source(manifest: Manifest) -> str:
-    revision = f" at {manifest.source.revision}" if manifest.source.revision else ""
-    return f"{manifest.source.id}{revision}"
+    parts = [manifest.source, *manifest.source.adapters]
+    named = [f"{part.id} at {part.revision}" if part.revision else part.id for part in parts]
+    return ", with adapter ".join(named)
 
 
 def _label(variant: Variant) -> str:

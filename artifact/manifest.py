@@ -51,12 +51,24 @@ class _Schema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Immutable, by keyword, and strict: an unknown field means that we misread the file."""
 
 
-class Source(_Schema, frozen=True, kw_only=True):
-    """Where the model came from. `digests`: sha256 of each source file by its name."""
+class AdapterSource(_Schema, frozen=True, kw_only=True):
+    """Where an adapter came from that was merged into the model. `digests` as those of `Source`."""
 
     id: str
     revision: str | None = None
     digests: dict[str, Sha256] = {}
+
+
+class Source(_Schema, frozen=True, kw_only=True):
+    """Where the model came from. `digests`: sha256 of each source file by its name.
+
+    `adapters`: what was merged into it, in this order.
+    """
+
+    id: str
+    revision: str | None = None
+    digests: dict[str, Sha256] = {}
+    adapters: list[AdapterSource] = []
 
 
 class Entry(_Schema, frozen=True, kw_only=True):

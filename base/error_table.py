@@ -214,6 +214,11 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
         "The checkpoint is quantized in a format that llmc can't take over.",
         "compile from an unquantized checkpoint",
     ),
+    "LLMC-E0425": ErrorInfo(
+        "the adapter can't be merged",
+        "The adapter isn't a LoRA that can be added to weights, or it is one of another model.",
+        "merge it with its own tools, and compile the result",
+    ),
     "LLMC-E0426": ErrorInfo(
         "the tokenizer can't be taken into an artifact",
         "transformers runs this kind of tokenizer in Python alone; an artifact holds tokenizers of "

@@ -120,13 +120,13 @@ def _report(error: LlmcError, as_json: bool) -> None:
 
 def as_content(error: LlmcError) -> dict[str, Any]:
     """Return what `--json` prints about an error."""
-    message, hint = _one_line(error.message), _one_line(error.hint)
+    message, hint = one_line(error.message), one_line(error.hint)
     return {"error": {"id": error.id, "message": message, "hint": hint}}
 
 
 def as_lines(error: LlmcError) -> list[str]:
     """Return what a person reads about an error."""
-    return [f"llmc: {error.id}: {_one_line(error.message)}", f"hint: {_one_line(error.hint)}"]
+    return [f"llmc: {error.id}: {one_line(error.message)}", f"hint: {one_line(error.hint)}"]
 
 
 def as_llmc_error(error: BaseException) -> LlmcError:
@@ -149,7 +149,7 @@ def as_llmc_error(error: BaseException) -> LlmcError:
         return LlmcError("LLMC-E0600", "an allocation failed")
     if isinstance(error, OSError):
         return _os_error(error)
-    return LlmcError("LLMC-E0100", _one_line(f"{type(error).__name__}: {error}"))
+    return LlmcError("LLMC-E0100", one_line(f"{type(error).__name__}: {error}"))
 
 
 @contextmanager
@@ -181,16 +181,16 @@ def _usage_error(error: BaseException) -> LlmcError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "llmc"
     message = getattr(error, "format_message")()  # noqa: B009  (not on BaseException)
-    return LlmcError("LLMC-E0200", _one_line(message), f"see `{command} --help`")
+    return LlmcError("LLMC-E0200", one_line(message), f"see `{command} --help`")
 
 
 def _os_error(error: OSError) -> LlmcError:
     what = f"{error.filename}: " if error.filename else ""
     identifier = "LLMC-E0701" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LLMC-E0707"
-    return LlmcError(identifier, _one_line(f"{what}{error.strerror or error}"))
+    return LlmcError(identifier, one_line(f"{what}{error.strerror or error}"))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """`text` with single spaces; names out of files can't write control characters to terminals."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -12,6 +12,7 @@ import typer
 
 from ..artifact.targets import AS_STORED, CACHES, SCHEMES, TARGETS
 from ..base.errors import LlmcError
+from ..base.failures import one_line
 from ..base.sizes import parse_size
 from . import compile_options as options
 from .options import Json, print_result
@@ -24,6 +25,7 @@ DEFAULT_TARGET = next(iter(TARGETS))
 def compile_(
     model: options.Model,
     output: options.Output = None,
+    lora: options.Lora = None,
     target: options.Target = DEFAULT_TARGET,
     int8: options.Int8 = False,
     int4: options.Int4 = False,
@@ -49,11 +51,13 @@ def compile_(
     llmc compile ./my-checkpoint --quant bf16 --cpu x86-64-v3,x86-64-v4,portable -o my.llmc
     llmc compile smollm2-135m --int4 --target cpu,onnx -o both.llmc
     llmc compile smollm2-135m --int8 --target trt --sm 86,89 -o gpu.llmc
+    llmc compile ./my-base --lora ./my-adapter --int4 -o tuned.llmc
     """
     scheme = scheme_of(int8, int4, fp8, quant)
     asked: dict[str, Any] = {
         **chosen_targets(target, **flags), "scheme": scheme, "kv_cache": kv_cache,
         "max_context": max_context, "trust_remote_code": trust_remote_code,
+        "lora": tuple(lora or ()),
     }  # fmt: skip
     _require("--kv-cache", "LLMC-E0201", kv_cache or CACHES[0], CACHES)
     _require("--format", "LLMC-E0200", format, ("file", "dir"))
@@ -80,7 +84,7 @@ def _compile(write: Callable[[Callable[..., Any]], Any], as_json: bool) -> None:
     with reporter() as progress:
         report = write(partial(compile, progress=progress))
     for note in report.notes:
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: {one_line(note)}", err=True)
     size = f"{report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s, {report.peak_rss_mb:.0f} MB peak"
     print_result(as_json, asdict(report), f"{report.artifact}  ({size})")
 

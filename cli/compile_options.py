@@ -16,6 +16,14 @@ Model = Annotated[
         metavar="MODEL", help="A catalog name, a Hugging Face folder, a .gguf file, or a Hub id."
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="DIR",
+        help="Merge this LoRA adapter (a folder or Hub id); once for each of several.",
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Where to write (default: NAME.llmc).")
 ]

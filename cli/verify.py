@@ -18,6 +18,10 @@ def verify(
     source: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Where the source is, for --rebuild.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Where an adapter of the source is, for --rebuild."),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Run model code from the source, for --rebuild."),
@@ -39,7 +43,9 @@ def verify(
         from ..compiler.rebuild import rebuild as compile_again
 
         with reporter() as progress:
-            checks += compile_again(artifact, source, progress, trust_remote_code=trust_remote_code)
+            checks += compile_again(
+                artifact, source, progress, lora=lora, trust_remote_code=trust_remote_code
+            )
     failed = [one for one in checks if not one.ok]
     content: dict[str, Any] = {"ok": not failed, "checks": [asdict(one) for one in checks]}
     lines = [f"{'ok    ' if one.ok else 'FAILED'}  {one.name}: {one.detail}" for one in checks]

@@ -23,6 +23,7 @@ from ..artifact.manifest import (
     NAMED_TEMPLATES,
     TEXT_VECTORS,
     TOKENIZER,
+    AdapterSource,
     ConformanceVector,
     Generation,
     Manifest,
@@ -181,7 +182,7 @@ def draft_manifest(
             runtime reads.
     """
     manifest = Manifest(
-        source=Source(id=source.id, revision=source.revision, digests={}),
+        source=_source(source, {}, with_digests=False),
         options=options,
         variants=list(variants),
         weights={},
@@ -220,8 +221,21 @@ def add_text_entries(
     for name, data in entries.items():
         if data is not None:
             writer.add(name, data)
-    told = Source(id=source.id, revision=source.revision, digests=digests)
+    told = _source(source, digests, with_digests=True)
     return msgspec.structs.replace(manifest, source=told, weights=weights)
+
+
+def _source(source: ModelSource, digests: dict[str, str], with_digests: bool) -> Source:
+    """What the manifest says of where the model and its adapters came from."""
+    adapters = [
+        AdapterSource(
+            id=adapter.id,
+            revision=adapter.revision,
+            digests=adapter.file_digests() if with_digests else {},
+        )
+        for adapter in source.adapters
+    ]
+    return Source(id=source.id, revision=source.revision, digests=digests, adapters=adapters)
 
 
 def template_sources(text: TextAssets) -> dict[str, str]:
@@ -239,8 +253,10 @@ def template_entries(text: TextAssets) -> dict[str, str]:
     return {**entries, **({DEFAULT: CHAT_TEMPLATE} if text.chat_template else {})}
 
 
-def generation_defaults(source: ModelSource) -> Generation:
+def generation_defaults(source: ModelSource, tokenizer: Tokenizer | None = None) -> Generation:
     """`generation.json`: stop tokens and the author's sampling defaults.
+
+    `tokenizer` is the source's own, where it has been read already.
 
     Raises:
         LlmcError: E0418 for an end of text that is no token id.
@@ -251,17 +267,17 @@ def generation_defaults(source: ModelSource) -> Generation:
     special = source.text.special_tokens
     return Generation(
         eos_token_ids=_list(ends),
-        special_tokens=dict(_tokens_by_id(source) if special is None else special),
+        special_tokens=dict(_tokens_by_id(source, tokenizer) if special is None else special),
         split_special_tokens=source.text.split_special_tokens,
         **sampling,
     )
 
 
-def _tokens_by_id(source: ModelSource) -> dict[str, str]:
+def _tokens_by_id(source: ModelSource, tokenizer: Tokenizer | None) -> dict[str, str]:
     """The text of `bos_token`, `eos_token`, … where only their ids are known (GGUF files)."""
     if source.text.tokenizer is None:
         return {}
-    tokenizer = Tokenizer.from_str(source.text.tokenizer.decode())
+    tokenizer = tokenizer or Tokenizer.from_str(source.text.tokenizer.decode())
     tokens = {}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         for number in _list(source.text.generation.get(f"{name}_id"))[:1]:

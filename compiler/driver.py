@@ -73,6 +73,7 @@ class CompileReport:
 def compile(
     model: str,
     *,
+    lora: Sequence[str] = (),
     target: str | Sequence[str] = "cpu",
     scheme: str | None = None,
     kv_cache: str | None = None,
@@ -90,6 +91,7 @@ def compile(
 ) -> CompileReport:
     """Compile `model` (a directory, .gguf file, catalog name or Hub id) into an artifact.
 
+    `lora`: adapters (directories or Hub ids) that are merged into it, in this order.
     `target`: one, or several, whose programs share one trace and what weights they can. `scheme`:
     without one `f32`, or `as-stored` for a checkpoint that is quantized already. `kv_cache`
     is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`); `levels` are
@@ -115,7 +117,7 @@ def compile(
         raise LlmcError("LLMC-E0205", f"a KL divergence is never below 0, max_kl is {max_kl}")
     _check_memory(max_ram)
     progress("opening the model", 0.0)
-    source = open_source(model, trust_remote_code=trust_remote_code)
+    source = open_source(model, lora=lora, trust_remote_code=trust_remote_code)
     if scheme is None:
         targets = resolved(scheme=(scheme := default_scheme(source)))
     notes = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
@@ -157,7 +159,8 @@ def _lowered(
         LlmcError: LLMC-E04xx, weights and model don't belong together, or can't be compiled.
     """
     text = text_entries(source)
-    source.digests.start()
+    for digests in (source.digests, *(adapter.digests for adapter in source.adapters)):
+        digests.start()
     with _one_torch_thread():
         programs, models, notes = _traced_and_lowered(source, targets, context, progress)
     options = {

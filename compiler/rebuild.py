@@ -6,6 +6,7 @@ model have every entry in common but the certificate, which holds measurements.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,11 +25,13 @@ def rebuild(
     source: str | None = None,
     progress: Progress = silent,
     *,
+    lora: Sequence[str] | None = None,
     trust_remote_code: bool = False,
 ) -> list[Check]:
     """Compile the source of the artifact at `path` again, with its options, and compare.
 
-    `source` says where the model is; without it, the catalog or Hub name in the manifest.
+    `source` says where the model is; without it, the catalog or Hub name in the manifest. `lora`
+    says where its adapters are, those that `source` doesn't hold or name by itself.
     `trust_remote_code`: as for the compile, which ran the model's own code.
 
     Raises:
@@ -41,6 +44,7 @@ def rebuild(
         again = Path(folder) / "again.llmc"
         compile(
             source or _source_of(manifest),
+            lora=_adapters_of(manifest) if source is None and lora is None else lora or (),
             target=options["target"],
             scheme=options["scheme"],
             kv_cache=options["kv_cache"],
@@ -59,7 +63,7 @@ def compare(first: Manifest, second: Manifest) -> list[Check]:
     """One check per source file and per entry that either has."""
     checks = []
     for kind, one, other in (
-        ("source", first.source.digests, second.source.digests),
+        ("source", _digests(first), _digests(second)),
         (
             "rebuilt",
             {name: entry.sha256 for name, entry in first.entries.items()},
@@ -71,6 +75,28 @@ def compare(first: Manifest, second: Manifest) -> list[Check]:
             detail = "identical" if same else "missing" if name not in other else "differs"
             checks.append(Check(f"{kind} {name}", same, detail))
     return checks
+
+
+def _digests(manifest: Manifest) -> dict[str, str]:
+    """Digests of the source's files and of its adapters', which are numbered from 1."""
+    found = dict(manifest.source.digests)
+    for i, adapter in enumerate(manifest.source.adapters, 1):
+        found |= {f"adapter {i} {name}": digest for name, digest in adapter.digests.items()}
+    return found
+
+
+def _adapters_of(manifest: Manifest) -> tuple[str, ...]:
+    """The Hub names of the adapters, but for one that lies in the folder of its base."""
+    source = manifest.source
+    names = [a.id for a in source.adapters if (a.id, a.revision) != (source.id, source.revision)]
+    local = next((name for name in names if "/" not in name), None)
+    if local is not None:
+        raise LlmcError(
+            "LLMC-E0205",
+            f"the artifact was made with adapter {local}, which is no Hub name",
+            hint="say where both are now: --rebuild --source PATH --lora PATH",
+        )
+    return tuple(names)
 
 
 def _source_of(manifest: Manifest) -> str:
@@ -85,5 +111,6 @@ def _source_of(manifest: Manifest) -> str:
     raise LlmcError(
         "LLMC-E0205",
         f"the artifact was made from {found}, which is no catalog or Hub name",
-        hint="say where that model is now: --rebuild --source PATH",
+        hint="say where that model is now: --rebuild --source PATH"
+        + " --lora PATH" * len(manifest.source.adapters),
     )

@@ -40,6 +40,7 @@ def graph_after(
     kv_cache: str | None,
     max_context: int | None,
     trust_remote_code: bool,
+    lora: Sequence[str] = (),
 ) -> str:
     """Text of the model's graph for the first target, after the passes of `phase`.
 
@@ -47,7 +48,7 @@ def graph_after(
         LlmcError: as a compile has them before anything is built.
     """
     resolve_targets(target, scheme or SCHEMES[0], kv_cache, levels, target_options)
-    source = open_source(model, trust_remote_code=trust_remote_code)
+    source = open_source(model, lora=lora, trust_remote_code=trust_remote_code)
     scheme = scheme or default_scheme(source)
     chosen = resolve_targets(target, scheme, kv_cache, levels, target_options)[0]
     binding = bind(build_on_meta(source.config, EAGER), source)

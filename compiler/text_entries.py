@@ -36,22 +36,22 @@ def text_entries(source: ModelSource) -> dict[str, bytes]:
             generation defaults, E0427 if the runtime makes other ids or prompts than transformers.
     """
     text, entries = source.text, {}
-    generation = generation_defaults(source)
+    tokenizer = native = templates = None
+    if text.tokenizer is not None:
+        entries[TOKENIZER] = text.tokenizer
+        tokenizer = Tokenizer(text.tokenizer, split_special_tokens=text.split_special_tokens)
+        native = _opened(source, "LLMC-E0417", lambda: tokenizer.native)
+    generation = generation_defaults(source, native)
     entries[GENERATION] = _opened(source, "LLMC-E0418", lambda: encode(generation))
     _opened(source, "LLMC-E0418", lambda: decode_generation(entries[GENERATION]))
     sources = template_sources(text)
     for name, entry in template_entries(text).items():
         entries[entry] = _opened(source, "LLMC-E0417", sources[name].encode)
-    templates = None
     if sources:
         templates = _opened(
             source, "LLMC-E0417", lambda: ChatTemplates(sources, generation.special_tokens)
         )
-    if text.tokenizer is not None:
-        entries[TOKENIZER] = text.tokenizer
-        split = generation.split_special_tokens
-        tokenizer = Tokenizer(text.tokenizer, split_special_tokens=split)
-        native = _opened(source, "LLMC-E0417", lambda: tokenizer.native)
+    if tokenizer is not None:
         vectors = text.vectors
         if vectors is None:
             built = BuiltTokenizer(native, sources, generation.special_tokens)

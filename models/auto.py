@@ -46,6 +46,39 @@ def whole_class(config: PreTrainedConfig) -> Any | None:
     return next((auto for auto in known if _builds(auto, config)), None)
 
 
+def other_task(names: object) -> str | None:
+    """The first of `architectures` if it is a class of transformers that makes no text.
+
+    Names that transformers doesn't know, and models without a head, say nothing.
+    """
+    name = names[0] if isinstance(names, list) and names else None
+    known = _tables_with(name)
+    return None if not known or known & _MAKE_TEXT else str(name)
+
+
+def is_known_class(name: object) -> bool:
+    """Whether transformers has a model class of this name."""
+    return bool(_tables_with(name))
+
+
+_MAKE_TEXT = {
+    "MODEL_MAPPING_NAMES", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
+}  # fmt: skip
+
+
+def _tables_with(name: object) -> set[str]:
+    """Which of transformers' tables of classes list `name`; some hold several for one type."""
+    from transformers.models.auto import modeling_auto
+
+    return {
+        key
+        for key, table in vars(modeling_auto).items()
+        if key.endswith("_MAPPING_NAMES")
+        and any(name == v or (isinstance(v, tuple | list) and name in v) for v in table.values())
+    }
+
+
 def _builds(auto: Any, config: PreTrainedConfig) -> bool:
     return type(config) in auto._model_mapping
 

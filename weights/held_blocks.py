@@ -12,6 +12,8 @@ from .formats.registry import NEAREST, formats_that_hold
 from .recipes import Quantize, leaves
 from .rows import moves_rows
 
+_CHANGED = "changed "
+
 
 def held_formats(recipe: Recipe) -> tuple[DType, ...]:
     """The formats, best first, in which all of `recipe` keeps the bits of stored blocks."""
@@ -30,13 +32,16 @@ def nearest_format(recipe: Recipe) -> DType | None:
 
 
 def stored_blocks(recipe: Recipe) -> frozenset[str]:
-    """The block formats of a checkpoint that `recipe` reads.
+    """The block formats of a checkpoint that `recipe` reads; marked where it computes with them.
 
     Matrices are joined only if these are equal: together they could keep the bits of neither.
     """
-    return frozenset(
-        t.stored for t in leaves(recipe) if isinstance(t, CheckpointTensor) and t.is_blocked
-    )
+    if isinstance(recipe, CheckpointTensor):
+        return frozenset([recipe.stored] if recipe.is_blocked else [])
+    found = frozenset().union(*(stored_blocks(a) for a in recipe.args))
+    if moves_rows(recipe):
+        return found
+    return frozenset(kind if kind.startswith(_CHANGED) else _CHANGED + kind for kind in found)
 
 
 def requantized_tensors(recipe: Recipe, dtype: DType) -> tuple[CheckpointTensor, ...]:

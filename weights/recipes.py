@@ -21,8 +21,9 @@ from .formats.registry import is_quantized
 
 __all__ = [
     "Apply", "Cast", "CheckpointTensor", "Computed", "Concat", "Constant",
-    "Elementwise", "InterleavePanels", "Pack", "Permute", "Quantize", "Recipe", "Reshape", "Slice",
-    "Take", "add", "chunk", "concat", "leaves", "mul", "permute", "stack", "transpose", "unsqueeze",
+    "Elementwise", "InterleavePanels", "Norm", "Pack", "Permute", "Product", "Quantize", "Recipe",
+    "Reshape", "Slice", "Take", "add", "chunk", "concat", "leaves", "mul", "permute", "stack",
+    "transpose", "unsqueeze",
 ]  # fmt: skip
 
 
@@ -152,7 +153,7 @@ class InterleavePanels(Tree):
 
 @dataclass(frozen=True, eq=False)
 class Elementwise(Tree):
-    """`kind` (add, mul, neg, log, exp) of the broadcast arguments, in float32."""
+    """`kind` (add, mul, div, neg, log, exp) of the broadcast arguments, in float32."""
 
     kind: str
     operands: tuple[Recipe, ...]
@@ -168,8 +169,45 @@ class Elementwise(Tree):
         return TensorType(DType.F32, broadcast_shapes(*(a.shape for a in self.operands)))
 
 
-ELEMENTWISE = {"add": 2, "mul": 2, "neg": 1, "log": 1, "exp": 1}
+ELEMENTWISE = {"add": 2, "mul": 2, "div": 2, "neg": 1, "log": 1, "exp": 1}
 """Kinds of `Elementwise` and how many arguments they take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Tree):
+    """The matrix product of `left` [N, R] and `right` [R, K], which is small (R is a rank).
+
+    Sums are rounded once, from float64, so that they hardly depend on who computes them.
+    """
+
+    left: Recipe
+    right: Recipe
+    label = "product"
+
+    def __post_init__(self) -> None:
+        shapes = self.left.shape, self.right.shape
+        matrices = all(len(shape) == 2 for shape in shapes)
+        _require(matrices and shapes[0][1] == shapes[1][0], f"product of {shapes}")
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType(DType.F32, (self.left.shape[0], self.right.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Tree):
+    """Euclidean lengths of the rows of `arg` [N, K] (dim 1: [N, 1]) or columns (dim 0: [1, K])."""
+
+    arg: Recipe
+    dim: int
+    label = "norm"
+
+    def __post_init__(self) -> None:
+        _require(len(self.arg.shape) == 2 and self.dim in (0, 1), f"norms of {self.arg.type}")
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType(DType.F32, _replace(self.arg.shape, self.dim, 1))
 
 
 @dataclass(frozen=True, eq=False)

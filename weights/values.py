@@ -4,8 +4,8 @@ In: a recipe and a `TensorReader` (the checkpoint). Out: float32 rows, or quanti
 
 Row-local recipes read only the rows asked for. Nodes that only move rows around are row gathers
 (`weights/rows.py`), so blocks that a GGUF file holds go through them with their bits unchanged.
-What isn't row-local (a transpose, an `Apply`) is evaluated for the smallest leading index it
-depends on and kept in a small cache.
+What isn't row-local (a transpose, norms of columns, an `Apply`) is evaluated for the smallest
+leading index it depends on and kept in a small cache.
 """
 
 from __future__ import annotations
@@ -22,15 +22,31 @@ from ..ir.types import DType
 from .formats.elements import rounded
 from .formats.number_format import Quantized, concatenate
 from .formats.registry import dequantize, format_of, quantize
-from .recipes import Apply, Cast, Concat, Elementwise, Permute, Quantize, Reshape, Slice, Take
+from .recipes import (
+    Apply,
+    Cast,
+    Concat,
+    Elementwise,
+    Norm,
+    Permute,
+    Product,
+    Quantize,
+    Reshape,
+    Slice,
+    Take,
+)
 from .rows import RowSource, lead_dims, matrix_shape, row_sources
 
 Array = np.ndarray
-_FUNCTIONS = {"add": np.add, "mul": np.multiply, "neg": np.negative, "log": np.log, "exp": np.exp}
+_FUNCTIONS = {
+    "add": np.add, "mul": np.multiply, "div": np.divide, "neg": np.negative, "log": np.log,
+    "exp": np.exp,
+}  # fmt: skip
 _INTEGERS = {
     DType.I64: "int64", DType.I32: "int32", DType.I8: "int8", DType.U8: "uint8", DType.BOOL: "bool"
 }  # fmt: skip
 _CACHED_WHOLES = 2
+_SUMMED_ELEMENTS = 1 << 20
 
 
 class TensorReader(Protocol):
@@ -87,6 +103,12 @@ class RecipeValues:
                 return rounded(self._gather(recipe.arg, rows), recipe.to)
             case Quantize():
                 return dequantize(self._quantized(recipe.arg, rows, recipe.format))
+            case Product():
+                left = self._gather(recipe.left, rows).astype(np.float64)
+                return (left @ self.rows(recipe.right)).astype(np.float32)
+            case Norm(dim=1):
+                squares = self._gather(recipe.arg, rows).astype(np.float64) ** 2
+                return np.sqrt(squares.sum(1, keepdims=True)).astype(np.float32)
         sources = row_sources(recipe, rows)
         if sources is not None:
             return self._assemble(recipe, sources, len(rows))
@@ -154,6 +176,8 @@ class RecipeValues:
     def _evaluate_whole(self, recipe: Recipe, depth: int, group: int) -> Array:
         if isinstance(recipe, Apply):
             value = self._apply(recipe)
+        elif isinstance(recipe, Norm):
+            value = self._column_norms(recipe.arg)
         elif isinstance(recipe, Permute | Reshape):
             arg = recipe.arg
             count = matrix_shape(arg.shape)[0] // prod(arg.shape[:depth])
@@ -165,6 +189,16 @@ class RecipeValues:
             raise TypeError(f"{type(recipe).__name__} has no values of its own")
         columns = matrix_shape(recipe.shape)[1]
         return np.ascontiguousarray(value).reshape(-1, columns)
+
+    def _column_norms(self, arg: Recipe) -> Array:
+        """Summed up over slices of rows, so that `arg` is never there as a whole."""
+        count, columns = matrix_shape(arg.shape)
+        squares = np.zeros(columns)
+        step = max(1, _SUMMED_ELEMENTS // columns)
+        for start in range(0, count, step):
+            rows = np.arange(start, min(count, start + step))
+            squares += (self._gather(arg, rows).astype(np.float64) ** 2).sum(0)
+        return np.sqrt(squares).astype(np.float32)
 
     def _apply(self, recipe: Apply) -> Array:
         import torch

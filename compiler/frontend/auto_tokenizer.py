@@ -31,6 +31,9 @@ _VOCABULARIES = (
 _CONVERTED = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json")
 """Vocabularies that transformers takes for any kind of tokenizer."""
 _SIGNS = (*_VOCABULARIES, "tokenizer_config.json", "*.tiktoken")
+_OBJECTS = (
+    "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _NOT_FLAGS = ("type", "vocab", "merges", "unk_id", "dropout")
 _INSIDE = ("normalizers", "pretokenizers", "processors", "decoders")
@@ -85,7 +88,14 @@ def _of_python(folder: Path, name: str) -> LlmcError:
 
 def _unreadable(folder: Path, config: PreTrainedConfig, error: BaseException) -> LlmcError:
     """What to say if transformers fails; some classes fail for want of packages or files that
-    wouldn't make them of use here."""
+    wouldn't make them of use here.
+
+    Raises:
+        LlmcError: E0417 or E0418 for a file that isn't what its name says.
+    """
+    for file in (folder / name for name in _OBJECTS):
+        if file.is_file():
+            json_object(file, file.read_bytes())
     name, is_fast = _class_of(folder, config)
     if not is_fast:
         return _of_python(folder, name)

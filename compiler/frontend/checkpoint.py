@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
-from ...models.auto import text_config
+from ...models.auto import other_task, text_config
 from ...weights.recipes import CheckpointTensor
 from ...weights.values import TensorReader
 from .config_fields import unread_fields
+from .folder_kinds import refuse_embedding_model, without_config
 from .json_file import json_object
-from .model_source import Convert, ModelSource, WeightDigests
+from .model_source import Convert, ModelSource
 from .names import convert_checkpoint, convert_reordered
 from .quantized.detect import find_settings, require_said
 from .quantized.registry import CONFIG_KEYS, open_quantized, unquantized_fields
@@ -28,15 +29,14 @@ from .row_file import RowFile
 from .safetensors_file import SafetensorsFile, SafetensorsReader
 from .text_part import convert_text_part
 from .text_side import text_side
+from .weight_digests import WeightDigests
+from .weight_files import tensor_files, unread_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST_SHARED_LAYERS = 1024  # layers may share weights, so a few more than there are tensors
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def open_checkpoint(
@@ -49,12 +49,12 @@ def open_checkpoint(
     """
     config_path = path / "config.json"
     if not config_path.is_file():
-        what = "has no config.json" if path.is_dir() else "does not exist"
-        raise LlmcError("LLMC-E0409", f"{path} {what}")
+        raise without_config(path)
+    refuse_embedding_model(path)
     config_bytes = config_path.read_bytes()
     raw = json_object(config_path, config_bytes)
     quantization = find_settings(path, raw)
-    files = _tensor_files(path)
+    files = tensor_files(path)
     require_plausible_layers(raw, len(files))
     whole = load_config(path, raw, trust_remote_code)
     config = text_config(whole)
@@ -79,7 +79,7 @@ def open_checkpoint(
         text=text,
         digests=WeightDigests(unique),
         unread=tuple(unread_fields(unquantized_fields(raw), whole, config)),
-        notes=(*notes, *more),
+        notes=(*unread_note(path), *notes, *more),
         quantization=None if quantization is None else quantization.method,
     )
 
@@ -125,6 +125,9 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
             if custom
             else "upgrade transformers, or compile another model",
         )
+    other = other_task(raw.get("architectures"))
+    if other is not None and not trust_remote_code:
+        raise LlmcError("LLMC-E0402", f"the model is a {other}, no causal language model")
     try:
         config = AutoConfig.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True
@@ -135,7 +138,28 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
     for part in (config, text_config(config)):  # the model is built without a quantizer
         for name in CONFIG_KEYS:
             part.__dict__.pop(name, None)
+    _refuse_other_attention(config, text_config(config))
     return trusted(config, path) if trust_remote_code else config
+
+
+def _refuse_other_attention(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
+    """Refuse a text model that sees tokens to come, before a trace that could only name its mask.
+
+    Raises:
+        LlmcError: E0402.
+    """
+    why = ""
+    if text is not config and getattr(text, "is_encoder_decoder", False):
+        why = "an encoder and a decoder"
+    elif getattr(text, "use_bidirectional_attention", None) is True:
+        why = "one that attends in both directions (use_bidirectional_attention)"
+    if why:
+        whole = "" if text is config else f" of a {config.model_type}"
+        raise LlmcError(
+            "LLMC-E0402",
+            f"the text model{whole} is a {text.model_type}, {why}",
+            "llmc compiles causal language models",
+        )
 
 
 def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:
@@ -153,50 +177,3 @@ def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:
                 "LLMC-E0418",
                 f"the config claims {name} {count}, the checkpoint has {tensors} tensors",
             )
-
-
-def _tensor_files(path: Path) -> dict[str, SafetensorsFile]:
-    """The file that holds each tensor."""
-    if (path / _INDEX).is_file():
-        return _sharded(path)
-    single = path / _SINGLE
-    if not single.is_file():
-        others = sorted(path.glob("*.safetensors"))
-        if len(others) > 1:
-            raise LlmcError("LLMC-E0405", f"{path} has shards but no {_INDEX}")
-        if not others:
-            pickled = any(next(path.glob(p), None) for p in _PICKLED)
-            raise LlmcError(
-                "LLMC-E0404",
-                f"{path} has a config but no safetensors",
-                "save the model as safetensors: pickled weights can run code and are never read"
-                if pickled
-                else "",
-            )
-        single = others[0]
-    file = SafetensorsFile(single)
-    return dict.fromkeys(file.tensors, file)
-
-
-def _sharded(path: Path) -> dict[str, SafetensorsFile]:
-    index = json_object(path / _INDEX, (path / _INDEX).read_bytes())
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise LlmcError("LLMC-E0417", f"{_INDEX} has no weight_map")
-    files: dict[str, SafetensorsFile] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
-        if PurePosixPath(shard).name != shard or shard in ("", ".", ".."):
-            raise LlmcError("LLMC-E0417", f"{_INDEX} names a file outside the directory: {shard}")
-        if not (path / shard).is_file():
-            raise LlmcError("LLMC-E0405", f"shard {shard} is missing in {path}")
-        files[shard] = SafetensorsFile(path / shard)
-    found: dict[str, SafetensorsFile] = {}
-    for name, shard in weight_map.items():
-        if name not in files[shard].tensors:
-            raise LlmcError("LLMC-E0406", f"shard {shard} lacks tensor {name}")
-        found[name] = files[shard]
-    for shard, file in files.items():
-        unlisted = next((n for n in file.tensors if n not in found), None)
-        if unlisted is not None:
-            raise LlmcError("LLMC-E0410", f"{_INDEX} does not list {unlisted} of shard {shard}")
-    return found

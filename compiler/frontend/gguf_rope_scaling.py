@@ -113,10 +113,10 @@ def _base(
     if "rope.freq_base" not in taken:
         default = full.get("rope_theta", _BASE) if nested else _BASE
         new["rope_theta"] = _number(file, "rope.freq_base", default)
-    rotated = uniform(file, "rope.dimension_count", file.get(_key(file, "rope.dimension_count")))
+    rotated = _number(file, "rope.dimension_count", 0.0)
     if rotated and "rope.dimension_count" not in taken and new["rope_type"] == "default":
         head = _head_dim(config)
-        if int(head * new.get("partial_rotary_factor", 1.0)) != rotated:
+        if head and int(head * new.get("partial_rotary_factor", 1.0)) != rotated:
             new["partial_rotary_factor"] = rotated / head
     return new
 
@@ -235,7 +235,8 @@ def _key(file: GgufFile, key: str) -> str:
 def _number(file: GgufFile, key: str, default: float) -> float:
     value = uniform(file, key, file.get(_key(file, key), default))
     bad = isinstance(value, bool) or not isinstance(value, int | float)
-    if bad or not math.isfinite(value):
+    least = -1 if key.endswith("ext_factor") else 1e-9 if "freq_base" in key else 0
+    if bad or not math.isfinite(value) or value < least:
         raise LlmcError("LLMC-E0418", f"{file.file.path.name}: {_key(file, key)} is {value!r:.40}")
     return float(value)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
 from ...models.auto import no_advice
-from ...weights.recipes import CheckpointTensor, Recipe, concat
+from ...weights.recipes import Recipe, concat
 from .checkpoint import require_plausible_layers
 from .gguf_file import GgufFile
 from .gguf_metadata import require_stated, stated_fields, without_arrays
@@ -27,9 +27,10 @@ from .gguf_parts import SplitGguf, files_of, open_model_file
 from .gguf_rope import ROPE_TENSORS, check_rope, scaled_rope
 from .gguf_rope_scaling import check_stated_rope, stated_rope
 from .gguf_text.assets import gguf_text_assets
-from .model_source import Loaded, ModelSource, WeightDigests
+from .model_source import Loaded, ModelSource
 from .names import convert_with, incompatible
 from .recording import RecordedArray
+from .weight_digests import WeightDigests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -215,7 +216,7 @@ def _convert(
     file: GgufFile,
     fields: dict[str, Any],
     model: PreTrainedModel,
-    tensors: Mapping[str, CheckpointTensor],
+    tensors: Mapping[str, Recipe],
 ) -> Loaded:
     newer = _newer_support()
     if newer is not None and file.architecture in newer.GGUF_CONFIG_ARCHS:
@@ -228,7 +229,7 @@ def _convert_by_processor(
     file: GgufFile,
     fields: dict[str, Any],
     model: PreTrainedModel,
-    tensors: Mapping[str, CheckpointTensor],
+    tensors: Mapping[str, Recipe],
 ) -> Loaded:
     """The older generation: a name map made from the model, and a processor for the values."""
     try:
@@ -278,9 +279,7 @@ class _WithoutChildren:
         return []
 
 
-def _processed(
-    processor: Any, name: str, tensor: CheckpointTensor, names: dict[str, str]
-) -> Recipe:
+def _processed(processor: Any, name: str, tensor: Recipe, names: dict[str, str]) -> Recipe:
     if name == "output.weight":  # never transformed, but some processors copy its data at once
         return tensor
     result = processor.process(

@@ -7,7 +7,6 @@ with types, `reader` reads rows of them.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ...artifact.text_vectors import TextVectors
 from ...weights.recipes import CheckpointTensor, Recipe
 from ...weights.values import TensorReader
-from .row_file import RowFile
+from .adapter import Adapter
+from .weight_digests import WeightDigests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,15 +26,18 @@ class Loaded:
     """Result of a conversion: recipes by parameter name, and the tensors that reached none.
 
     `unexpected` maps a checkpoint tensor's name to the name it would have had in the model;
-    `left_out` are tensors of parts of the checkpoint's model that are not compiled.
+    `left_out` are tensors of parts of the checkpoint's model that are not compiled. `renamed` maps
+    a parameter's name in that model to the name in the compiled one (None: it is left out); it is
+    empty where the model is compiled whole.
     """
 
     recipes: dict[str, Recipe]
     unexpected: dict[str, str]
     left_out: frozenset[str] = frozenset()
+    renamed: Mapping[str, str | None] = field(default_factory=dict)
 
 
-Convert = Callable[["PreTrainedModel", Mapping[str, CheckpointTensor]], Loaded]
+Convert = Callable[["PreTrainedModel", Mapping[str, Recipe]], Loaded]
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ class ModelSource:
 
     `id` and `revision` say where it came from; `config_bytes` is what the config was read from;
     `unread` are fields of it that no code of transformers reads; `notes` are lines that the compile
-    should print. `quantization`: the method with which the checkpoint is quantized.
+    should print. `quantization`: the method with which the checkpoint is quantized. `adapters` are
+    merged into the weights in this order; `ties` are parameters (name → name) that share a tensor
+    in `tensors`, and no longer do because of an adapter.
     """
 
     id: str
@@ -79,39 +84,5 @@ class ModelSource:
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     quantization: str | None = None
-
-
-class WeightDigests:
-    """sha256 of the weight files, computed beside the compile (hashing releases the GIL)."""
-
-    def __init__(self, files: Mapping[str, RowFile]) -> None:
-        self._files = dict(sorted(files.items()))
-        self._found: dict[str, str] = {}
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin hashing in the background."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="weight digests", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for name, file in self._files.items():
-                self._found[name] = file.sha256()
-        except BaseException as error:  # handed to the thread that asks for the result
-            self._error = error
-
-    def result(self) -> dict[str, str]:
-        """`{file name: hexadecimal sha256}`, sorted by name; waits until it is known.
-
-        Raises:
-            LlmcError: a file could not be read.
-        """
-        self.start()
-        assert self._thread is not None
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return dict(self._found)
+    adapters: tuple[Adapter, ...] = ()
+    ties: Mapping[str, str] = field(default_factory=dict)

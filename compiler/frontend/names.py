@@ -10,7 +10,7 @@ or is on the model's own list of ignorable ones, or the compile stops.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,16 @@ import numpy as np
 import torch
 
 from ...base.errors import LlmcError
+from ...models.auto import is_known_class
 from ...weights.recipes import CheckpointTensor, Computed, Recipe, Take, leaves, transpose
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
-from .model_source import Loaded, ModelSource
+from .adapter_recipes import merge
+from .model_source import Convert, Loaded, ModelSource
 from .recording import RecordedTensor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _COMPARED_ROWS = 4096
 
@@ -48,12 +50,16 @@ def bind(model: PreTrainedModel, source: ModelSource) -> Binding:
 
     Raises:
         LlmcError: E0406 a tensor is missing or has the wrong shape, E0407 the wrong dtype,
-            E0410 a checkpoint tensor reaches nothing, E0401 a conversion no recipe expresses.
+            E0410 a checkpoint tensor reaches nothing, E0401 a conversion no recipe expresses,
+            E0425 an adapter is another model's.
     """
     loaded = source.convert(model, source.tensors)
-    recipes = dict(loaded.recipes)
+    if loaded.unexpected and not loaded.renamed:
+        _check_same_model(model, source.config)
     ignored = _check_unexpected(model, loaded.unexpected)
-    _check_used(recipes, source.tensors, {*ignored, *loaded.left_out})
+    _check_used(loaded.recipes, source.tensors, {*ignored, *loaded.left_out})
+    loaded = merge(model, source, loaded) if source.adapters else loaded
+    recipes = dict(loaded.recipes)
     _tie(model, recipes, source)
     _check_complete(model, recipes)
     return Binding(recipes, ignored, loaded.left_out)
@@ -70,17 +76,21 @@ def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, Recipe]) ->
 
 
 def convert_reordered(
-    convert: Callable[[PreTrainedModel, Mapping[str, Recipe]], Loaded],
+    convert: Convert,
     transposed: Collection[str],
     order: Mapping[str, np.ndarray],
     model: PreTrainedModel,
-    tensors: Mapping[str, CheckpointTensor],
+    tensors: Mapping[str, Recipe],
 ) -> Loaded:
     """`convert` with tensors that are stored with their last two dimensions the other way round, or
     with columns in another `order`: where each column of the model is.
     """
     turned = {n: transpose(t) if n in transposed else t for n, t in tensors.items()}
-    taken = {n: Take(turned[n], 1, Computed.of(f"{n} columns", at)) for n, at in order.items()}
+    taken = {
+        n: Take(turned[n], 1, Computed.of(f"{n} columns", at))
+        for n, at in order.items()
+        if n in turned
+    }
     return convert(model, turned | taken)
 
 
@@ -207,6 +217,20 @@ def _equal(one: Recipe, other: Recipe, source: ModelSource) -> bool:
     )
 
 
+def _check_same_model(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """A checkpoint of another class has tensors of other parts: that says more than their names."""
+    named = getattr(config, "architectures", None)
+    kind = type(model).__name__
+    if not isinstance(named, list) or not named or not is_known_class(named[0]) or kind in named:
+        return
+    raise LlmcError(
+        "LLMC-E0402",
+        f"the checkpoint is a {named[0]}, of which no text model can be taken apart; "
+        f"{kind} alone could be compiled",
+        f"save the {kind} by itself (`save_pretrained`) and compile that",
+    )
+
+
 def _check_unexpected(model: PreTrainedModel, unexpected: Mapping[str, str]) -> tuple[str, ...]:
     patterns = set(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     # Buffers that old checkpoints hold and models now compute; transformers ignores these too.
@@ -250,7 +274,7 @@ def _check_complete(model: PreTrainedModel, recipes: dict[str, Recipe]) -> None:
 
 
 def _check_used(
-    recipes: Mapping[str, Recipe], tensors: Mapping[str, CheckpointTensor], ignored: set[str]
+    recipes: Mapping[str, Recipe], tensors: Mapping[str, Recipe], ignored: set[str]
 ) -> None:
     """Every tensor is a leaf of some recipe (a tensor cut in parts is a leaf of several)."""
     used = {leaf.name for recipe in recipes.values() for leaf in leaves(recipe)

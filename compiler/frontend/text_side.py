@@ -83,17 +83,17 @@ def _generation(folder: Path, raw: Mapping[str, Any]) -> tuple[dict[str, Any], t
         if isinstance(stating, Mapping):
             ids = {key: stating[key] for key in _CONFIG_IDS if stating.get(key) is not None}
             own, lost = clean_generation(ids, origin)
-            generation, notes = _merged(generation, own), (*notes, *lost)
+            generation, notes = merged_generation(generation, own), (*notes, *lost)
     file = folder / "generation_config.json"
     if file.is_file():
         own, more = clean_generation(json_object(file, file.read_bytes()), file.name)
-        generation, notes = _merged(generation, own), (*notes, *more)
+        generation, notes = merged_generation(generation, own), (*notes, *more)
     return generation, notes
 
 
-def _merged(generation: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merged_generation(generation: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """`own` wins, but for the ids that end a text: those of both do."""
-    merged = generation | own
+    merged = {**generation, **own}
     if "eos_token_id" in own:
         merged["eos_token_id"] = own["eos_token_id"]
         return _with_end(merged, generation.get("eos_token_id"))

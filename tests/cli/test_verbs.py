@@ -164,6 +164,17 @@ def test_messages_have_no_control_characters() -> None:
     assert as_content(error)["error"]["message"] == "tensor a \\x1b[31mb \\x00"
 
 
+def test_notes_have_none_either(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of config fields are anybody's text."""
+    compiling = pytest.importorskip("llmc.cli.compile")
+    driver = pytest.importorskip("llmc.compiler.driver")
+    report = driver.CompileReport("m.llmc", "0" * 64, 1, 1.0, 1.0, notes=["a\n\x1b[31mb"])
+    compiling._compile(lambda _: report, False)
+    assert "note: a \\x1b[31mb\n" in capsys.readouterr().err
+
+
 def test_a_prompt_longer_than_the_context(invoke: Invoke, toy_artifact: Path) -> None:
     code, out, _ = invoke("run", toy_artifact, "hello " * 400, "--json")
     assert (code, error_of(out)["id"]) == (2, "LLMC-E0204")
@@ -256,9 +267,9 @@ def test_a_rebuild_that_differs(
     asked = []
 
     def fake(
-        path: Path, source: str | None, progress: object, *, trust_remote_code: bool
+        path: Path, source: str | None, progress: object, *, lora: object, trust_remote_code: bool
     ) -> list[Check]:
-        asked.append((path, source, trust_remote_code))
+        asked.append((path, source, lora, trust_remote_code))
         return [Check(name, False, "differs")]
 
     monkeypatch.setattr(rebuilding, "rebuild", fake)
@@ -267,8 +278,9 @@ def test_a_rebuild_that_differs(
     content = json.loads(out)
     assert (code, content["ok"], content["error"]["id"]) == (5, False, "LLMC-E0511")
     assert name in content["error"]["message"]
-    invoke(*arguments, "--trust-remote-code")
-    assert asked == [(toy_artifact, "./there", False), (toy_artifact, "./there", True)]
+    invoke(*arguments, "--trust-remote-code", "--lora", "./a", "--lora", "./b")
+    first, second = (None, False), (["./a", "./b"], True)
+    assert asked == [(toy_artifact, "./there", *more) for more in (first, second)]
 
 
 def test_the_command_knows_every_scheme_and_level() -> None:

@@ -25,6 +25,17 @@ def test_matches_at_the_first_try(name: str, what: str) -> None:
     assert result["worst"] <= 1e-4
 
 
+def test_int4_is_as_far_from_eager_as_rounding_inputs_is(tmp_path: Path) -> None:
+    """With three layers, whose weights lie as [in, out]."""
+    raw = json.loads((real.CONFIGS / "gpt2.json").read_text())
+    shallow = tmp_path / "gpt2.json"
+    shallow.write_text(json.dumps(raw | {"n_layer": 3}))
+    result = real.attempt(shallow, "int4")
+    assert result["verdict"] == real.MATCHES, result
+    assert 0 < result["mean"] <= real.MOST_NOISE * result["noise"]
+    assert result["noise"] < 0.05
+
+
 @pytest.mark.parametrize(
     ("name", "id", "why"),
     [("falcon-mamba-7b", "LLMC-E0412", "convolution over 4 tokens"),
@@ -46,7 +57,10 @@ def test_the_page_is_rendered_from_the_results() -> None:
     """And nothing in it is wrong: what isn't done is refused."""
     results = real.read()
     assert real.PAGE.read_text() == real.render(results)
-    assert {result["verdict"] for result in results} <= {real.MATCHES, real.REFUSED}
+    found = {
+        row[scheme]["verdict"] for row in results for scheme in ("f32", "int4") if scheme in row
+    }
+    assert found <= {real.MATCHES, real.REFUSED}
     known = {path.stem for path in real.CONFIGS.glob("*.json")}
     assert {result["config"].rstrip("*") for result in results} <= known
 

@@ -1,6 +1,6 @@
 """Small GGUF files that hold a vocabulary and nothing else, written with the gguf package."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ def write_vocabulary(
     merges: Sequence[str] | None = (),
     scores: Sequence[float] | None = None,
     arch: str = "llama",
+    extra: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     **keys: Any,
 ) -> Path:
-    """Write the vocabulary; `keys` are others below `tokenizer.ggml.`, an array for a list."""
+    """Write the vocabulary; `keys` are others below `tokenizer.ggml.`, an array for a list.
+
+    `extra` may add more.
+    """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_tokenizer_model(model)
     if pre is not None:
@@ -40,20 +44,26 @@ def write_vocabulary(
     if merges is not None and model in ("gpt2", "gemma4"):
         writer.add_token_merges(list(merges) or ["a b"])
     for key, value in keys.items():
-        name = key.replace("__", ".") if key.startswith("general") else f"tokenizer.ggml.{key}"
-        if isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        else:
-            writer.add_uint32(name, value)
+        add_key(writer, key if key.startswith("general") else f"tokenizer.ggml.{key}", value)
+    extra(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_key(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
+    """A key with a list, a flag, a text or a number; `__` in its name stands for a dot."""
+    name = name.replace("__", ".")
+    if isinstance(value, list):
+        writer.add_array(name, value)
+    elif isinstance(value, bool):
+        writer.add_bool(name, value)
+    elif isinstance(value, str):
+        writer.add_string(name, value)
+    else:
+        writer.add_uint32(name, value)
 
 
 def byte_level(*extra: tuple[str, int]) -> tuple[list[str], list[int]]:

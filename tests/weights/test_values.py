@@ -17,7 +17,9 @@ from llmc.weights.recipes import (
     Concat,
     Elementwise,
     InterleavePanels,
+    Norm,
     Permute,
+    Product,
     Quantize,
     Recipe,
     Reshape,
@@ -91,12 +93,20 @@ def cases() -> dict[str, tuple[Memory, Recipe, np.ndarray]]:
         ),
         "bf16": (Cast(a, DType.BF16), torch.from_numpy(A).bfloat16().float().numpy()),
         "computed": (add(Computed.of("c", A), a), A + A),
+        "product": (Product(a, m.add("r", (64, 30))), _product(A, m.values["r"])),
+        "norms of rows": (Norm(a, 1), np.sqrt((A.astype(float) ** 2).sum(1, keepdims=True))),
+        "norms of columns": (Norm(a, 0), np.sqrt((A.astype(float) ** 2).sum(0, keepdims=True))),
+        "divided": (Elementwise("div", (a, Reshape(v, (24, 1)))), A / V[:, None]),
         "folded op": (outer, np.outer(V, V)),
         "slice of a transpose": (Slice(transpose(b), 0, 8, 30), B.T[8:30]),
         "columns of panels": (Slice(InterleavePanels(a, b_rows(b)), 1, 0, 32), None),  # type: ignore[dict-item]
     }
     table["columns of panels"] = (table["columns of panels"][0], panels(A, B[:24])[:, :32])
     return {name: (m, recipe, expected) for name, (recipe, expected) in table.items()}
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return left.astype(float) @ right.astype(float)
 
 
 def b_rows(b: Recipe) -> Recipe:
@@ -118,19 +128,24 @@ def test_value(name: str) -> None:
 @given(st.data())
 def test_any_slice_equals_the_rows_of_the_whole(data: st.DataObject) -> None:
     memory, recipe, expected = CASES[data.draw(st.sampled_from(sorted(CASES)))]
-    whole = expected.reshape(-1, expected.shape[-1] if expected.ndim > 1 else 1)
+    whole = expected.astype(np.float32)
+    whole = whole.reshape(-1, expected.shape[-1] if expected.ndim > 1 else 1)
     start = data.draw(st.integers(0, len(whole)))
     stop = data.draw(st.integers(start, len(whole)))
     part = RecipeValues(memory).rows(recipe, start, stop)
     assert np.array_equal(part, whole[start:stop])
 
 
-@pytest.mark.parametrize("name", ["concat rows", "heads", "panels", "scale columns", "take rows"])
+@pytest.mark.parametrize(
+    "name", ["concat rows", "heads", "panels", "scale columns", "take rows", "product"]
+)
 def test_row_local_recipes_read_only_their_rows(name: str) -> None:
     memory, recipe, _ = CASES[name]
     memory.rows_read = 0
     RecipeValues(memory).rows(recipe, 4, 12)
-    assert memory.rows_read <= 8 + 64  # 8 rows, and the vector that scales columns
+    assert (
+        memory.rows_read <= 8 + 64
+    )  # 8 rows, and the vector that scales columns, or the product's other side
 
 
 def test_experts_are_transposed_one_by_one() -> None:

@@ -16,9 +16,11 @@ from ..model_source import TextAssets
 from .models import bare_tokenizer, facts_of
 from .sampling import sampling_defaults
 from .special_tokens import SpecialTokens, corrected, special_tokens, stated_ids
+from .splitting import Splitting
 from .vocabulary import TokenKind, Vocabulary, flags_of, read_vocabulary
 
 _ADDED = (TokenKind.CONTROL, TokenKind.USER_DEFINED, TokenKind.UNKNOWN)
+_TEMPLATE = "tokenizer.chat_template"
 _LISTED = 5  # tokens that a line names
 
 
@@ -31,7 +33,7 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
             give, where the chat template or an end of turn is one.
     """
     license = _text(file, "general.license")
-    template = _text(file, "tokenizer.chat_template")
+    template, named = _text(file, _TEMPLATE), _named_templates(file)
     vocabulary = read_vocabulary(file)
     if vocabulary is None:
         generation, notes = _stated_generation(file)
@@ -39,19 +41,41 @@ def gguf_text_assets(file: GgufFile) -> tuple[TextAssets, tuple[str, ...]]:
     facts, notes = facts_of(vocabulary)
     special = special_tokens(vocabulary, facts)
     vocabulary = corrected(vocabulary, special)
-    tokenizer, more = bare_tokenizer(vocabulary, facts)
-    _add_special(tokenizer, vocabulary, file)
-    _add_marks(tokenizer, vocabulary, special)
-    data = tokenizer.to_str().encode()
-    lost = _lost(data, vocabulary, special, template or "")
+    data, more = _built(vocabulary, facts, special, file)
+    lost = _lost(data, vocabulary, special, "\n".join([template or "", *named.values()]))
     sampling, unused = sampling_defaults(file)
     assets = TextAssets(
         tokenizer=data,
         chat_template=template,
+        named_templates=named,
         generation=_generation(special) | sampling,
         license=license,
     )
     return assets, (*notes, *special.notes, *more, *lost, *unused)
+
+
+def _built(
+    vocabulary: Vocabulary, facts: Splitting | None, special: SpecialTokens, file: GgufFile
+) -> tuple[bytes, tuple[str, ...]]:
+    """The `tokenizer.json`, and notes.
+
+    Raises:
+        LlmcError: E0418 for what the library makes no tokenizer of.
+    """
+    try:
+        tokenizer, notes = bare_tokenizer(vocabulary, facts)
+        _add_special(tokenizer, vocabulary, file)
+        _add_marks(tokenizer, vocabulary, special)
+        return tokenizer.to_str().encode(), notes
+    except LlmcError:
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise LlmcError(
+            "LLMC-E0418", f"{vocabulary.where}: no tokenizer can be built: {reason}"
+        ) from error
 
 
 def _text(file: GgufFile, key: str) -> str | None:
@@ -59,6 +83,13 @@ def _text(file: GgufFile, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise LlmcError("LLMC-E0417", f"{file.file.path.name}: {key} is not a text")
     return value
+
+
+def _named_templates(file: GgufFile) -> dict[str, str]:
+    """Templates besides the default one, by name (`tool_use`): a key each."""
+    prefix = f"{_TEMPLATE}."
+    names = [key.removeprefix(prefix) for key in file.entries if key.startswith(prefix)]
+    return {name: _text(file, prefix + name) or "" for name in names if name}
 
 
 def _stated_generation(file: GgufFile) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -132,16 +163,18 @@ def _add_marks(tokenizer: Any, vocabulary: Vocabulary, special: SpecialTokens) -
     from tokenizers.processors import TemplateProcessing
 
     def named(ids: Iterable[int], part: int = 0) -> list[str]:
-        return [f"{vocabulary.tokens[id]}:{part}" for id in ids]
+        return [f"{id}:{part}" for id in ids]  # by id: a token's text may hold a colon itself
 
-    ids = {*special.before, *special.after, *special.between}
+    ids = sorted({*special.before, *special.after, *special.between})
     if ids:
         one = [*named(special.before), "$A:0", *named(special.after)]
         second = [*named(special.between), "$B:1", *named(special.after, 1)]
         tokenizer.post_processor = TemplateProcessing(
             single=one,
             pair=[*one, *second],
-            special_tokens=[(vocabulary.tokens[id], id) for id in sorted(ids)],
+            special_tokens=[
+                {"id": str(id), "ids": [id], "tokens": [vocabulary.tokens[id]]} for id in ids
+            ],
         )
 
 

@@ -126,10 +126,9 @@ def _unigram(vocabulary: Vocabulary) -> Built:
         score if kind is TokenKind.NORMAL else max(score, worst)
         for score, kind in zip(vocabulary.scores, vocabulary.kinds, strict=True)
     ]
-    unknown = _unknown(vocabulary)
     model = models.Unigram(
         list(zip(vocabulary.tokens, scores, strict=True)),
-        None if unknown is None else vocabulary.ids[unknown],
+        vocabulary.ids[_required_unknown(vocabulary)],
         byte_fallback=_has_bytes(vocabulary),
     )
     return _with_spaces(Tokenizer(model), vocabulary, prefix=True), ()
@@ -140,13 +139,15 @@ def _word_piece(vocabulary: Vocabulary) -> Built:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     marked = any(token.startswith(_SPACE) for token in vocabulary.tokens)
-    ids = {
-        _word_piece_text(token, kind, marked): id
-        for id, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
-    }
-    if len(ids) < len(vocabulary.tokens):
+    texts = [
+        _word_piece_text(token, kind, marked)
+        for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+    ]
+    ids = {text: id for id, text in enumerate(texts)}
+    if len(ids) < len(texts):
         raise LlmcError("LLMC-E0418", f"{vocabulary.where} has two ids for one piece of a word")
-    tokenizer: Any = Tokenizer(models.WordPiece(ids, unk_token=_unknown(vocabulary) or "[UNK]"))
+    unknown = texts[vocabulary.ids[_required_unknown(vocabulary)]]
+    tokenizer: Any = Tokenizer(models.WordPiece(ids, unk_token=unknown))
     lowercase = vocabulary.flag("normalizer.lowercase", True)
     strip = vocabulary.flag("normalizer.strip_accents", lowercase)
     tokenizer.normalizer = normalizers.BertNormalizer(
@@ -184,9 +185,21 @@ def _unknown(vocabulary: Vocabulary) -> str | None:
     """The token for text that the vocabulary can't write."""
     ids = vocabulary.of_kind(TokenKind.UNKNOWN)
     stated = vocabulary.flags.get("unknown_token_id")
-    if isinstance(stated, int) and 0 <= stated < len(vocabulary.tokens):
-        ids = [stated]
-    return vocabulary.tokens[ids[0]] if ids else None
+    default = {WORD_PIECE: 100, UNIGRAM: 2}.get(vocabulary.model)  # llama.cpp's
+    for id in (stated, *ids, default):
+        if type(id) is int and 0 <= id < len(vocabulary.tokens):
+            return vocabulary.tokens[id]
+    return None
+
+
+def _required_unknown(vocabulary: Vocabulary) -> str:
+    """The same, where no text can be encoded without it."""
+    unknown = _unknown(vocabulary)
+    if unknown is None:
+        raise LlmcError(
+            "LLMC-E0418", f"{vocabulary.where} has no token for what its vocabulary can't write"
+        )
+    return unknown
 
 
 def _with_spaces(tokenizer: Any, vocabulary: Vocabulary, *, prefix: bool) -> Any:

@@ -14,6 +14,8 @@ import gguf_models as gm
 import llmc
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llmc.base.errors import LlmcError
 from llmc.compiler.frontend.buffers import compute_buffers
 from llmc.compiler.frontend.model_source import ModelSource
@@ -207,6 +209,7 @@ def test_fields_of_experts(tmp_path: Path) -> None:
         {"rope__scaling__yarn_ext_factor": 0.5},
         {"pooling_type": 1},
         {"swiglu_clamp_exp": 7.0},
+        {"attention__recurrent_layers": [True, False]},
     ],
     ids=lambda value: next(iter(value)),
 )
@@ -256,6 +259,8 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     [
         {"rope__scaling__factor": "much"},
         {"rope__freq_base": float("nan")},
+        {"rope__freq_base": 0.0},
+        {"rope__scaling__factor": -2.0},
         {"attention__scale": -1.0},
         {"attention__sliding_window_pattern": [True]},
     ],
@@ -285,3 +290,28 @@ def test_a_changed_config_is_the_model_that_was_written(tmp_path: Path) -> None:
     ids = np.random.default_rng(2).integers(0, 96, 40).tolist()
     expected = eager_logits(base.eval(), ids)
     assert np.abs(eager_logits(again.eval(), ids) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_values_of_any_kind_are_applied_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nothing but our own errors, whatever stands in the keys."""
+    names = [
+        "attention__head_count", "attention__head_count_kv", "attention__key_length",
+        "attention__scale", "attention__sliding_window", "attention__sliding_window_pattern",
+        "context_length", "expert_count", "expert_gating_func", "feed_forward_length",
+        "rope__dimension_count", "rope__freq_base", "rope__freq_base_swa", "rope__scaling__type",
+        "rope__scaling__factor", "rope__scaling__original_context_length",
+    ]  # fmt: skip
+    odd = st.one_of(
+        st.integers(0, 64), st.booleans(), st.text(max_size=3), st.floats(width=32),
+        st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    )  # fmt: skip
+    stated = data.draw(st.dictionaries(st.sampled_from(names), odd, min_size=1, max_size=3))
+    arch, model = data.draw(st.sampled_from([("llama", gm.llama_model), ("gemma2", gemma)]))
+    try:
+        opened(tmp_path_factory.mktemp("odd"), keys(**stated), arch=arch, model=model())
+    except LlmcError as error:
+        assert error.exit_code in (2, 3, 4)  # noqa: PT017

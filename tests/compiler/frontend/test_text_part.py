@@ -101,3 +101,13 @@ def test_a_text_model_alone_is_no_part(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     assert isinstance(source.config, transformers.LlamaConfig)
     assert not bind(build_on_meta(source.config), source).left_out
+
+
+def test_a_whole_model_without_a_text_part_is_named(tmp_path: Path) -> None:
+    """Its tensors belong to no parameter of the causal class that transformers has for it."""
+    save("mllama", tmp_path)
+    source = open_source(str(tmp_path))
+    with pytest.raises(LlmcError, match="is a MllamaForConditionalGeneration") as caught:
+        bind(build_on_meta(source.config), source)
+    assert caught.value.id == "LLMC-E0402"
+    assert "MllamaForCausalLM" in caught.value.hint

@@ -109,8 +109,9 @@ def test_a_sentencepiece_model_alone(kind: str, named: str | None, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tiktoken.model"])
-def test_a_tiktoken_file(name: str, tmp_path: Path) -> None:
-    """Also after another one has stood at the same place."""
+def test_a_tiktoken_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after another one has stood at the same place, which tiktoken's cache goes by."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     added = {str(400 + i): {"content": f"<|mark{i}|>", "special": True} for i in (0, 2)}
     settings = {"added_tokens_decoder": added, "eos_token": "<|mark0|>"}
     folder = folder_of(tmp_path / "m", settings=settings)
@@ -439,6 +440,19 @@ def test_a_template_that_goes_on_and_on(
     settings = {**MARKS, "chat_template": source}
     with pytest.raises(LlmcError, match="E0417"):
         open_source(str(folder_of(tmp_path / "m", tokenizer=bytes_bpe, settings=settings)))
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+)
+def test_a_broken_file_is_named(name: str, bytes_bpe: Any, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m", tokenizer=bytes_bpe)
+    for content in ("", "[]", "{", "\x00"):
+        (folder / name).write_text(content)
+        with pytest.raises(LlmcError) as caught:
+            open_source(str(folder))
+        assert caught.value.id in ("LLMC-E0417", "LLMC-E0418")
+        assert name in caught.value.message
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama2", "unigram"])

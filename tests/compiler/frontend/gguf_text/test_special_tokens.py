@@ -6,6 +6,7 @@ What is expected is what llama.cpp does with the same metadata (`llama_vocab::im
 from pathlib import Path
 from typing import Any
 
+import gguf
 import gguf_vocabularies as gv
 import pytest
 from llmc.base.errors import LlmcError
@@ -160,29 +161,31 @@ def test_tokens_that_their_text_does_not_give(
 
 
 def test_sampling_defaults(tmp_path: Path) -> None:
-    import gguf
+    def stated(writer: gguf.GGUFWriter) -> None:
+        writer.add_float32("general.sampling.temp", 0.7)
+        writer.add_int32("general.sampling.top_k", 20)
+        writer.add_float32("general.sampling.penalty_repeat", 1.1)
+        writer.add_float32("general.sampling.xtc_probability", 0.5)
+        writer.add_int32("general.sampling.mirostat", 0)
+        writer.add_array("tokenizer.ggml.suppress_tokens", [3])
 
-    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "llama")
-    tokens, kinds = gv.byte_level()
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(["a b"])
-    writer.add_float32("general.sampling.temp", 0.7)
-    writer.add_int32("general.sampling.top_k", 20)
-    writer.add_float32("general.sampling.penalty_repeat", 1.1)
-    writer.add_float32("general.sampling.xtc_probability", 0.5)
-    writer.add_int32("general.sampling.mirostat", 0)
-    writer.add_array("tokenizer.ggml.suppress_tokens", [3])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    _, assets, notes = gv.opened(tmp_path / "v.gguf")
+    _, assets, notes = gv.opened(vocabulary(tmp_path, extra=stated))
     assert assets.generation["temperature"] == 0.7
     assert assets.generation["top_k"] == 20
     assert assets.generation["repetition_penalty"] == 1.1
     assert len(notes) == 2
     assert "xtc_probability" in notes[0]
     assert "suppress_tokens" in notes[1]
+
+
+def test_named_templates(tmp_path: Path) -> None:
+    """As gguf's writer stores what `tokenizer_config.json` lists by name."""
+    templates = [
+        {"name": "default", "template": "{{ messages }}"},
+        {"name": "tool_use", "template": "{{ tools }}"},
+    ]
+    path = vocabulary(tmp_path, extra=lambda writer: writer.add_chat_template(templates))
+    _, assets, notes = gv.opened(path)
+    assert assets.chat_template == "{{ messages }}"
+    assert dict(assets.named_templates) == {"tool_use": "{{ tools }}"}
+    assert notes == ()

@@ -11,6 +11,8 @@ from typing import Any
 
 import gguf_vocabularies as gv
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llmc.base.errors import LlmcError
 from tokenizers import (
     Regex,
@@ -296,8 +298,11 @@ def test_word_pieces(tmp_path: Path) -> None:
         ({"add_bos_token": "yes"}, "LLMC-E0418", "add_bos_token is neither"),
         ({"eos_token_id": "end"}, "LLMC-E0418", "eos_token_id"),
         ({"model": "t5"}, "LLMC-E0418", "no scores"),
+        ({"model": "t5", "scores": [0.0, 0.0]}, "LLMC-E0418", "no token for what"),
+        ({"model": "bert"}, "LLMC-E0418", "no token for what"),
         (
-            {"model": "t5", "scores": [0.0, 0.0], "precompiled_charsmap": [1, 2]},
+            {"model": "t5", "scores": [0.0, 0.0], "precompiled_charsmap": [1, 2],
+             "unknown_token_id": 0},
             "LLMC-E0418", "no table of characters",
         ),
     ],
@@ -311,6 +316,54 @@ def test_vocabularies_that_are_refused(
     with pytest.raises(LlmcError, match=named) as caught:
         gv.opened(path)
     assert caught.value.id == id
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_metadata_of_any_kind_is_read_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nothing but our own errors, whatever stands in the keys; the library panics at some."""
+    texts = st.lists(st.text("ab\u2581 <0x4>\u0120:", max_size=4), max_size=6)
+    numbers = st.lists(st.integers(-3, 9), max_size=6)
+    odd = st.one_of(st.integers(0, 99), st.booleans(), st.text(max_size=3), texts, numbers)
+    keys = data.draw(
+        st.dictionaries(
+            st.sampled_from(
+                [
+                    "bos_token_id", "eos_token_id", "add_bos_token", "add_space_prefix",
+                    "unknown_token_id", "precompiled_charsmap", "token_type", "scores", "merges",
+                    "remove_extra_whitespaces",
+                ]
+            ),
+            odd,
+        )
+    )  # fmt: skip
+    tokens = data.draw(texts)
+
+    def stated(writer: Any) -> None:
+        for key, value in keys.items():
+            if value != []:
+                gv.add_key(writer, f"tokenizer.ggml.{key}", value)
+
+    path = gv.write_vocabulary(
+        tmp_path_factory.mktemp("odd") / "v.gguf", tokens or ["a"], merges=None, extra=stated,
+        model=data.draw(st.sampled_from(["gpt2", "llama", "t5", "bert", "gemma4"])),
+        pre=data.draw(st.sampled_from(["gpt-2", "llama-bpe", "gemma4", None])),
+    )  # fmt: skip
+    try:
+        found, _, _ = gv.opened(path)
+        found.encode("ab a", add_special_tokens=True)
+    except LlmcError as error:
+        assert error.exit_code in (2, 3, 4)  # noqa: PT017
+
+
+def test_a_mark_whose_text_has_a_colon(tmp_path: Path) -> None:
+    tokens, kinds = gv.byte_level(("<begin:0>", gv.CONTROL))
+    path = gv.write_vocabulary(
+        tmp_path / "v.gguf", tokens, kinds, bos_token_id=256, add_bos_token=True
+    )
+    assert gv.opened(path)[0].encode("a", add_special_tokens=True)[0] == 256
 
 
 def test_what_is_said_of_a_poor_file(tmp_path: Path) -> None:
