@@ -179,6 +179,8 @@ TARGETS: dict[str, TargetInfo] = {
 
 SCHEMES = ("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8")
 """Every scheme that some target computes; the first is the default."""
+AS_STORED = "as-stored"
+"""What a checkpoint has quantized stays so, all else is as in the default scheme."""
 CACHES = ("f32", "bf16", "fp16", "int8")
 """Every element type of a cache that some target keeps."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..artifact.targets import CACHES, SCHEMES, TARGETS
+from ..artifact.targets import AS_STORED, CACHES, SCHEMES, TARGETS
 from ..base.errors import LlmcError
 from ..base.failures import one_line
 from ..base.sizes import parse_size
@@ -128,14 +128,18 @@ def _require_places(model: str) -> None:
         raise LlmcError("LLMC-E0707", "the current folder no longer exists", "cd to one") from error
 
 
-def scheme_of(int8: bool, int4: bool, fp8: bool, quant: str | None) -> str:
-    """The scheme that these options mean together; E0200 if they exclude one another."""
+def scheme_of(int8: bool, int4: bool, fp8: bool, quant: str | None) -> str | None:
+    """The scheme that these options mean together, None without any.
+
+    Raises:
+        LlmcError: E0200 if they exclude one another, E0201 for an unknown scheme.
+    """
     chosen = ["int8"] * int8 + ["int4"] * int4 + ["fp8"] * fp8 + ([quant] if quant else [])
     if len(chosen) > 1:
         raise LlmcError("LLMC-E0200", f"{' and '.join(chosen)} exclude one another")
-    scheme = chosen[0] if chosen else SCHEMES[0]
-    _require("--quant", "LLMC-E0201", scheme, SCHEMES)
-    return scheme
+    if chosen:
+        _require("--quant", "LLMC-E0201", chosen[0], (*SCHEMES, AS_STORED))
+    return chosen[0] if chosen else None
 
 
 def _require(option: str, identifier: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..artifact.targets import CACHES, SCHEMES, TARGETS
+from ..artifact.targets import AS_STORED, CACHES, SCHEMES, TARGETS
 
 PHASES = ("traced", "model", "fused", "quantized", "serving")
 """As `ir/phase.py` has them."""
@@ -35,7 +35,11 @@ Int4 = Annotated[bool, typer.Option("--int4", help="Short for --quant int4.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="Short for --quant fp8 (trt).")]
 Quant = Annotated[
     str | None,
-    typer.Option(metavar="SCHEME", help=f"{', '.join(SCHEMES)} (default: {SCHEMES[0]})."),
+    typer.Option(
+        metavar="SCHEME",
+        help=f"{', '.join(SCHEMES)}, {AS_STORED} (default: {SCHEMES[0]}; "
+        f"{AS_STORED} for quantized checkpoints).",
+    ),
 ]
 KvCache = Annotated[
     str | None,

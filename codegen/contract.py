@@ -87,7 +87,8 @@ class Request:
 
     `scheme`, `kv_cache`: names as users have them; `options`: the target's own, of its `request`
     type in `artifact/targets.py`. `levels`: words that may stand for several machines, none for
-    this one; or, if `exact`, the names that a manifest records.
+    this one; or, if `exact`, the names that a manifest records. `as_stored`: weights that the
+    checkpoint has quantized stay so, where the target has formats for them.
     """
 
     scheme: str
@@ -95,6 +96,7 @@ class Request:
     options: CompileOptions
     levels: tuple[str, ...] = ()
     exact: bool = False
+    as_stored: bool = False
 
 
 class Configured(Protocol):

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,13 +23,12 @@ from typing import Any, Literal
 import torch
 
 from ..artifact.manifest import Manifest
+from ..artifact.targets import SCHEMES
 from ..artifact.writer import ArtifactWriter
 from ..base.errors import LlmcError
 from ..base.failures import extras_named
 from ..base.progress import Progress, silent
 from ..codegen.contract import Build, Configured
-from ..weights.held_blocks import requantized_tensors
-from ..weights.recipes import Quantize
 from ..weights.values import RecipeValues
 from .assemble import (
     add_text_entries,
@@ -38,6 +38,7 @@ from .assemble import (
     variant_of,
     write_weights,
 )
+from .block_notes import block_notes
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
 from .context import check_context, context_length
@@ -51,7 +52,7 @@ from .frontend.sources import open_source
 from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
-from .targets import Program, lower_for, resolve_targets
+from .targets import Program, default_scheme, lower_for, resolve_targets
 from .text_entries import text_entries
 
 
@@ -74,7 +75,7 @@ def compile(
     *,
     lora: Sequence[str] = (),
     target: str | Sequence[str] = "cpu",
-    scheme: str = "f32",
+    scheme: str | None = None,
     kv_cache: str | None = None,
     levels: Sequence[str] | Mapping[str, Sequence[str]] = (),
     target_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -91,7 +92,8 @@ def compile(
     """Compile `model` (a directory, .gguf file, catalog name or Hub id) into an artifact.
 
     `lora`: adapters (directories or Hub ids) that are merged into it, in this order.
-    `target`: one, or several, whose programs share one trace and what weights they can. `kv_cache`
+    `target`: one, or several, whose programs share one trace and what weights they can. `scheme`:
+    without one `f32`, or `as-stored` for a checkpoint that is quantized already. `kv_cache`
     is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`); `levels` are
     the machines to build for, by target where there are several (default: this one);
     `target_options`, by target, what its backend takes beside; `max_ram` bytes of memory the
@@ -105,7 +107,9 @@ def compile(
     began = time.perf_counter()
     names = target.split(",") if isinstance(target, str) else list(target)
     by_target = levels if isinstance(levels, Mapping) else dict.fromkeys(names, levels)
-    targets = resolve_targets(names, scheme, kv_cache, by_target, target_options or {})
+    options = target_options or {}
+    resolved = partial(resolve_targets, names, kv_cache=kv_cache, levels=by_target, options=options)
+    targets = resolved(scheme=scheme or SCHEMES[0])
     path = output_path(output, model)
     check_output(path, format, model)
     check_context(max_context)
@@ -114,10 +118,12 @@ def compile(
     _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, lora=lora, trust_remote_code=trust_remote_code)
+    if scheme is None:
+        targets = resolved(scheme=(scheme := default_scheme(source)))
     notes = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
     asked = {
         "allow_fields": sorted(allow_fields), "kv_cache": kv_cache, "scheme": scheme,
-        "target_options": {name: dict(given) for name, given in (target_options or {}).items()},
+        "target_options": {name: dict(given) for name, given in options.items()},
     }  # fmt: skip
     lowered = _lowered(source, targets, context_length(source.config, max_context), asked, progress)
     lowered.notes[:0] = notes
@@ -231,7 +237,7 @@ def _traced_and_lowered(
     programs, models = lower_for(targets, traced, context)
     left_out = binding.left_out | traced.left_out
     notes = [describe(left_out)] if left_out else []
-    return programs, models, notes + traced.traced.notes + _requantized_note(programs)
+    return programs, models, notes + traced.traced.notes + block_notes(programs, source.reader)
 
 
 def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> list[str]:
@@ -248,20 +254,6 @@ def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> l
             hint=f"if they don't matter: --allow-field {' --allow-field '.join(unread)}",
         )
     return [f"transformers ignores these config fields: {', '.join(unread)}"] if unread else []
-
-
-def _requantized_note(programs: Sequence[Program]) -> list[str]:
-    """Which checkpoint blocks could not be kept as they are."""
-    lost: dict[str, set[str]] = {}
-    for tensor in (t for p in programs if p.table is not None for t in p.table.tensors):
-        content = getattr(tensor.recipe, "arg", None)
-        if isinstance(content, Quantize):
-            for leaf in requantized_tensors(content.arg, content.format):
-                lost.setdefault(f"{leaf.stored} as {content.format}", set()).add(leaf.name)
-    return [
-        f"{len(names)} tensors requantized, {kind} ({min(names)}, …)"
-        for kind, names in lost.items()
-    ]
 
 
 def _check_memory(max_ram: int | None) -> None:

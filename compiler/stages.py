@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..artifact.targets import SCHEMES
 from ..base.errors import LlmcError
 from ..ir.parser import parse
 from ..ir.phase import Phase
@@ -22,7 +23,7 @@ from .frontend.lower import trace_model
 from .frontend.names import bind
 from .frontend.sources import open_source
 from .frontend.trace import build_on_meta
-from .targets import resolve_targets
+from .targets import default_scheme, resolve_targets
 
 FEATURES: dict[str, Features] = {"paged": OWN_KERNELS, "slots": FOREIGN_RUNTIME}
 """What `llmc opt --features` can name."""
@@ -35,7 +36,7 @@ def graph_after(
     target: Sequence[str],
     levels: Mapping[str, Sequence[str]],
     target_options: Mapping[str, Mapping[str, Any]],
-    scheme: str,
+    scheme: str | None,
     kv_cache: str | None,
     max_context: int | None,
     trust_remote_code: bool,
@@ -46,8 +47,10 @@ def graph_after(
     Raises:
         LlmcError: as a compile has them before anything is built.
     """
-    chosen = resolve_targets(target, scheme, kv_cache, levels, target_options)[0]
+    resolve_targets(target, scheme or SCHEMES[0], kv_cache, levels, target_options)
     source = open_source(model, lora=lora, trust_remote_code=trust_remote_code)
+    scheme = scheme or default_scheme(source)
+    chosen = resolve_targets(target, scheme, kv_cache, levels, target_options)[0]
     binding = bind(build_on_meta(source.config, EAGER), source)
     context = context_length(source.config, max_context)
     traced = trace_model(source.config, context, lambda _: binding.recipes)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..artifact.manifest import Limits
+from ..artifact.targets import AS_STORED, SCHEMES
 from ..base.debug import dump, dump_folder, dumps_under
 from ..base.errors import LlmcError
 from ..codegen.contract import Compiled, Configured, Request
@@ -20,6 +21,7 @@ from ..ir.ops import CACHE_BLOCK
 from ..passes.features import Features
 from ..weights.table import WeightTable
 from .frontend.lower import LoweredModel, TracedModel
+from .frontend.model_source import ModelSource
 
 MAX_TOKENS, MAX_SEQUENCES = 512, 64
 """Query tokens and sequences of one step."""
@@ -71,16 +73,22 @@ def resolve_targets(
     for name, backend in zip(names, backends, strict=True):
         asked = levels.get(name, ())
         request = Request(
-            scheme,
+            SCHEMES[0] if scheme == AS_STORED else scheme,
             kv_cache,
             compile_options(name, options.get(name, {})),
             tuple(asked),
             isinstance(asked, ExactLevels),
+            as_stored=scheme == AS_STORED,
         )
         targets.append(backend.configure(request))
     for target in targets:
         target.require_tools()
     return tuple(targets)
+
+
+def default_scheme(source: ModelSource) -> str:
+    """The scheme for a model with which none was asked for."""
+    return SCHEMES[0] if source.quantization is None else AS_STORED
 
 
 def lower_for(

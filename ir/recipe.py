@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 STORED_DTYPES: dict[str, DType] = {
     "f32": DType.F32, "f16": DType.F32, "bf16": DType.F32, "f64": DType.F32,
     "i64": DType.I64, "i32": DType.I32, "i8": DType.I8, "u8": DType.U8, "bool": DType.BOOL,
+    "u32": DType.I64, "e4m3": DType.F32, "e5m2": DType.F32, "e8m0": DType.F32,
 }  # fmt: skip
 """What a tensor of a stored dtype means; every other stored dtype is a block format (float32)."""
 

@@ -48,7 +48,7 @@ def _recipe(node: Node, operands: list[rec.Recipe], value: Value, output: int) -
     if isinstance(op, Reshape):
         return rec.Reshape(operands[0], shape)
     if isinstance(op, Permute):
-        return rec.Permute(operands[0], tuple(d % len(op.dims) for d in op.dims))
+        return rec.permute(operands[0], op.dims)
     if isinstance(op, Slice) and op.step == 1:
         dim = op.dim % len(operands[0].shape)
         return rec.Slice(operands[0], dim, op.start, op.stop)

@@ -27,6 +27,7 @@ from .fuse_norm_quantize import fuse_norm_quantize
 from .fuse_residual_norm import fuse_residual_norm
 from .lower_state import lower_state
 from .merge_projections import merge_projections
+from .order_columns import order_columns
 from .order_tables import order_tables
 from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
@@ -91,6 +92,8 @@ PIPELINE: tuple[Step, ...] = (
     _plain(canonicalize, Phase.TRACED, "cancel_permutes"),
     # Per-head norms that stood behind a permute are [T, H, D] only now.
     _plain(raise_norm, Phase.MODEL, "raise_head_norms"),
+    # Before merging: weights are merged where their inputs are one value.
+    Step("order_columns", lambda g, c: order_columns(g, c.scheme), Phase.MODEL),
     # Gate and up first: what is left for merging are q, k and v.
     _plain(fuse_gated, Phase.MODEL, wanted=lambda f: f.gated_panels),
     _plain(merge_projections, Phase.MODEL),

@@ -10,7 +10,7 @@ format.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -21,8 +21,8 @@ from ..ir.ops import Embedding, GroupedLinear, Linear, QuantizeRows, Reduce, Sof
 from ..ir.roles import StepArray
 from ..ir.types import DType
 from ..weights import recipes as rec
-from ..weights.formats.registry import FORMATS, is_quantized
-from ..weights.held_blocks import held_formats, nearest_format
+from ..weights.formats.registry import EIGHT_BITS, FORMATS, format_of, is_quantized
+from ..weights.held_blocks import held_formats, nearest_format, stored_blocks
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Scheme:
     """Formats of linear weights, of the output head (and its table), and of the cache.
 
     `holds`: formats in which blocks that the checkpoint has already are kept as they are.
+    `nearest`: the format of weights that the checkpoint has quantized in a way that none of these
+    holds; None: that of all others.
     """
 
     name: str
@@ -37,6 +39,11 @@ class Scheme:
     head: DType
     cache: DType
     holds: tuple[DType, ...] = ()
+    nearest: DType | None = None
+
+    def as_stored(self) -> Scheme:
+        """This scheme for what the checkpoint hasn't quantized; the rest as it stores it."""
+        return replace(self, holds=tuple(FORMATS), nearest=DType.I8B)
 
 
 BLOCK_FORMATS = tuple(dtype for dtype, format in FORMATS.items() if not format.per_row)
@@ -46,7 +53,7 @@ SCHEMES: dict[str, Scheme] = {
     for s in (
         Scheme("f32", DType.F32, DType.F32, DType.F32),
         Scheme("bf16", DType.BF16, DType.BF16, DType.BF16),
-        Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8B,)),
+        Scheme("int8", DType.I8C, DType.I8C, DType.I8, holds=(DType.I8C, DType.I8B)),
         Scheme("int4", DType.I4K, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
         Scheme("int4-sym", DType.I4S, DType.I8B, DType.I8, holds=BLOCK_FORMATS),
     )
@@ -104,10 +111,9 @@ def quantize(graph: Graph, scheme: Scheme, quantized_inputs: bool = True) -> boo
             weight = node.inputs[index]
             if not weight.is_constant or _has_format(weight):
                 continue
-            wanted = (
-                DType.F32 if _is_router(node) else scheme.head if node is head else scheme.weight
-            )
-            new = weights.setdefault(weight, _formatted(weight, wanted, scheme))
+            wanted = scheme.head if node is head else scheme.weight
+            formatted = weight if _is_router(node) else _formatted(weight, wanted, scheme)
+            new = weights.setdefault(weight, formatted)
             if quantized_inputs:
                 _use(graph, node, node.op, index, new, rows)
             else:
@@ -151,13 +157,24 @@ def _has_format(weight: Value) -> bool:
 def _formatted(weight: Value, wanted: DType, scheme: Scheme) -> Value:
     """The weight in format `wanted`, or in the block format its checkpoint holds."""
     recipe = weight.recipe
-    if is_quantized(wanted):
-        candidates = [*held_formats(recipe), nearest_format(recipe)]
-        wanted = next((format for format in candidates if format in scheme.holds), wanted)
+    kept = (format for format in _candidates(recipe, wanted, scheme) if format in scheme.holds)
+    wanted = next(kept, wanted)
     if wanted == DType.F32:
         return weight
     recipe = rec.Cast(recipe, wanted) if wanted.is_float else rec.Quantize(wanted, recipe)
     return Graph.constant(weight.name, recipe, weight.type.with_dtype(wanted))
+
+
+def _candidates(recipe: rec.Recipe, wanted: DType, scheme: Scheme) -> Iterator[DType]:
+    """Formats, best first, for what the checkpoint has of `recipe` in blocks."""
+    blocks = stored_blocks(recipe)
+    if scheme.nearest is None:
+        narrower = is_quantized(wanted) and format_of(wanted).bits < 8
+        if not is_quantized(wanted) or (narrower and blocks <= EIGHT_BITS):
+            return
+    if blocks:
+        yield from held_formats(recipe)
+        yield from (f for f in (nearest_format(recipe), scheme.nearest) if f is not None)
 
 
 def _head(graph: Graph) -> Node | None:

@@ -22,7 +22,7 @@ from .formats.registry import is_quantized
 __all__ = [
     "Apply", "Cast", "CheckpointTensor", "Computed", "Concat", "Constant",
     "Elementwise", "InterleavePanels", "Norm", "Pack", "Permute", "Product", "Quantize", "Recipe",
-    "Reshape", "Slice", "Take", "add", "chunk", "concat", "leaves", "mul", "stack",
+    "Reshape", "Slice", "Take", "add", "chunk", "concat", "leaves", "mul", "permute", "stack",
     "transpose", "unsqueeze",
 ]  # fmt: skip
 
@@ -300,10 +300,18 @@ def unsqueeze(arg: Recipe, dim: int) -> Recipe:
     return Reshape(arg, (*arg.shape[:dim], 1, *arg.shape[dim:]))
 
 
+def permute(arg: Recipe, dims: Sequence[int]) -> Recipe:
+    """Dimension i of the result is dimension `dims[i]` of `arg`; permutes of permutes are one."""
+    dims = tuple(d % len(arg.shape) for d in dims)
+    if isinstance(arg, Permute):
+        arg, dims = arg.arg, tuple(arg.dims[d] for d in dims)
+    return arg if dims == tuple(range(len(dims))) else Permute(arg, dims)
+
+
 def transpose(arg: Recipe, dim0: int = -2, dim1: int = -1) -> Recipe:
     dims = list(range(len(arg.shape)))
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
-    return Permute(arg, tuple(dims))
+    return permute(arg, dims)
 
 
 def chunk(arg: Recipe, count: int, dim: int = 0) -> tuple[Recipe, ...]:

@@ -116,6 +116,8 @@ class CpuBackend:
     def configure(self, request: Request) -> ConfiguredCpu:
         """`native` is this machine's best level; `x86-64-v4` stands for three. None: native."""
         scheme = find_scheme(request.scheme, request.kv_cache)
+        if request.as_stored:
+            scheme = scheme.as_stored()
         if request.exact:
             return ConfiguredCpu(scheme, known_levels("cpu", request.levels, LEVELS))
         here = machine.machine(), machine.native_features()

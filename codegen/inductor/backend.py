@@ -129,6 +129,8 @@ class InductorBackend:
         scheme = find_scheme(
             request.scheme, request.kv_cache, target="inductor", schemes=_SCHEMES, caches=_CACHES
         )
+        if request.as_stored:
+            scheme = scheme.as_stored()
         words = request.levels if request.exact else request.levels or ("native",)
         if not request.exact:
             words = tuple(_native() if word == "native" else word for word in words)

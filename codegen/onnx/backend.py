@@ -159,7 +159,7 @@ def _scheme(request: Request) -> Scheme:
             f"target onnx keeps no {request.kv_cache} cache beside {request.scheme} weights",
             "leave --kv-cache out",
         )
-    return scheme
+    return scheme.as_stored() if request.as_stored else scheme
 
 
 BACKEND = OnnxBackend()

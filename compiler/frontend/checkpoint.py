@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import LlmcError
 from ...models.auto import other_task, text_config
+from ...weights.recipes import CheckpointTensor
+from ...weights.values import TensorReader
 from .config_fields import unread_fields
 from .folder_kinds import refuse_embedding_model, without_config
 from .json_file import json_object
-from .model_source import ModelSource
-from .names import convert_checkpoint
+from .model_source import Convert, ModelSource
+from .names import convert_checkpoint, convert_reordered
+from .quantized.detect import find_settings, require_said
+from .quantized.registry import CONFIG_KEYS, open_quantized, unquantized_fields
+from .quantized.settings import Settings
 from .remote_code import code_files, has_own_code, trusted
 from .row_file import RowFile
-from .safetensors_file import SafetensorsReader
+from .safetensors_file import SafetensorsFile, SafetensorsReader
 from .text_part import convert_text_part
 from .text_side import text_side
 from .weight_digests import WeightDigests
@@ -48,15 +53,16 @@ def open_checkpoint(
     refuse_embedding_model(path)
     config_bytes = config_path.read_bytes()
     raw = json_object(config_path, config_bytes)
-    _refuse_quantized(raw)
+    quantization = find_settings(path, raw)
     files = tensor_files(path)
     require_plausible_layers(raw, len(files))
     whole = load_config(path, raw, trust_remote_code)
     config = text_config(whole)
+    tensors, reader, convert, notes = _weights(files, whole, config, quantization)
     if config is not whole and "tie_word_embeddings" not in raw:
         # Class defaults are no statement: what the checkpoint holds decides, as in transformers.
-        config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in files)
-    text, notes = text_side(
+        config.tie_word_embeddings &= not any(name.endswith("lm_head.weight") for name in tensors)
+    text, more = text_side(
         path, raw, whole, hub_id=id if revision else None, trust_remote_code=trust_remote_code
     )
     unique = {file.file.path.name: file.file for file in files.values()}
@@ -67,14 +73,33 @@ def open_checkpoint(
         revision=revision,
         config=config,
         config_bytes=config_bytes,
-        tensors={name: file.tensors[name] for name, file in files.items()},
-        reader=SafetensorsReader(files),
-        convert=convert_checkpoint if config is whole else partial(convert_text_part, whole),
+        tensors=tensors,
+        reader=reader,
+        convert=convert,
         text=text,
         digests=WeightDigests(unique),
-        unread=tuple(unread_fields(raw, whole, config)),
-        notes=(*unread_note(path), *notes),
+        unread=tuple(unread_fields(unquantized_fields(raw), whole, config)),
+        notes=(*unread_note(path), *notes, *more),
+        quantization=None if quantization is None else quantization.method,
     )
+
+
+def _weights(
+    files: Mapping[str, SafetensorsFile],
+    whole: PreTrainedConfig,
+    config: PreTrainedConfig,
+    quantization: Settings | None,
+) -> tuple[Mapping[str, CheckpointTensor], TensorReader, Convert, tuple[str, ...]]:
+    """Tensors, their reader and conversion, and lines for the user."""
+    tensors = {name: file.tensors[name] for name, file in files.items()}
+    reader = SafetensorsReader(files)
+    convert = convert_checkpoint if config is whole else partial(convert_text_part, whole)
+    if quantization is None:
+        require_said(tensors)
+        return tensors, reader, convert, ()
+    opened = open_quantized(quantization, tensors, reader)
+    convert = partial(convert_reordered, convert, opened.transposed, opened.order)
+    return opened.tensors, opened.reader, convert, opened.notes
 
 
 def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
@@ -110,6 +135,9 @@ def load_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Pre
     except Exception as error:  # config classes check their fields in many ways
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise LlmcError("LLMC-E0418", f"{path / 'config.json'}: {reason}") from error
+    for part in (config, text_config(config)):  # the model is built without a quantizer
+        for name in CONFIG_KEYS:
+            part.__dict__.pop(name, None)
     _refuse_other_attention(config, text_config(config))
     return trusted(config, path) if trust_remote_code else config
 
@@ -149,12 +177,3 @@ def require_plausible_layers(config: Mapping[str, Any], tensors: int) -> None:
                 "LLMC-E0418",
                 f"the config claims {name} {count}, the checkpoint has {tensors} tensors",
             )
-
-
-def _refuse_quantized(raw: dict[str, Any]) -> None:
-    settings = raw.get("quantization_config") or raw.get("compression_config")
-    if settings:
-        method = (
-            settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
-        )
-        raise LlmcError("LLMC-E0419", f"the checkpoint is quantized with {method!r}")

@@ -67,8 +67,9 @@ class ModelSource:
 
     `id` and `revision` say where it came from; `config_bytes` is what the config was read from;
     `unread` are fields of it that no code of transformers reads; `notes` are lines that the compile
-    should print. `adapters` are merged into the weights in this order; `ties` are parameters
-    (name → name) that share a tensor in `tensors`, and no longer do because of an adapter.
+    should print. `quantization`: the method with which the checkpoint is quantized. `adapters` are
+    merged into the weights in this order; `ties` are parameters (name → name) that share a tensor
+    in `tensors`, and no longer do because of an adapter.
     """
 
     id: str
@@ -82,5 +83,6 @@ class ModelSource:
     digests: WeightDigests
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    quantization: str | None = None
     adapters: tuple[Adapter, ...] = ()
     ties: Mapping[str, str] = field(default_factory=dict)

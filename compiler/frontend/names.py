@@ -10,7 +10,7 @@ or is on the model's own list of ignorable ones, or the compile stops.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ import torch
 
 from ...base.errors import LlmcError
 from ...models.auto import is_known_class
-from ...weights.recipes import CheckpointTensor, Recipe, leaves
+from ...weights.recipes import CheckpointTensor, Computed, Recipe, Take, leaves, transpose
 from ...weights.rows import matrix_shape
 from ...weights.values import RecipeValues
 from .adapter_recipes import merge
-from .model_source import Loaded, ModelSource
+from .model_source import Convert, Loaded, ModelSource
 from .recording import RecordedTensor
 
 if TYPE_CHECKING:
@@ -73,6 +73,25 @@ def convert_checkpoint(model: PreTrainedModel, tensors: Mapping[str, Recipe]) ->
         raise incompatible(error) from error
     mapping = get_model_conversion_mapping(model)
     return convert_with(model, tensors, mapping, model.base_model_prefix)
+
+
+def convert_reordered(
+    convert: Convert,
+    transposed: Collection[str],
+    order: Mapping[str, np.ndarray],
+    model: PreTrainedModel,
+    tensors: Mapping[str, Recipe],
+) -> Loaded:
+    """`convert` with tensors that are stored with their last two dimensions the other way round, or
+    with columns in another `order`: where each column of the model is.
+    """
+    turned = {n: transpose(t) if n in transposed else t for n, t in tensors.items()}
+    taken = {
+        n: Take(turned[n], 1, Computed.of(f"{n} columns", at))
+        for n, at in order.items()
+        if n in turned
+    }
+    return convert(model, turned | taken)
 
 
 def convert_with(

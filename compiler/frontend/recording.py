@@ -20,7 +20,6 @@ from ...weights.recipes import (
     Cast,
     Computed,
     Elementwise,
-    Permute,
     Recipe,
     Reshape,
     Slice,
@@ -28,6 +27,7 @@ from ...weights.recipes import (
     add,
     concat,
     mul,
+    permute,
     stack,
     unsqueeze,
 )
@@ -145,8 +145,7 @@ def _reshape(x: Recipe, sizes: Sequence[int]) -> Recipe:
 
 
 def _permute(x: Recipe, dims: Sequence[int]) -> Recipe:
-    order = tuple(d % len(x.shape) for d in dims)
-    return x if list(order) == sorted(order) else Permute(x, order)
+    return permute(x, tuple(dims))
 
 
 def _swap(x: Recipe, a: int, b: int) -> Recipe:

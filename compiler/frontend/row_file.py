@@ -107,6 +107,19 @@ class RowFile:
             out[start:stop] = self._span(extent, first, first + int(stop - start))
         return out
 
+    def columns(self, extent: Extent, start: int, stop: int) -> np.ndarray:
+        """Bytes `start:stop` of every row as u8 [rows, stop - start]."""
+        if not 0 <= start <= stop <= extent.row_bytes:
+            raise IndexError(f"bytes {start}:{stop} of rows of {extent.row_bytes}")
+        count = stop - start
+        if 2 * count >= extent.row_bytes:
+            span = self._span(extent, 0, extent.rows)
+            return np.ascontiguousarray(span[:, start:stop])
+        out = np.empty((extent.rows, count), np.uint8)
+        for row, offset in enumerate(range(extent.offset + start, extent.stop, extent.row_bytes)):
+            out[row] = np.frombuffer(self.read(offset, count), np.uint8)
+        return out
+
     def _span(self, extent: Extent, low: int, high: int) -> np.ndarray:
         data = self.read(extent.offset + low * extent.row_bytes, (high - low) * extent.row_bytes)
         return np.frombuffer(data, np.uint8).reshape(high - low, extent.row_bytes)

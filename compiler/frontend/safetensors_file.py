@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import LlmcError
-from ...weights.formats.elements import from_bf16
+from ...weights.formats.elements import FLOAT8, from_bf16
 from ...weights.formats.number_format import Quantized
 from ...weights.recipes import CheckpointTensor
 from ...weights.rows import matrix_shape
@@ -26,7 +26,8 @@ _MAX_HEADER = 100 * 1000 * 1000  # the format's own limit
 _DTYPES = {
     "F64": ("f64", "<f8"), "F32": ("f32", "<f4"), "F16": ("f16", "<f2"), "BF16": ("bf16", "<u2"),
     "I64": ("i64", "<i8"), "I32": ("i32", "<i4"), "I8": ("i8", "i1"), "U8": ("u8", "u1"),
-    "BOOL": ("bool", "?"),
+    "BOOL": ("bool", "?"), "U32": ("u32", "<u4"),
+    "F8_E4M3": ("e4m3", "u1"), "F8_E5M2": ("e5m2", "u1"), "F8_E8M0": ("e8m0", "u1"),
 }  # fmt: skip
 _NUMPY = dict(_DTYPES.values())
 
@@ -118,14 +119,31 @@ class SafetensorsReader:
             LlmcError: E0417 if the file was cut short, E0408 for NaN or infinity.
         """
         source = self._files[tensor.name]
-        raw = source.file.rows(source.extents[tensor.name], rows)
-        values = raw.view(np.dtype(_NUMPY[tensor.stored]))
-        if tensor.stored == "bf16":
-            values = from_bf16(values)
-        elif tensor.stored in ("f16", "f64"):
-            values = values.astype(np.float32)
-        return require_finite(values, tensor.name) if values.dtype.kind == "f" else values
+        return _values(tensor, source.file.rows(source.extents[tensor.name], rows))
+
+    def columns(self, tensor: CheckpointTensor, start: int, stop: int) -> np.ndarray:
+        """Columns `start:stop` of all rows, of which no others are read unless they are few.
+
+        Raises:
+            LlmcError: as `rows`.
+        """
+        source = self._files[tensor.name]
+        extent, size = source.extents[tensor.name], np.dtype(_NUMPY[tensor.stored]).itemsize
+        return _values(tensor, source.file.columns(extent, start * size, stop * size))
 
     def blocks(self, tensor: CheckpointTensor, rows: np.ndarray) -> Quantized:
         """Never called: safetensors hold no GGUF blocks."""
         raise TypeError(f"{tensor} holds no blocks")
+
+
+def _values(tensor: CheckpointTensor, raw: np.ndarray) -> np.ndarray:
+    """What the bytes u8 [N, …] of a tensor mean: float32 for floating dtypes, or integers."""
+    if tensor.stored in FLOAT8:
+        values = FLOAT8[tensor.stored][raw]
+    else:
+        values = raw.view(np.dtype(_NUMPY[tensor.stored]))
+    if tensor.stored == "bf16":
+        values = from_bf16(values)
+    elif tensor.stored in ("f16", "f64"):
+        values = values.astype(np.float32)
+    return require_finite(values, tensor.name) if values.dtype.kind == "f" else values

@@ -1,6 +1,7 @@
 """Plain floating element types: float32 values to stored elements and back.
 
-bfloat16, which numpy lacks, is stored as its bits (u16). Rounding is half to even.
+bfloat16, which numpy lacks, is stored as its bits (u16). Rounding is half to even. The 8-bit floats
+of the OCP's specifications (OFP8, Microscaling) are only read, by a table of their 256 values.
 """
 
 from __future__ import annotations
@@ -37,3 +38,24 @@ def from_bf16(bits: Array) -> Array:
     wide = bits.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
+
+
+def _float8(exponent_bits: int, bias: int, infinite: bool) -> Array:
+    """The values of all bytes with a sign, `exponent_bits` and the rest of mantissa."""
+    mantissa_bits = 7 - exponent_bits
+    bits = np.arange(128)
+    exponent, mantissa = bits >> mantissa_bits, bits & ((1 << mantissa_bits) - 1)
+    fraction = mantissa / (1 << mantissa_bits)
+    normal = exponent > 0
+    values = np.where(normal, 1 + fraction, fraction) * 2.0 ** (np.maximum(exponent, 1) - bias)
+    if infinite:  # as in IEEE 754: the largest exponent is infinity, or NaN with a mantissa
+        top = exponent == (1 << exponent_bits) - 1
+        values[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
+    else:
+        values[127] = np.nan
+    return np.concatenate([values, -values]).astype(np.float32)
+
+
+_POWERS = np.append(2.0 ** (np.arange(255) - 127.0), np.nan).astype(np.float32)
+FLOAT8 = {"e4m3": _float8(4, 7, False), "e5m2": _float8(5, 15, True), "e8m0": _POWERS}
+"""float32 values of the 256 bytes of each 8-bit float type."""

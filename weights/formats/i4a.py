@@ -11,4 +11,4 @@ class I4A(MinimumBlocks):
 
     dtype = DType.I4A
     bits = 4
-    holds = frozenset({"q4_1", "q4_0"})
+    holds = frozenset({"q4_1", "q4_0", "int4", "uint4", "affine4"})

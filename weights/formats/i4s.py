@@ -12,4 +12,4 @@ class I4S(SymmetricBlocks):
     dtype = DType.I4S
     bits = 4
     zero_code = 8
-    holds = frozenset({"q4_0"})
+    holds = frozenset({"q4_0", "int4"})

@@ -11,4 +11,4 @@ class I5A(MinimumBlocks):
 
     dtype = DType.I5A
     bits = 5
-    holds = frozenset({"q5_1", "q5_0", "q4_1", "q4_0"})
+    holds = frozenset({"q5_1", "q5_0", "q4_1", "q4_0", "uint5", "affine5"})

@@ -17,7 +17,7 @@ class I5S(SymmetricBlocks):
     dtype = DType.I5S
     bits = 5
     zero_code = 16
-    holds = frozenset({"q5_0", "q4_0", "mxfp4"})
+    holds = frozenset({"q5_0", "q4_0", "mxfp4", "int5"})
 
     def hold(self, stored: Quantized) -> Quantized | None:
         if stored.format is self:  # scales of MXFP4 are powers of two beyond f16's

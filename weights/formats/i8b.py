@@ -18,7 +18,7 @@ class I8B(BlockFormat):
     dtype = DType.I8B
     code_type = np.int8
     bits = 8
-    holds = frozenset({"q8_0", "q5_0", "q4_0", "iq4_nl"})
+    holds = frozenset({"q8_0", "q5_0", "q4_0", "iq4_nl", "int8", "int5", "int4", "uint5", "uint4"})
 
     def quantize_blocks(self, x: Array) -> tuple[Array, Array, Array | None]:
         scale = half(np.maximum(x.max(axis=0), -x.min(axis=0)) / np.float32(127))
@@ -30,4 +30,8 @@ class I8B(BlockFormat):
             return stored
         codes = stored.codes.astype(np.int8)
         codes -= np.int8(stored.format.zero_code)
+        if stored.mins is not None:  # a whole multiple of the scale, less its rounding
+            steps = np.rint(stored.mins * reciprocal(stored.scales)).astype(np.int8)
+            codes.reshape(stored.rows, -1, self.block)[...] += steps[..., None]
+            codes[:, stored.k :] = 0
         return Quantized(self, codes, stored.scales, None, stored.k)

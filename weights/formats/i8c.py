@@ -10,12 +10,14 @@ from .rounding import CHUNK, reciprocal
 
 
 class I8C(NumberFormat):
-    """Codes i8, -127..127; value `scale[n] * code`. The largest of a row gets ±127."""
+    """Codes i8, -128..127; value `scale[n] * code`. Our own quantizer gives the largest of a row
+    ±127; checkpoints may hold -128."""
 
     dtype = DType.I8C
     code_type = np.int8
     bits = 8
     per_row = True
+    holds = frozenset({"int8_channel"})
 
     def quantize(self, weights: np.ndarray) -> Quantized:
         n, k = weights.shape

@@ -4,7 +4,7 @@ K is the input dimension; blocks are 32 consecutive elements along K (of `i6k` 1
 
 | format | code          | value               | side data                      | same bits as |
 |--------|---------------|---------------------|--------------------------------|--------------|
-| `i8c`  | i8, -127..127 | `s[n] * q`          | f32 scale per row              |              |
+| `i8c`  | i8, -128..127 | `s[n] * q`          | f32 scale per row              |              |
 | `i8b`  | i8, -128..127 | `d * q`             | f16 scale per block            | GGUF Q8_0    |
 | `i6k`  | u8, 0..63     | `D * f * (q - 32)`  | D of super-blocks, f i8        | GGUF Q6_K    |
 | `i5s`  | u8, 0..31     | `d * (q - 16)`      | f16 scale per block            | GGUF Q5_0    |
@@ -43,9 +43,16 @@ NEAREST: dict[str, DType] = {
     "q2_k": DType.I5K, "iq1_s": DType.I6K, "iq1_m": DType.I6K, "iq2_xxs": DType.I6K,
     "iq2_xs": DType.I6K, "iq2_s": DType.I6K, "iq3_xxs": DType.I5S, "iq3_s": DType.I5S,
     "iq4_xs": DType.I6K, "nvfp4": DType.I6K, "tq1_0": DType.I4S, "tq2_0": DType.I4S,
+    "nf4": DType.I6K, "fp4": DType.I6K, "int4_small_groups": DType.I6K,
+    "int4_unordered": DType.I6K,
 }  # fmt: skip
 """For blocks that no format holds exactly: the smallest one that changes them by less than 2 %
 (root mean square of the error, by that of the values)."""
+
+
+EIGHT_BITS = frozenset({"int8"})
+"""Blocks of checkpoints in which all weights have 8 bits: a scheme of fewer bits doesn't keep them.
+(Those of GGUF files are the finer part of a mix.)"""
 
 
 def is_quantized(dtype: DType) -> bool:

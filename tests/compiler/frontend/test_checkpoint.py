@@ -166,8 +166,8 @@ def test_an_unlisted_tensor_of_a_shard(tmp_path: Path) -> None:
         ({}, "LLMC-E0418", "model_type"),
         (CONFIG | {"model_type": "nonesuch"}, "LLMC-E0402", "nonesuch"),
         (CONFIG | {"hidden_size": "wide"}, "LLMC-E0418", "config.json"),
-        (CONFIG | {"quantization_config": {"quant_method": "gptq"}}, "LLMC-E0419", "gptq"),
-        (CONFIG | {"compression_config": {"quant_method": "awq"}}, "LLMC-E0419", "awq"),
+        (CONFIG | {"quantization_config": {"quant_method": "aqlm"}}, "LLMC-E0419", "aqlm"),
+        (CONFIG | {"compression_config": {"quant_method": "gptq"}}, "LLMC-E0418", "bits"),
     ],
 )
 def test_bad_configs(tmp_path: Path, config: object, id: str, named: str) -> None:

@@ -1,0 +1,1 @@
+"""Quantized checkpoints: one file a method, and what they share."""
