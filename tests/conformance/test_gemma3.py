@@ -144,25 +144,30 @@ def test_greedy_text_is_eager_s(f32: Model, eager: Gemma3ForCausalLM) -> None:
 
 
 def test_logits_are_eager_s(f32: Model, eager: Gemma3ForCausalLM) -> None:
-    """Sums in another order: 1e-3 of logits around 20."""
-    ids = f32.encode(TEXT, raw=True)[:256]
-    assert len(ids) == 256
+    """Sums in another order: 1e-3 of logits around 20, on 512 tokens that the window cuts off."""
+    ids = f32.encode(LICENSE[2000:7000], raw=True)[:1024]
+    assert len(ids) == 1024
     with torch.no_grad():
-        expected = eager(torch.tensor([ids]), use_cache=False).logits[0]
-    assert (torch.from_numpy(np.array(f32.logits(ids))) - expected).abs().max() < 1e-3
+        expected = eager(torch.tensor([ids]), use_cache=False, logits_to_keep=512).logits[0]
+    found = torch.from_numpy(np.array(f32.logits(ids)[512:]))
+    assert (found - expected).abs().max() < 1e-3
 
 
 def test_int4(path: str, eager: Gemma3ForCausalLM, tmp_path: Path) -> None:
-    """Five- and six-bit blocks become four-bit ones, which a model of this size feels: 0.2 nats."""
+    """The file's blocks as they are: what is lost, the 8 bits of activations and cache lose.
+
+    llama.cpp, which rounds activations alike, loses 0.016 nats on such text.
+    """
     report = compile(path, scheme="int4", max_context=2048, output=tmp_path / "int4.llmc")
-    assert any("requantized, q5_0 as i4a" in note for note in report.notes)
+    assert not any("q5_0" in note or "q8_0" in note for note in report.notes)
+    assert report.bytes < 1.05 * Path(path).stat().st_size
     with load(tmp_path / "int4.llmc") as model:
         ids = model.encode(TEXT, raw=True)[:256]
         found = torch.from_numpy(np.array(model.logits(ids)))
     with torch.no_grad():
         expected = eager(torch.tensor([ids]), use_cache=False).logits[0]
     quality = compare(found, expected)
-    assert quality["kl"] < 0.3
-    assert quality["top1_agreement"] > 0.6
+    assert quality["kl"] < 0.02
+    assert quality["top1_agreement"] > 0.93
     checks = verify(tmp_path / "int4.llmc")
     assert all(check.ok for check in checks), [c for c in checks if not c.ok]
