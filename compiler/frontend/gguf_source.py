@@ -1,10 +1,9 @@
 """A GGUF file as a model source.
 
 In: a `.gguf` file of an architecture that transformers maps. Out: a `ModelSource` whose tensors
-keep their blocks. Only this file and `gguf_tokenizer.py` touch transformers' GGUF helpers, of which
-there are two generations: weight transforms (newer architectures), and tensor processors with a
-name map (all others). Both are run on recorded tensors, so row permutations become recipes and
-blocks stay whole.
+keep their blocks. Only this file touches transformers' GGUF helpers, of which there are two
+generations: weight transforms (newer architectures), and tensor processors with a name map (all
+others). Both are run on recorded tensors, so row permutations become recipes and blocks stay whole.
 """
 
 from __future__ import annotations
