@@ -91,11 +91,10 @@ def compile(
 ) -> CompileReport:
     """Compile `model` (a directory, .gguf file, catalog name or Hub id) into an artifact.
 
-    `lora`: adapters (directories or Hub ids) that are merged into it, in this order.
-    `target`: one, or several, whose programs share one trace and what weights they can. `scheme`:
-    without one `f32`, or `as-stored` for a checkpoint that is quantized already. `kv_cache`
-    is the element type of the cache if not the scheme's own (`f32`, `bf16`, `int8`); `levels` are
-    the machines to build for, by target where there are several (default: this one);
+    `lora`: adapters (directories or Hub ids) that are merged into it, in this order. `target`: one,
+    or several, whose programs share one trace and what weights they can. `scheme`: without one
+    `f32`, or `as-stored` if the checkpoint is quantized. `kv_cache`: its element type (`f32`,
+    `bf16`, `int8`) if not the scheme's own. `levels`: machines, by target if several (this one);
     `target_options`, by target, what its backend takes beside; `max_ram` bytes of memory the
     compile may use; `max_kl` the largest mean KL divergence (nats) against the f32 source;
     `strict_config` refuses config fields that nothing reads, but for `allow_fields`.
@@ -118,8 +117,7 @@ def compile(
     _check_memory(max_ram)
     progress("opening the model", 0.0)
     source = open_source(model, lora=lora, trust_remote_code=trust_remote_code)
-    if scheme is None:
-        targets = resolved(scheme=(scheme := default_scheme(source)))
+    targets = targets if scheme else resolved(scheme=(scheme := default_scheme(source)))
     notes = [*source.notes, *_unread_note(source, allow_fields, strict_config)]
     asked = {
         "allow_fields": sorted(allow_fields), "kv_cache": kv_cache, "scheme": scheme,
