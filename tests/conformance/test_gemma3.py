@@ -145,7 +145,7 @@ def test_greedy_text_is_eager_s(f32: Model, eager: Gemma3ForCausalLM) -> None:
 
 def test_logits_are_eager_s(f32: Model, eager: Gemma3ForCausalLM) -> None:
     """Sums in another order: 1e-3 of logits around 20, on 512 tokens that the window cuts off."""
-    ids = f32.encode(LICENSE[2000:7000], raw=True)[:1024]
+    ids = f32.encode(LICENSE[2000:7400], raw=True)[:1024]
     assert len(ids) == 1024
     with torch.no_grad():
         expected = eager(torch.tensor([ids]), use_cache=False, logits_to_keep=512).logits[0]
@@ -159,7 +159,7 @@ def test_int4(path: str, eager: Gemma3ForCausalLM, tmp_path: Path) -> None:
     llama.cpp, which rounds activations alike, loses 0.016 nats on such text.
     """
     report = compile(path, scheme="int4", max_context=2048, output=tmp_path / "int4.llmc")
-    assert not any("q5_0" in note or "q8_0" in note for note in report.notes)
+    assert not any("requantized" in note for note in report.notes)
     assert report.bytes < 1.05 * Path(path).stat().st_size
     with load(tmp_path / "int4.llmc") as model:
         ids = model.encode(TEXT, raw=True)[:256]
