@@ -41,16 +41,24 @@ struct F32 : FloatLinear {
   static void tile(const FloatChunk& x, int first, int k, const uint8_t* panel, int64_t ahead,
                    float* sums) {
     const float* in[R];
-    Vec acc[R];
-    for (int r = 0; r < R; r++) in[r] = x.row(first + r), acc[r] = splat(0.0f);
+    for (int r = 0; r < R; r++) in[r] = x.row(first + r), store(sums + r * kLanes, splat(0.0f));
+    for (int64_t start = 0; start < k; start += kPiece) {
+      const int64_t end = start + kPiece < k ? start + kPiece : k;
+      Vec acc[R];
+      for (int r = 0; r < R; r++) acc[r] = splat(0.0f);
 #pragma clang loop unroll_count(4)
-    for (int64_t i = 0; i < k; i++) {
-      prefetch_line<R>(panel + ahead + i * 64);
-      const Vec w = load((const float*)(panel + i * 64));
-      for (int r = 0; r < R; r++) acc[r] = fma(w, splat(in[r][i]), acc[r]);
+      for (int64_t i = start; i < end; i++) {
+        prefetch_line<R>(panel + ahead + i * 64);
+        const Vec w = load((const float*)(panel + i * 64));
+        for (int r = 0; r < R; r++) acc[r] = fma(w, splat(in[r][i]), acc[r]);
+      }
+      for (int r = 0; r < R; r++) store(sums + r * kLanes, load(sums + r * kLanes) + acc[r]);
     }
-    for (int r = 0; r < R; r++) store(sums + r * kLanes, acc[r]);
   }
+
+ private:
+  // Products are added up in pieces: the error grows with their length and number, not with k.
+  static constexpr int kPiece = 128;
 };
 
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
