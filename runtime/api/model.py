@@ -74,7 +74,7 @@ class Model:
         self.stats: Stats | None = None
         """Of the generation that was last read to its end."""
         self.request_maker = RequestMaker(
-            self._opened(tokenizer) if tokenizer is not None else None,
+            _opened(tokenizer, self.generation, text_vectors) if tokenizer is not None else None,
             program.vocab_size,
             frozenset(self.generation.eos_token_ids),
         )
@@ -113,15 +113,6 @@ class Model:
     def text_vectors(self) -> TextVectors | None:
         """What transformers made of fixed texts and chats, if the artifact says so."""
         return decode_text_vectors(self._text_vectors) if self._text_vectors is not None else None
-
-    def _opened(self, tokenizer: bytes | memoryview) -> Tokenizer:
-        def proof(encode: Encode) -> str | None:
-            from ..text.replay import wrong_ids
-
-            return wrong_ids(encode, self.text_vectors.texts) if self.text_vectors else None
-
-        split = self.generation.split_special_tokens
-        return Tokenizer(tokenizer, split_special_tokens=split, proof=proof)
 
     def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """Token ids of a prompt: text goes through the chat template as one user message unless
@@ -278,6 +269,23 @@ def model_of(
         max_context=max_context,
         options=options,
     )
+
+
+def _opened(
+    tokenizer: bytes | memoryview, generation: Generation, vectors: bytes | memoryview | None
+) -> Tokenizer:
+    """The tokenizer, to be proven at first use. It must not know the model, which is closed as soon
+    as nobody keeps it."""
+
+    def proof(encode: Encode) -> str | None:
+        from ..text.replay import wrong_ids
+
+        return (
+            wrong_ids(encode, decode_text_vectors(vectors).texts) if vectors is not None else None
+        )
+
+    split = generation.split_special_tokens
+    return Tokenizer(tokenizer, split_special_tokens=split, proof=proof)
 
 
 def _templates(reader: ArtifactReader) -> dict[str, str] | None:

@@ -83,7 +83,7 @@ def test_schemes() -> None:
 
     assert scheme("f32").cache == DType.F32
     int4 = scheme("int4")
-    assert (int4.weight, int4.cache) == (DType.I4A, DType.BF16)
+    assert (int4.weight, int4.cache) == (DType.I4K, DType.BF16)
     assert not configured("inductor", levels=("x86-64-v3",)).features.quantized_inputs
     assert scheme("int4", "f32").cache == DType.F32
     assert scheme("fp16").weight == DType.F16

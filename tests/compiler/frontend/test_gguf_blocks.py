@@ -27,6 +27,13 @@ SAME_BITS = {
     "q5_k": DType.I5K, "q6_k": DType.I6K, "q8_0": DType.I8B,
 }  # fmt: skip
 
+NEAR = [
+    name
+    for name in NEAREST
+    if name.upper() in Kind.__members__ and name not in ("iq1_m", "nvfp4", "tq2_0")
+]
+"""Those of GGUF; of those left out random bytes aren't numbers."""
+
 
 def random_rows(name: str, rows: int, blocks: int) -> tuple[np.ndarray, int]:
     """Bytes u8 [rows, blocks * bytes] of any codes and factors, and columns."""
@@ -66,9 +73,8 @@ def test_powers_of_two_beyond_float16_are_not_held() -> None:
     assert format_of(DType.I5S).hold(UNPACK["mxfp4"](raw, k)) is None
 
 
-@pytest.mark.parametrize("name", [n for n in NEAREST if n not in ("iq1_m", "nvfp4", "tq2_0")])
+@pytest.mark.parametrize("name", NEAR)
 def test_the_nearest_format_changes_little(name: str) -> None:
-    """Random blocks of each type; of those left out random bytes aren't numbers."""
     raw, _ = random_rows(name, 32, 4)
     values = gguf.quants.dequantize(raw, Kind[name.upper()])
     error = dequantize(quantize(values, NEAREST[name])) - values
