@@ -8,6 +8,7 @@ Several streams of one model may be read side by side, by one thread or by many:
 engine computes them together, ahead of their readers.
 """
 
+import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -73,13 +74,13 @@ class Model:
         the first request."""
         self.stats: Stats | None = None
         """Of the generation that was last read to its end."""
+        self._text_vectors = text_vectors
         self.request_maker = RequestMaker(
-            _opened(tokenizer, self.generation, text_vectors) if tokenizer is not None else None,
+            _opened(tokenizer, weakref.ref(self)) if tokenizer is not None else None,
             program.vocab_size,
             frozenset(self.generation.eos_token_ids),
         )
         self._chat_source = chat_template
-        self._text_vectors = text_vectors
 
     @property
     def has_tokenizer(self) -> bool:
@@ -271,20 +272,20 @@ def model_of(
     )
 
 
-def _opened(
-    tokenizer: bytes | memoryview, generation: Generation, vectors: bytes | memoryview | None
-) -> Tokenizer:
-    """The tokenizer, to be proven at first use. It must not know the model, which is closed as soon
-    as nobody keeps it."""
+def _opened(tokenizer: bytes | memoryview, model: weakref.ref[Model]) -> Tokenizer:
+    """The model's tokenizer, to be proven at first use. It doesn't keep the model, which is closed
+    as soon as nobody does."""
 
     def proof(encode: Encode) -> str | None:
         from ..text.replay import wrong_ids
 
-        return (
-            wrong_ids(encode, decode_text_vectors(vectors).texts) if vectors is not None else None
-        )
+        owner = model()
+        told = owner.text_vectors if owner is not None else None
+        return wrong_ids(encode, told.texts) if told else None
 
-    split = generation.split_special_tokens
+    owner = model()
+    assert owner is not None
+    split = owner.generation.split_special_tokens
     return Tokenizer(tokenizer, split_special_tokens=split, proof=proof)
 
 

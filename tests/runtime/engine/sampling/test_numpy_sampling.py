@@ -55,7 +55,8 @@ def test_filters_are_those_of_transformers(seed, size, temperature, top_k, top_p
     want = transformers_probabilities(x, choice)
     # A token whose mass lies within rounding of a limit may fall either way, and with it the part
     # of the others; it happens where a limit is hit exactly (a mass of 0.5 of two equal tokens).
-    differing = (got > 0) != (want > 0)
+    # What float32 rounds to a mass of 0 is no difference: at temperature 0.1 float64 still has it.
+    differing = ((got > 0) != (want > 0)) & (np.maximum(got, want) > 1e-30)
     if differing.any():
         assert differing.sum() == 1
         assert is_at_the_limit(x, choice, differing)
