@@ -9,8 +9,9 @@
 //
 //   VNNI: one instruction; with AVX-VNNI one for each half of the lanes.
 //   AVX2, AVX-512BW: maddubs adds pairs of u8 x s8 products with saturation at 16 bits. 0..15 stays
-//     below it for a whole block (8 steps x 2 x 15 x 127 = 30480); 0..255 would not, so its nibbles
-//     go separately.
+//     below it for a whole block (8 steps x 2 x 15 x 127 = 30480); 0..255 would not: AVX2 moves the
+//     codes' signs to the activations (2 x 128 x 127 = 32512), AVX-512BW, which has no such
+//     instruction, takes the nibbles separately.
 //   elsewhere on x86: even and odd bytes widened to 16 bits, then pairs of 16-bit products.
 #pragma once
 
@@ -103,6 +104,7 @@ struct NibbleDot {
   }
   LLMC_METHOD IVec total() const { return sum_neighbours(sum) + from; }
 };
+#if defined(__AVX512BW__)
 struct ByteDot {
   NibbleDot low, high;
   static LLMC_METHOD ByteDot start(int32_t from) {
@@ -114,6 +116,24 @@ struct ByteDot {
   }
   LLMC_METHOD IVec total() const { return low.total() + (high.total() << 4); }
 };
+#else
+struct ByteDot {
+  IVec sum;
+  static LLMC_METHOD ByteDot start(int32_t) { return {splat_int(0)}; }  // codes are signed here
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    typedef int32_t Half __attribute__((ext_vector_type(8)));
+    const __m256i ones = _mm256_set1_epi16(1), four = _mm256_set1_epi32(x);
+    const auto products = [&](__m256i code) {
+      const __m256i signs = _mm256_sign_epi8(four, code);
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), signs);
+      return (Half)_mm256_madd_epi16(pairs, ones);
+    };
+    const IVec codes = w ^ (int32_t)0x80808080;
+    sum.lo += products((__m256i)codes.lo), sum.hi += products((__m256i)codes.hi);
+  }
+  LLMC_METHOD IVec total() const { return sum; }
+};
+#endif
 struct FoldedDot {
   IVec sum, pairs;
   static LLMC_METHOD FoldedDot start(int32_t from) { return {splat_int(from), splat_int(0)}; }
