@@ -45,10 +45,6 @@ struct NibbleDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 using ByteDot = NibbleDot;
-struct FoldedDot : NibbleDot {
-  static LLMC_METHOD FoldedDot start(int32_t from) { return {NibbleDot::start(from)}; }
-  LLMC_METHOD void fold() {}
-};
 
 #elif defined(__AVXVNNI__)
 
@@ -64,10 +60,6 @@ struct NibbleDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 using ByteDot = NibbleDot;
-struct FoldedDot : NibbleDot {
-  static LLMC_METHOD FoldedDot start(int32_t from) { return {NibbleDot::start(from)}; }
-  LLMC_METHOD void fold() {}
-};
 
 #elif defined(__AVX2__)
 
@@ -134,15 +126,7 @@ struct ByteDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 #endif
-struct FoldedDot {
-  IVec sum, pairs;
-  static LLMC_METHOD FoldedDot start(int32_t from) { return {splat_int(from), splat_int(0)}; }
-  LLMC_METHOD void add(IVec w, int32_t x) {
-    pairs = add_shorts(pairs, multiply_pairs(w, splat_int(x)));
-  }
-  LLMC_METHOD void fold() { sum += sum_neighbours(pairs), pairs = splat_int(0); }
-  LLMC_METHOD IVec total() const { return sum; }
-};
+#define LLMC_SHORT_SUMS  // of products, in 16 bits
 
 #else
 
@@ -176,11 +160,24 @@ struct NibbleDot {
   LLMC_METHOD IVec total() const { return sum; }
 };
 using ByteDot = NibbleDot;
+
+#endif
+
+#if defined(LLMC_SHORT_SUMS)
+struct FoldedDot {
+  IVec sum, pairs;
+  static LLMC_METHOD FoldedDot start(int32_t from) { return {splat_int(from), splat_int(0)}; }
+  LLMC_METHOD void add(IVec w, int32_t x) {
+    pairs = add_shorts(pairs, multiply_pairs(w, splat_int(x)));
+  }
+  LLMC_METHOD void fold() { sum += sum_neighbours(pairs), pairs = splat_int(0); }
+  LLMC_METHOD IVec total() const { return sum; }
+};
+#else
 struct FoldedDot : NibbleDot {
   static LLMC_METHOD FoldedDot start(int32_t from) { return {NibbleDot::start(from)}; }
   LLMC_METHOD void fold() {}
 };
-
 #endif
 
 }  // namespace llmc

@@ -3,8 +3,8 @@
 //   linear_<f>(team, rows, n, k, x, w, epilogue, y, ldy, row_index)          y [rows, n]
 //   grouped_linear_<f>(team, experts, offsets, n, k, x, w, epilogue, y, ldy, row_index)
 //
-// with f = f32, bf16 (x as address and row stride) or a format of panel_blocks.h (x as QRows). The arguments
-// are explained at `Epilogue`, `linear` and `grouped_linear` in linear_driver.h. All threads of the
+// with f = f32, bf16 (x as address and row stride) or a format of panel_blocks.h (x as QRows). The
+// arguments are explained at `Epilogue`, `linear` and `grouped_linear` in linear_driver.h. All threads of the
 // team call; there is no barrier inside, and y may not overlap x (it may be the residual).
 #pragma once
 

@@ -1,5 +1,5 @@
-// Linear layers with weights of 4 to 8 bits: integer dot products per block of 32 k (or of its halves),
-// scaled and summed in f32 (formats: panel_blocks.h).
+// Linear layers with weights of 4 to 8 bits: integer dot products per block of 32 k (or of its
+// halves), scaled and summed in f32 (formats: panel_blocks.h).
 //
 // Stored codes have an offset. The dot product starts from what takes it out, minus the offset times
 // sum q_x, so it comes out exact.
@@ -11,8 +11,8 @@
 
 namespace llmc {
 
-// Rows of one chunk, by address; and for each block (or half of one) of each row the number that its
-// dot products start from.
+// Rows of one chunk, by address; and for each block (or half of one) of each row the number that
+// its dot products start from.
 struct QChunk {
   QRows x;
   const int32_t* index;  // null: rows are consecutive

@@ -39,7 +39,6 @@ LLMC_INLINE IVec load_bytes(const uint8_t* p) {
 template <class Data, int Offset, Sides Kind>
 struct WeightFormat : Data {
   static constexpr int kOffset = Offset;
-  static constexpr Sides kSides = Kind;
   static constexpr bool kRowScale = Kind == Sides::row_scale, kHalves = Kind == Sides::halves;
   static constexpr bool kMinimum = Kind == Sides::scale_and_minimum;
   static int unit_blocks(int) { return 1; }

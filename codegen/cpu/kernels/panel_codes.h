@@ -1,5 +1,5 @@
-// Codes of a block of 32 k of a panel, chunk by chunk (layout: panel_codes.py): 16 output rows x 4 k in
-// a vector, unsigned bytes. `dot` adds all eight chunks times their activations to R sums; `dot_half`
+// Codes of a block of 32 k of a panel, chunk by chunk (layout: panel_codes.py): 16 output rows x 4 k
+// in a vector, unsigned bytes. `dot` adds all eight chunks times their activations to R sums; `dot_half`
 // the first or the last four, which are 16 k.
 #pragma once
 
