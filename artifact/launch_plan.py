@@ -89,7 +89,7 @@ class Number(_Short, frozen=True, tag="n"):
     """A number that is the same in every step."""
 
     value: int | float
-    type: Literal["i32", "i64", "f32"]
+    dtype: Literal["i32", "i64", "f32"]
 
 
 Argument = Pointer | Size | Number
