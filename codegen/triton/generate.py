@@ -78,7 +78,7 @@ def _emit_nodes(program: Program) -> None:
             emit_node(program, node)
         elif node is group.last:
             emit_group(program, group)
-    program.node = None
+    program.nodes = ()
     found = program.view(logits)
     if found != kept:
         emit_copy(program, found, kept)
