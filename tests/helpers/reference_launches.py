@@ -10,8 +10,9 @@ Only the last launch of a node computes: those before it (parts of a sum) leave 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
