@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llmc.artifact import archive, reader
 from llmc.artifact import manifest as artifact
-from llmc.artifact.manifest_check import check
 from llmc.artifact import writer as container
+from llmc.artifact.manifest_check import check
 from llmc.artifact.reader import ArtifactReader
 from llmc.artifact.writer import ArtifactWriter
 from llmc.base.errors import LlmcError
