@@ -7,7 +7,7 @@ from dataclasses import dataclass
 Constant = int | float | bool | str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KernelSpec:
     """One kernel with its constants.
 
@@ -30,6 +30,17 @@ class KernelSpec:
     cooperative: bool = False
     source: str = ""
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KernelSpec) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> str:
+        """Constants are compared as they are written: 1, 1.0 and True make other kernels."""
+        return repr(self)
+
     @property
     def label(self) -> str:
         """A name for messages."""
@@ -49,23 +60,24 @@ class Cubin:
     """A compiled kernel for compute capability `sm` (90: 9.0).
 
     `data`: an ELF file, the same bytes on every build. `name`: of the function in it. A block has
-    32 * `num_warps` threads and wants `shared` bytes of dynamic shared memory, which the launch
-    must ask for, and `scratch` bytes of global memory, aligned to `scratch_align`.
+    `threads` and wants `shared` bytes of dynamic shared memory, which the launch must ask for, and
+    `scratch` bytes of global memory, aligned to `scratch_align`.
     `parameters`: those of `KernelSpec.types`, then two pointers: to that scratch memory, and to a
-    profiler's (null).
-    `registers` of a thread; `local` bytes of memory of a thread, for what has no register;
+    profiler's (null); `parameter_bytes` in all.
+    `registers` of a thread; `spill_bytes` of memory of a thread, for what has no register;
     `static_shared` bytes beside the dynamic ones. `ptx`: the text, if it was asked for.
     """
 
     sm: int
     data: bytes
     name: str
-    num_warps: int
+    threads: int
     shared: int
     scratch: int
     scratch_align: int
     parameters: tuple[Parameter, ...]
+    parameter_bytes: int
     registers: int
-    local: int
+    spill_bytes: int
     static_shared: int
     ptx: str = ""
