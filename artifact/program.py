@@ -14,7 +14,16 @@ from ..base.errors import LlmcError
 from .choice import Choice
 from .manifest import CacheGroup, Limits
 
-__all__ = ["CacheGroup", "Limits", "Program", "StepInputs", "StepOutputs", "check_inputs"]
+__all__ = [
+    "AsyncProgram",
+    "CacheGroup",
+    "Limits",
+    "Program",
+    "StepInputs",
+    "StepOutputs",
+    "SubmittedStep",
+    "check_inputs",
+]
 
 if TYPE_CHECKING:
     from ..base.arrays import Float32Array
@@ -103,10 +112,46 @@ class Program(Protocol):
     def close(self) -> None: ...
 
 
-def check_inputs(inputs: StepInputs, program: Program) -> None:
+class SubmittedStep(Protocol):
+    """A step that was begun, in the order of all that was submitted."""
+
+    def outputs(self) -> StepOutputs:
+        """Waits for the step. The choices that came with it are filled in then.
+
+        `argmax` stays readable; logits, and `draw`, which reads them, end with the next submitted
+        step, which overwrites them (E0100).
+        """
+        ...
+
+
+class AsyncProgram(Program, Protocol):
+    """A program whose device works by itself: the host prepares the next step meanwhile.
+
+    `step` is `submit` and `outputs`. At most `ahead` steps may be under way at once.
+    """
+
+    @property
+    def ahead(self) -> int: ...
+    @property
+    def draws(self) -> bool:
+        """Whether `submit` takes choices."""
+        ...
+
+    def submit(self, inputs: StepInputs, choices: Sequence[Choice] = ()) -> SubmittedStep:
+        """Begins a step, and then draws a token for each choice from its logits.
+
+        A token id of -1 - k stands for the token of logits row k of the step submitted before:
+        the one drawn from that row by a choice that came with the step, otherwise its argmax. The
+        host needn't know it.
+        """
+        ...
+
+
+def check_inputs(inputs: StepInputs, program: Program, *, earlier_rows: int = 0) -> None:
     """Raises E0100 for inputs that native code must not see: they would read or write outside.
 
     The scheduler never makes such inputs; this is the border where that is certain.
+    `earlier_rows`: logits rows of the step before, whose tokens may be named by -1 - row.
     """
     limits = program.limits
     tokens, rows = inputs.token_ids, inputs.logits_rows
@@ -126,7 +171,7 @@ def check_inputs(inputs: StepInputs, program: Program) -> None:
         positions += range(first, length)
     if inputs.positions != positions:
         raise _wrong("positions do not follow from the context lengths")
-    _check_range("token id", tokens, program.vocab_size)
+    _check_range("token id", tokens, program.vocab_size, first=-earlier_rows)
     _check_range("logits row", rows, len(tokens))
     _check_tables(inputs, program, firsts, lengths)
 
@@ -152,8 +197,8 @@ def _check_tables(
                 raise _wrong(f"the block table of {group.name} names no block of its pool")
 
 
-def _check_range(what: str, values: list[int], end: int) -> None:
-    if values and (min(values) < 0 or max(values) >= end):
+def _check_range(what: str, values: list[int], end: int, *, first: int = 0) -> None:
+    if values and (min(values) < first or max(values) >= end):
         raise _wrong(f"a {what} is out of range")
 
 
