@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..base.errors import LlmcError
-from .targets import AnyProgramOptions, Count, CpuProgramOptions, Positive
+from .bounds import Count, Positive
+from .targets import AnyProgramOptions, CpuProgramOptions
 
 FORMAT_VERSION = 3
 """Version of the container and of this schema."""

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+from .bounds import Count, Positive
+from .launch_plan import LaunchPlan
 
 
 class CompileOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,10 +93,20 @@ class InductorProgramOptions(ProgramOptions, frozen=True, kw_only=True, tag="ind
     sites: list[Count]
 
 
+class TritonProgramOptions(ProgramOptions, frozen=True, kw_only=True, tag="triton"):
+    """`plan`: everything that a step does."""
+
+    plan: LaunchPlan
+
+
 OptionsT = TypeVar("OptionsT", bound=ProgramOptions)
 
 AnyProgramOptions = (
-    CpuProgramOptions | OnnxProgramOptions | TrtProgramOptions | InductorProgramOptions
+    CpuProgramOptions
+    | OnnxProgramOptions
+    | TrtProgramOptions
+    | InductorProgramOptions
+    | TritonProgramOptions
 )
 
 
