@@ -6,6 +6,7 @@ making a context on it, which would take memory.
 """
 
 import ctypes
+from functools import cache
 from importlib import import_module
 from threading import get_ident
 from typing import Any
@@ -53,6 +54,22 @@ def checked(result: tuple[Any, ...], what: str, identifier: str = _REFUSED) -> A
     return values[0] if len(values) == 1 else tuple(values)
 
 
+@cache
+def _context(driver: Any) -> Any:
+    """The context that all of the process shares. It is kept: making one takes a while."""
+    no_context = ("the GPU gives no context", "LLMC-E0514")
+    device = checked(driver.cuDeviceGet(0), *no_context)
+    return checked(driver.cuDevicePrimaryCtxRetain(device), *no_context)
+
+
+def free_memory() -> int:
+    """Bytes that are free on the first GPU. Errors: E0514, E0703."""
+    driver = cuda_driver()
+    checked(driver.cuCtxSetCurrent(_context(driver)), "the GPU can't be used", "LLMC-E0514")
+    asked = driver.cuMemGetInfo()
+    return checked(asked, "the GPU doesn't say what is free", "LLMC-E0514")[0]
+
+
 def facts(driver: Any) -> GpuProperties:
     """Of the first GPU. `free_memory`: 0, which only a context can tell. Errors: E0514."""
     asked = ("the GPU doesn't say what it is", "LLMC-E0514")
@@ -82,9 +99,7 @@ class CudaDevice:
     def __init__(self) -> None:
         driver = self._driver = cuda_driver()
         self._facts = facts(driver)
-        no_context = ("the GPU gives no context", "LLMC-E0514")
-        self._device = checked(driver.cuDeviceGet(0), *no_context)
-        self._context = checked(driver.cuDevicePrimaryCtxRetain(self._device), *no_context)
+        self._context = _context(driver)
         self._thread = 0
         self._shapes: dict[LaunchShape, Any] = {}
         self._modules: list[Any] = []
@@ -140,6 +155,12 @@ class CudaDevice:
         )
         self._pinned.append(address)
         return memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
+
+    def free_pinned(self, memory: memoryview) -> None:
+        self.synchronize()
+        address = address_of(memory)
+        self._pinned.remove(address)
+        checked(self._driver.cuMemFreeHost(address), "pinned memory can't be freed")
 
     def fill(self, target: int, byte: int, nbytes: int) -> None:
         if nbytes:
@@ -251,7 +272,6 @@ class CudaDevice:
             (driver.cuMemFree, self._memory),
             (driver.cuMemFreeHost, self._pinned),
             (driver.cuStreamDestroy, [self._stream]),
-            (driver.cuDevicePrimaryCtxRelease, [self._device]),
         )
         for release, things in releases:
             for thing in things:

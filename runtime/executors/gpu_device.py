@@ -65,6 +65,10 @@ class GpuDevice(Protocol):
         """Host memory that the device reads and writes by itself, until `close`. Errors: E0601."""
         ...
 
+    def free_pinned(self, memory: memoryview) -> None:
+        """Frees what `allocate_pinned` gave, when all is done that was begun."""
+        ...
+
     def fill(self, target: int, byte: int, nbytes: int) -> None: ...
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Within the device."""

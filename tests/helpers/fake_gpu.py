@@ -144,6 +144,12 @@ class FakeGpu:
         self._pinned.append(np.full(nbytes, POISON, np.uint8))
         return self._pinned[-1].data
 
+    def free_pinned(self, memory: memoryview) -> None:
+        self._enter("free_pinned", capturing=False)
+        self._run(self._finished + len(self._queue))
+        address = np.frombuffer(memory, np.uint8).ctypes.data
+        self._pinned = [p for p in self._pinned if p.ctypes.data != address]
+
     def bytes_at(self, address: int, nbytes: int) -> np.ndarray:
         """Device memory; an AssertionError if it isn't all within one allocation."""
         at = bisect_right(self._memory, address, key=lambda a: a.address) - 1
