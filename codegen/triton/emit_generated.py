@@ -20,6 +20,10 @@ from .operands import Choice, extent
 from .program import Program
 
 
+OVERLAPS_SINCE = 90
+"""The first GPUs on which a kernel may start before the one before it has ended."""
+
+
 def emit_group(program: Program, group: Group) -> None:
     """The launch that computes a group, when its last node's turn has come.
 
@@ -51,7 +55,8 @@ def _launch(program: Program, kernel: Generated) -> None:
         operands["size"] = program.size(kernel.size)
 
     def choose(machine: Machine, form: Form) -> Choice:
-        return Choice((extent(kernel.count, kernel.share),), dict(kernel.constants))
+        facts = {**kernel.constants, "OVERLAPS": machine.sm >= OVERLAPS_SINCE, "PORTABLE": False}
+        return Choice((extent(kernel.count, kernel.share),), facts)
 
     program.launch(kernel.name, operands, choose, source=kernel.source)
 

@@ -417,7 +417,7 @@ def _finish(
     written = [p for p in tile.pointers if not p.startswith("x")]
     pointers = [p for p in tile.pointers if p.startswith("x")] + written
     parameters = [*pointers, *(["size"] if size else [])]
-    parameters += [f"{c}: tl.constexpr" for c in (*constants, "PORTABLE")]
+    parameters += [f"{c}: tl.constexpr" for c in (*constants, "OVERLAPS", "PORTABLE")]
     total = str(count) if isinstance(count, int) else _times(count.scale)
     facts = {**facts, "count": total, "widen": _widen(tile.wide)}
     return Generated(

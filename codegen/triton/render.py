@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import jinja2
 
-from .sources import functions_in
+_FUNCTIONS = Path(__file__).parent / "kernels" / "elementwise.py"
 
 
 @cache
@@ -23,8 +24,15 @@ def _environment() -> jinja2.Environment:
     )
 
 
+@cache
+def _known() -> frozenset[str]:
+    """Names of the functions in `kernels/elementwise.py`."""
+    return frozenset(re.findall(r"^def (\w+)", _FUNCTIONS.read_text(), re.MULTILINE))
+
+
 def render(template: str, name: str, parameters: Sequence[str], facts: Mapping[str, object]) -> str:
-    """A module with the kernel `name`, and the scalar functions that its text calls."""
+    """A module with the kernel `name`, which imports what its text calls from `kernels`."""
     page = _environment().get_template(f"{template}.py.j2")
     facts = {**facts, "name": name, "parameters": parameters}
-    return page.render(functions=functions_in([page.render(functions=[], **facts)]), **facts)
+    words = set(re.findall(r"(?<![.\w])[a-z]\w*", page.render(functions=[], **facts)))
+    return page.render(functions=sorted(words & _known()), **facts)

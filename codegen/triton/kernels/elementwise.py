@@ -1,6 +1,6 @@
 """Scalar functions of generated kernels, with torch's results; each takes and gives tiles.
 
-`expressions.py` says which op calls which; generated modules hold copies of those they call.
+`expressions.py` says which op calls which; generated modules import those that they call.
 Float functions take f32. Triton's own `exp` is a few ulp off for large arguments and it has no
 `expm1`, `log1p`, `tanh`, `pow` and exact `fmod`: NVIDIA's libdevice does these, or with `PORTABLE`
 plain Triton. Integer arithmetic wraps; division of an integer by 0 gives 0.
