@@ -5,6 +5,7 @@ module, whose `@triton.jit` functions take torch tensors of the CPU. They are a 
 package, so that the first can still be compiled.
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 Whoever imports this module gets the interpreter with five things mended:
 - float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
 - whole numbers that become bf16 were taken for its bits;
@@ -14,6 +15,12 @@ Whoever imports this module gets the interpreter with five things mended:
 Whoever imports this module gets the interpreter with three things mended:
 - float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
 >>>>>>> helper-generate
+=======
+Whoever imports this module gets the interpreter with four things mended:
+- float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
+- products of bf16 matrices took the bits for whole numbers; and those of f32 came out differently
+  according to where in its tile a row stands, so they are summed in float64 now;
+>>>>>>> helper-linear
 - the language's own functions (`tl.sum`, `tl.cdiv`) could only be called if the whole process
   interprets from its start, and then nothing compiles;
 - every call of a function within a kernel replaced the language again (slow), and left it so.
@@ -82,6 +89,7 @@ def _convert_rounding(data: np.ndarray, source: Any, to: Any, mode: Any) -> np.n
 
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 def _from_int(builder: Any, source: Any, to: Any) -> Any:
     """`create_si_to_fp` of `interpreter`."""
     if to.scalar.name != "bf16":
@@ -90,6 +98,8 @@ def _from_int(builder: Any, source: Any, to: Any) -> Any:
     return interpreter.TensorHandle(data.reshape(source.data.shape), to.scalar)
 
 
+=======
+>>>>>>> helper-linear
 def _dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
     """`create_dot` of `interpreter`: a [M, K] times b [K, N], plus d."""
     if "int" in a.dtype.name:
@@ -109,8 +119,11 @@ def _float64(operand: Any) -> np.ndarray:
     )
 
 
+<<<<<<< HEAD
 =======
 >>>>>>> helper-generate
+=======
+>>>>>>> helper-linear
 def _patch_once(fn: Any) -> Any:
     """`interpreter._patch_lang`: the language's replacement for a launch, functions included."""
     if _Replaced.running:
@@ -147,6 +160,7 @@ def _rewritten(fn: Any) -> Any:
 
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 _CONVERT, _FROM_INT, _DOT, _PATCH, _REFUSE = (
     interpreter._convert_float,
     interpreter.InterpreterBuilder.create_si_to_fp,
@@ -155,15 +169,24 @@ _CONVERT, _FROM_INT, _DOT, _PATCH, _REFUSE = (
 _CONVERT, _PATCH, _REFUSE = (
     interpreter._convert_float,
 >>>>>>> helper-generate
+=======
+_CONVERT, _DOT, _PATCH, _REFUSE = (
+    interpreter._convert_float,
+    interpreter.InterpreterBuilder.create_dot,
+>>>>>>> helper-linear
     interpreter._patch_lang,
     JITFunction.__call__,
 )
 interpreter._convert_float = _convert_rounding
 <<<<<<< HEAD
+<<<<<<< HEAD
 interpreter.InterpreterBuilder.create_si_to_fp = _from_int
 interpreter.InterpreterBuilder.create_dot = _dot
 =======
 >>>>>>> helper-generate
+=======
+interpreter.InterpreterBuilder.create_dot = _dot
+>>>>>>> helper-linear
 interpreter._patch_lang = _patch_once
 setattr(JITFunction, "__call__", _call)  # noqa: B010
 
