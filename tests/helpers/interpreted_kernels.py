@@ -4,23 +4,11 @@ In: the name of a module of `codegen/triton/kernels/`, or the text of a generate
 module, whose `@triton.jit` functions take torch tensors of the CPU. They are a second copy of the
 package, so that the first can still be compiled.
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 Whoever imports this module gets the interpreter with five things mended:
 - float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
 - whole numbers that become bf16 were taken for its bits;
 - products of bf16 matrices took the bits for whole numbers; and those of f32 came out differently
   according to where in its tile a row stands, so they are summed in float64 now;
-=======
-Whoever imports this module gets the interpreter with three things mended:
-- float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
->>>>>>> helper-generate
-=======
-Whoever imports this module gets the interpreter with four things mended:
-- float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
-- products of bf16 matrices took the bits for whole numbers; and those of f32 came out differently
-  according to where in its tile a row stands, so they are summed in float64 now;
->>>>>>> helper-linear
 - the language's own functions (`tl.sum`, `tl.cdiv`) could only be called if the whole process
   interprets from its start, and then nothing compiles;
 - every call of a function within a kernel replaced the language again (slow), and left it so.
@@ -88,8 +76,6 @@ def _convert_rounding(data: np.ndarray, source: Any, to: Any, mode: Any) -> np.n
     return rounded.view(torch.int16).numpy().view(np.uint16)
 
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 def _from_int(builder: Any, source: Any, to: Any) -> Any:
     """`create_si_to_fp` of `interpreter`."""
     if to.scalar.name != "bf16":
@@ -98,8 +84,6 @@ def _from_int(builder: Any, source: Any, to: Any) -> Any:
     return interpreter.TensorHandle(data.reshape(source.data.shape), to.scalar)
 
 
-=======
->>>>>>> helper-linear
 def _dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
     """`create_dot` of `interpreter`: a [M, K] times b [K, N], plus d."""
     if "int" in a.dtype.name:
@@ -119,11 +103,6 @@ def _float64(operand: Any) -> np.ndarray:
     )
 
 
-<<<<<<< HEAD
-=======
->>>>>>> helper-generate
-=======
->>>>>>> helper-linear
 def _patch_once(fn: Any) -> Any:
     """`interpreter._patch_lang`: the language's replacement for a launch, functions included."""
     if _Replaced.running:
@@ -159,34 +138,16 @@ def _rewritten(fn: Any) -> Any:
     return interpreter.InterpretedFunction(fn).rewrite()
 
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 _CONVERT, _FROM_INT, _DOT, _PATCH, _REFUSE = (
     interpreter._convert_float,
     interpreter.InterpreterBuilder.create_si_to_fp,
     interpreter.InterpreterBuilder.create_dot,
-=======
-_CONVERT, _PATCH, _REFUSE = (
-    interpreter._convert_float,
->>>>>>> helper-generate
-=======
-_CONVERT, _DOT, _PATCH, _REFUSE = (
-    interpreter._convert_float,
-    interpreter.InterpreterBuilder.create_dot,
->>>>>>> helper-linear
     interpreter._patch_lang,
     JITFunction.__call__,
 )
 interpreter._convert_float = _convert_rounding
-<<<<<<< HEAD
-<<<<<<< HEAD
 interpreter.InterpreterBuilder.create_si_to_fp = _from_int
 interpreter.InterpreterBuilder.create_dot = _dot
-=======
->>>>>>> helper-generate
-=======
-interpreter.InterpreterBuilder.create_dot = _dot
->>>>>>> helper-linear
 interpreter._patch_lang = _patch_once
 setattr(JITFunction, "__call__", _call)  # noqa: B010
 
