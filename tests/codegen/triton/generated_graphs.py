@@ -8,12 +8,14 @@ import torch
 from interpreted_kernels import interpreted_source
 from llmc.codegen import views
 from llmc.codegen.triton.fusion import plan_groups
-from llmc.codegen.triton.generated import Generated, Subject, copy_kernel, generate_kernel
+from llmc.codegen.triton.generated import generate_kernel
+from llmc.codegen.triton.generated_maps import copy_kernel
+from llmc.codegen.triton.generated_text import Generated, Subject
 from llmc.codegen.views import Storage, View
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.ops import TORCH_DTYPE, Expand, Full, Permute, Reshape, Slice
 from llmc.ir.scalar import scalar_of
-from llmc.ir.types import Dim, DType, TensorType, bind_dim, numel
+from llmc.ir.types import Dim, TensorType, bind_dim, numel
 
 PADDING = 7
 """Elements behind every buffer, which no kernel may write."""
@@ -24,9 +26,13 @@ class GraphRun:
     """One run: values are views of poisoned buffers, as the builder has them in its arena."""
 
     def __init__(
-        self, graph: Graph, inputs: dict[str, torch.Tensor], env: dict[str, int]
+        self,
+        graph: Graph,
+        inputs: dict[str, torch.Tensor],
+        env: dict[str, int],
+        longest: int = 4096,
     ) -> None:
-        self.graph, self.env = graph, env
+        self.graph, self.env, self.longest = graph, env, longest
         self.memory: dict[Storage, torch.Tensor] = {}
         self.views: dict[Value, View] = {}
         self.kernels: list[Generated] = []
@@ -64,12 +70,14 @@ class GraphRun:
         return view
 
     def most(self, dim: Dim) -> int:
-        return bind_dim(dim, {"T": 4096, "S": 64, "R": 64})
+        return bind_dim(dim, {"T": self.longest, "S": 64, "R": 64})
 
     def launch(self, kernel: Generated) -> None:
         self.kernels.append(kernel)
         arguments: dict[str, object] = {
-            name: self.memory[view.storage] for name, view in kernel.pointers.items() if view.storage
+            name: self.memory[view.storage]
+            for name, view in kernel.pointers.items()
+            if view.storage
         }
         if kernel.size is not None:
             arguments["size"] = bind_dim(kernel.size, self.env)
@@ -115,6 +123,7 @@ class GraphRun:
         common = views.refine(x.shape, shape)
         assert common is not None
         source, parts = views.reshape(x, common), views.reshape(target, common)
-        assert source is not None and parts is not None
+        assert source is not None
+        assert parts is not None
         self.launch(copy_kernel(source, parts, self.most))
         return target

@@ -1,0 +1,6 @@
+"""Makes the helpers beside the tests and `generic_cases` importable."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
