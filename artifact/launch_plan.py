@@ -19,9 +19,9 @@ marked `overlaps` may start while the one before it still runs, and waits for it
 anything but the arguments marked `early`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .bounds import Count, Positive
 
@@ -122,7 +122,7 @@ class Kernel(_Plan, frozen=True, kw_only=True):
 class FormLaunch(_Short, frozen=True):
     """Which kernel a form launches, on how many blocks. `NO_KERNEL`: none."""
 
-    kernel: int = NO_KERNEL
+    kernel: Annotated[int, Meta(ge=NO_KERNEL, lt=2**31)] = NO_KERNEL
     grid: tuple[Extent, Extent, Extent] = (ONE, ONE, ONE)
 
 

@@ -47,6 +47,19 @@ class TrtCompileOptions(CompileOptions, frozen=True, kw_only=True, forbid_unknow
     ] = False
 
 
+class TritonCompileOptions(CompileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which kernels a program may have."""
+
+    batch_variant: Annotated[
+        bool,
+        Meta(
+            description="Let triton programs run one or two sequences on kernels of their own: "
+            "faster, but a result then depends on what runs beside it.",
+            extra={"flag": "--batch-variant"},
+        ),
+    ] = False
+
+
 class ProgramOptions(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="target"
 ):
@@ -138,6 +151,14 @@ _INSTRUCTION_SETS = {
     "level_error": "LLMC-E0202",
 }
 
+_GPUS = {
+    "flag": "--sm",
+    "metavar": "N,…",
+    "level_help": "GPUs of trt and triton, by compute capability, such as 86,89,120.",
+    "levels": (),
+    "level_error": "LLMC-E0202",
+}
+
 TARGETS: dict[str, TargetInfo] = {
     row.name: row
     for row in (
@@ -167,13 +188,18 @@ TARGETS: dict[str, TargetInfo] = {
             folder="tensorrt",
             extra="trt",
             runs_on="NVIDIA GPUs, TensorRT for RTX",
-            flag="--sm",
-            metavar="N,…",
-            level_help="GPUs that trt engines are for, such as 86,89,120.",
-            levels=(),
-            level_error="LLMC-E0202",
             schemes=("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8"),
             request=TrtCompileOptions,
+            **_GPUS,
+        ),
+        TargetInfo(
+            name="triton",
+            folder="triton",
+            extra="triton",
+            runs_on="NVIDIA GPUs from compute capability 8.0 on",
+            schemes=("f32", "bf16", "fp16", "int8", "int4", "int4-sym"),
+            request=TritonCompileOptions,
+            **_GPUS,
         ),
         TargetInfo(
             name="inductor",

@@ -16,7 +16,7 @@ def emit_node(program: Program, node: Node) -> None:
     Raises:
         LlmcError: LLMC-E0401, the op or this use of it isn't supported.
     """
-    program.node = node
+    program.nodes = (node,)
     emitter = EMITTERS.find(node.op)
     if emitter is None:
         raise program.refuse("there is no kernel for it")

@@ -53,7 +53,7 @@ class PoolPlace:
 class Program:
     """What has been emitted so far.
 
-    `launches` belong to `graph`'s nodes as `origins` says (None: of no node). `compute`: what
+    `origins`: the nodes that each launch is of (none: of the step itself). `compute`: what
     matrices are multiplied in. `columns`: of block tables.
     """
 
@@ -64,7 +64,7 @@ class Program:
     batch_invariant: bool = True
     launches: list[PlannedLaunch] = field(default_factory=list)
     sampling: list[PlannedLaunch] = field(default_factory=list)
-    origins: list[Node | None] = field(default_factory=list)
+    origins: list[tuple[Node, ...]] = field(default_factory=list)
     schedule: Schedule = field(default_factory=lambda: Schedule("step"))
     views: dict[Value, View] = field(default_factory=dict)
     externals: dict[str, External] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Program:
     kept: dict[str, Region] = field(default_factory=dict)
     groups: list[CacheGroup] = field(default_factory=list)
     stored: dict[Value, DType] = field(default_factory=dict)
-    node: Node | None = None
+    nodes: tuple[Node, ...] = ()
     _placed: dict[Value, Storage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +93,11 @@ class Program:
             self._reserve("step", self.step, name, 4 * count)
         for value in self.graph.inputs:
             self._bind_input(value)
+
+    @property
+    def node(self) -> Node | None:
+        """The node that is being emitted; of several that become one launch, the last."""
+        return self.nodes[-1] if self.nodes else None
 
     # ---- memory ---------------------------------------------------------------------------
 
@@ -279,7 +284,7 @@ class Program:
         """
         launch = PlannedLaunch(self._label(), function, dict(operands), choose, source)
         self.launches.append(launch)
-        self.origins.append(self.node)
+        self.origins.append(self.nodes)
         pairs = [(a.storage.name, b.storage.name) for a, b in in_place if a.storage and b.storage]
         self.schedule.steps.append(
             Step(launch.label, _accesses(operands, "r"), _accesses(operands, "w"), tuple(pairs))

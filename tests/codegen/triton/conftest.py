@@ -1,4 +1,4 @@
-"""Makes the helpers beside the tests and `generic_cases` importable."""
+"""Makes `kernel_harness` and `generic_cases` importable (importlib mode adds no paths)."""
 
 import sys
 from pathlib import Path
