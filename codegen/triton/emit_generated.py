@@ -21,9 +21,6 @@ from .machines import Machine
 from .operands import Choice, extent
 from .program import Program
 
-OVERLAPS_SINCE = 90
-"""The first GPUs on which a kernel may start before the one before it has ended."""
-
 
 def emit_group(program: Program, group: Group) -> None:
     """The launch that computes a group, when its last node's turn has come.
@@ -58,7 +55,7 @@ def _launch(program: Program, kernel: Generated) -> None:
     def choose(machine: Machine, form: Form) -> Choice | None:
         if kernel.count == 0:
             return None
-        facts = {**kernel.constants, "OVERLAPS": machine.sm >= OVERLAPS_SINCE, "PORTABLE": False}
+        facts = {**kernel.constants, "OVERLAPS": machine.overlaps, "PORTABLE": False}
         return Choice((extent(kernel.count, kernel.share),), facts)
 
     out = kernel.pointers.get("out_ptr")

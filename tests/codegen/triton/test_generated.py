@@ -178,7 +178,11 @@ def test_wide_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a buffer may have more elements than 32 bits count, indices have 64."""
     g = Graph("wide")
     _all_kinds(g)
-    inputs = {"in0": torch.randn(3, 9), "in1": torch.randint(0, 9, (3, 4)), "in2": torch.randn(9, 3)}
+    inputs = {
+        "in0": torch.randn(3, 9),
+        "in1": torch.randint(0, 9, (3, 4)),
+        "in2": torch.randn(9, 3),
+    }
     run = GraphRun(g, inputs, {"T": 3}, longest=2**28)
     monkeypatch.setitem(generic_cases.SIZES, "T", 3)
     near = check(g, inputs)
@@ -216,7 +220,7 @@ def test_what_others_read_is_stored() -> None:
     g.outputs = [result(g, Binary("div"), z, scale), result(g, Permute((-1, -2)), y)]
     run = check(g, inputs_of("shared", g))
     # exp; sum; sqrt (small, and read once for each element of a row); the rest
-    assert [k.name for k in run.kernels] == [
+    assert [k.function for k in run.kernels] == [
         "exp_elements", "reduce_rows", "sqrt_elements", "div_elements",
     ]  # fmt: skip
 
@@ -228,7 +232,7 @@ def test_a_chain_can_take_its_inputs_place() -> None:
     g.outputs = [result(g, Unary("exp"), result(g, Binary("mul"), x, turned))]
     run = check(g, inputs_of("chain", g))
     (kernel,) = run.kernels
-    assert kernel.in_place == ("x0_ptr", "x1_ptr")
+    assert kernel.in_place == {kernel.storages["x0_ptr"].name, kernel.storages["x1_ptr"].name}
 
 
 def test_kernels_have_a_largest_size() -> None:
@@ -329,5 +333,5 @@ def test_random_graphs(seed: int) -> None:
     # floor and Cast to whole numbers jump: seeds are such that no number lies near a jump. 14 ops
     # behind one another, each a few ulp off.
     run = check(graph, inputs, tolerance=1e-5)
-    launches = sum(k.name.endswith("_elements") for k in run.kernels)
+    launches = sum(k.function.endswith("_elements") for k in run.kernels)
     assert launches < len(graph.nodes)
