@@ -81,7 +81,9 @@ def paged_attention(
     HEAD_STRIDE: tl.constexpr = 64 * WIDTHS + (512 if CODES else 0)
     row = tl.arange(0, ROWS)
     count = tl.load(work_ptr + sequences) * KV_HEADS
-    for item in range(tl.program_id(0), count, tl.num_programs(0)):
+    for i in range(tl.program_id(0), count, tl.num_programs(0)):
+        # The last first: later segments and tiles have the most keys.
+        item = count - 1 - i
         head = item % KV_HEADS
         place = item // KV_HEADS
         sequence = interval_of(work_ptr, place, sequences)
