@@ -82,7 +82,12 @@ def tiles_of(node: Node, limits: Limits) -> AttentionTiles:
     op = node.op
     assert isinstance(op, PagedAttention)
     q, key_pool = node.inputs[0].type, node.inputs[1].type
-    heads, key, kv_heads, value = q.shape[-2], q.shape[-1], key_pool.shape[2], node.output.type.shape[-1]
+    heads, key, kv_heads, value = (
+        q.shape[-2],
+        q.shape[-1],
+        key_pool.shape[2],
+        node.output.type.shape[-1],
+    )
     assert isinstance(heads, int)
     assert isinstance(key, int)
     assert isinstance(kv_heads, int)

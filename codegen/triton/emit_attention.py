@@ -6,7 +6,7 @@ from ...artifact.launch_plan import Extent
 from ...ir.graph import Node, Value
 from ...ir.ops import CacheWrite, PagedAttention, Rotary
 from ...ir.ops.cache_codes import padded
-from ...ir.types import DType, S, TensorType
+from ...ir.types import DType, S, TensorType, numel
 from ..views import View
 from .attention_tiles import AttentionTiles, power_of_two, tiles_of
 from .emit_step import positions, sequence_of, work
@@ -35,7 +35,7 @@ def rotary(program: Program, node: Node, op: Rotary) -> None:
         "TABLE_STRIDE": _table_stride(program, cos, sin), "OUT_STRIDE": _row_stride(program, out),
         "ROTARY": op.dim, "INTERLEAVED": op.interleaved, "BLOCK_ROWS": rows, "BLOCK": block,
     }  # fmt: skip
-    grid = (extent(tokens * heads, rows),)
+    grid = (extent(numel((tokens, heads)), rows),)
     program.launch(
         "rotary.rotary_rows",
         {
