@@ -1,135 +1,319 @@
-"""Tiles of linear layers: a table of what was found for shapes, else a formula.
+"""Tiles of generated kernels: index variables, addresses of strided views, values as expressions.
 
-In: the machine, the weight's shape and format, the most rows of the launch. Out: a `Tile`, the
-constants of `kernels/linear.py` and how many warps and stages run it.
-
-What may never differ between the tiles of one layer: BLOCK_K, and the kind of instruction. BLOCK_K
-follows from the format and K alone; BLOCK_N is at least 64, so that Hopper always takes `wgmma`.
-
-Formula. Up to 64 rows a layer is bound by memory: 64 weight rows a block, stages as deep as shared
-memory allows for the blocks that a multiprocessor holds. More rows: larger tiles, so that operands
-are read from shared memory less often, as long as there are blocks for every multiprocessor.
+In: the dimensions that a kernel runs over (`Axis` after `Axis`), the views of stored values, the
+nodes that are computed inside. Out: lines of Triton that load and compute a value's tile.
+Statements are written once each: what is asked for again has a name already.
 """
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass
-from functools import cache
-from math import log2
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 
-from ...ir.types import DType
-from ...weights.formats.registry import is_quantized
-from .machines import Machine
+from ...ir.graph import Node, Value
+from ...ir.ops import Concat, Gather, Iota, LogitsRows
+from ...ir.scalar import scalar_of
+from ...ir.types import Dim, DType, Sym
+from .. import views
+from ..views import View
+from .expressions import Term, expression, held_as, literal
 
-NARROW = (8, 16, 32, 64)
-WIDE = 128
-SIDE_BY_SIDE = 8
-"""Tiles of rows that walk along N together: a wave of blocks then re-reads few weights from L2."""
-NEAR = 1.0
-"""Largest distance, in factors of two of N and K together, of a row of the table."""
-_MOST_STAGES, _FEWEST_STAGES, _MOST_BLOCKS = 8, 2, 4
-_RESERVED = 1024
-"""Bytes of shared memory that a block takes beyond what it asks for."""
-_BARRIERS = 256
-"""Bytes of shared memory, at most, that Triton adds for barriers and such."""
+LARGEST_I32 = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """How a launch of a linear layer is cut."""
+class Axis:
+    """One index variable, called `name`; it counts through `dims`, the outermost first.
 
-    block_n: int
-    block_t: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-    group: int = 1
+    `dims` are places in the kernel's shape; the mask of the variable is `NAME_in`.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a value lies in the kernel's shape: its own shape, and where it starts.
+
+    `within`: a mask of the places that the value has (parts of a concatenation), or ''.
+    """
+
+    shape: tuple[Dim, ...]
+    starts: tuple[int, ...]
+    within: str = ""
+    axes: frozenset[str] = frozenset()
+
+
+def frame_of(shape: Sequence[Dim]) -> Frame:
+    """All of the kernel's shape."""
+    return Frame(tuple(shape), (0,) * len(shape))
+
+
+@dataclass(slots=True)
+class Tile:
+    """The lines of one tile in the making.
+
+    `most`: the largest value of a dimension; it decides whether addresses fit 32 bits.
+    """
+
+    shape: tuple[Dim, ...]
+    axes: tuple[Axis, ...]
+    read: Callable[[Value], View]
+    members: frozenset[Node]
+    most: Callable[[Dim], int]
+    lines: list[str] = field(default_factory=list)
+    pointers: dict[str, View] = field(default_factory=dict)
+    _names: dict[object, Term] = field(default_factory=dict)
+    _parameters: dict[object, str] = field(default_factory=dict)
+
+    # ---- indices --------------------------------------------------------------------------
 
     @property
-    def constants(self) -> dict[str, int]:
-        """The constants that `linear_rows` and `grouped_linear` both have."""
-        return {"BLOCK_N": self.block_n, "BLOCK_T": self.block_t, "BLOCK_K": self.block_k}
+    def wide(self) -> bool:
+        """An index or address may need 64 bits."""
+        sizes = [prod_of(self.shape)]
+        sizes += [view.storage.numel for view in self.pointers.values() if view.storage]
+        return max(map(self.most, sizes)) > LARGEST_I32 // 2  # masked lanes run past the end
+
+    def count(self, axis: Axis) -> Dim:
+        """How many values the index variable takes."""
+        return prod_of(self.shape[d] for d in axis.dims)
+
+    def coordinate(self, axis: Axis, dims: Sequence[int]) -> str:
+        """The index through `dims`, neighbours among the dimensions of `axis`."""
+        places = [axis.dims.index(d) for d in dims]
+        outer = [d for d in axis.dims[: places[0]] if self.shape[d] != 1]
+        step = prod(_known(self.shape[d]) for d in axis.dims[places[-1] + 1 :])
+        text = axis.name if step == 1 else f"{axis.name} // {step}"
+        if outer:
+            size = prod(_known(self.shape[d]) for d in dims)
+            text = f"{text} % {size}" if step == 1 else f"({text}) % {size}"
+        if text == axis.name:
+            return text
+        return self.named("c", ("coordinate", text), text, {axis.name}).text
+
+    def place(self, dim: int, frame: Frame) -> Term:
+        """Where along dimension `dim` of `frame` the tile's elements are: i32 or wider."""
+        size = self.shape[dim]
+        axis = next((a for a in self.axes if dim in a.dims), None)
+        if size == 1 or axis is None:
+            return Term("0", DType.I32)
+        text = self.coordinate(axis, [dim])
+        if frame.starts[dim]:
+            text = f"({text} - {frame.starts[dim]})"
+        return Term(text, DType.I32, frozenset({axis.name}))
+
+    def address(self, view: View, frame: Frame) -> Term:
+        """Offset of each of the tile's elements in the storage of `view` (of frame's rank)."""
+        offset = view.offset - sum(a * s for a, s in zip(frame.starts, view.strides, strict=True))
+        parts: list[str] = []
+        used: set[str] = set()
+        for axis in self.axes:
+            for dims, stride in self._runs(axis, view.strides):
+                index = self.coordinate(axis, dims)
+                parts.append(index if stride == 1 else f"{index} * {stride}")
+                used.add(axis.name)
+        if offset or not parts:
+            parts.append(str(offset))
+        return Term(" + ".join(parts), DType.I32, frozenset(used))
+
+    def _runs(self, axis: Axis, strides: Sequence[int]) -> list[tuple[list[int], int]]:
+        """Neighbouring dimensions of `axis` that one stride goes through; no stride of 0."""
+        runs: list[tuple[list[int], int]] = []
+        for dim in axis.dims:
+            size, stride = self.shape[dim], strides[dim]
+            if size == 1:
+                continue
+            if runs and isinstance(size, int) and runs[-1][1] == size * stride:
+                runs[-1] = ([*runs[-1][0], dim], stride)
+            else:
+                runs.append(([dim], stride))
+        return [run for run in runs if run[1]]
+
+    # ---- values ---------------------------------------------------------------------------
+
+    def value(self, value: Value, frame: Frame) -> Term:
+        """The tile of `value`, broadcast to `frame`, computed or loaded."""
+        number = scalar_of(value)
+        if number is not None:
+            return self.number(repr(number), value.type.dtype)
+        key = (value, frame)
+        known = self._names.get(key)
+        if known is None:
+            node = value.producer
+            if node is not None and isinstance(node.op, Iota):
+                known = self._iota(value, frame)
+            elif node is not None and node in self.members:
+                known = self.computed(node, frame)
+            else:
+                known = self.load(views.expand(self.read(value), frame.shape), frame, value)
+            self._names[key] = known
+        return known
+
+    def computed(self, node: Node, frame: Frame) -> Term:
+        """The tile of the result of an elementwise node."""
+        op, to = node.op, node.output.type.dtype
+        if isinstance(op, Concat):
+            return self._concat(node, op, frame)
+        if isinstance(op, Gather):
+            return self._gather(node, op, frame)
+        if isinstance(op, LogitsRows):
+            return self._rows(node, frame)
+        terms = [self.value(v, frame) for v in node.inputs]
+        text = expression(op, terms, [v.type for v in node.inputs], to)
+        axes = frozenset[str]().union(*(t.axes for t in terms))
+        return self.named("v", (node, frame), text, axes, to)
+
+    def number(self, text: str, dtype: DType) -> Term:
+        """A constant, whose `text` is Python's for it."""
+        value = text == "True" if dtype == DType.BOOL else float(text) if dtype.is_float else int(text)
+        text = literal(value, dtype)
+        return self.named("k", (text, dtype), f"tl.full([], {text}, {held_as(dtype)})", (), dtype)
+
+    def load(self, view: View, frame: Frame, value: object = None) -> Term:
+        """The elements of `view`, which has the shape of `frame`; f32 of any float."""
+        if view.storage is None:
+            return self.number(view.literal, view.dtype)
+        address = self.address(view, frame)
+        return self.load_at(view, address, frame, (value, view, frame))
+
+    def load_at(self, view: View, address: Term, frame: Frame, key: object) -> Term:
+        """What lies at `address` in the storage of `view`, 0 outside of the tile's masks."""
+        axes = address.axes | frame.axes
+        place = address.text + "".join(f" + {a} * 0" for a in sorted(axes - address.axes))
+        mask = self.mask(axes, frame.within)
+        text = f"tl.load({self.pointer(view)} + {place}{mask}{', other=0' if mask else ''})"
+        if view.dtype in (DType.BF16, DType.F16):
+            text += ".to(tl.float32)"
+        return self.named("x", ("load", key), text, axes, view.dtype)
+
+    def mask(self, axes: Iterable[str], within: str = "") -> str:
+        """The argument of a load or store that varies along `axes`, or ''."""
+        chosen = set(axes)
+        masks = [f"{a.name}_in" for a in self.axes if a.name in chosen]
+        masks += [within] if within else []
+        return f", mask={' & '.join(masks)}" if masks else ""
+
+    def pointer(self, view: View, name: str = "") -> str:
+        """The kernel's parameter that points to the start of the storage of `view`."""
+        assert view.storage is not None
+        key = (view.storage, name)
+        if key not in self._parameters:
+            self._parameters[key] = name or f"x{len(self._parameters)}_ptr"
+            self.pointers[self._parameters[key]] = view
+        return self._parameters[key]
+
+    def named(
+        self, kind: str, key: object, text: str, axes: Iterable[str], dtype: DType = DType.I32
+    ) -> Term:
+        """A variable that holds `text`, written once for one `key`."""
+        known = self._names.get(("named", key))
+        if known is None:
+            known = Term(f"{kind}{len(self._names)}", dtype, frozenset(axes))
+            self._names["named", key] = known
+            self.lines.append(f"{known.text} = {text}")
+        return known
+
+    # ---- nodes that move elements -----------------------------------------------------------
+
+    def _iota(self, value: Value, frame: Frame) -> Term:
+        place = self.place(len(frame.shape) - 1, frame)
+        if value.type.shape[-1] == 1 or place.text == "0":
+            return self.number("0", value.type.dtype)
+        text = f"({place.text}).to({held_as(value.type.dtype)})"
+        return self.named("v", (value, frame), text, place.axes, value.type.dtype)
+
+    def _concat(self, node: Node, op: Concat, frame: Frame) -> Term:
+        """Each part where it lies: its loads are masked, and a select picks it."""
+        dim = op.dim % len(frame.shape)
+        here = self.place(dim, frame)
+        parts = [part for part in parts_of(node, op) if part[2]]
+        if len(parts) == 1:
+            return self.value(parts[0][0], frame)
+        result: Term | None = None
+        for part, start, length in parts:
+            shape = (*frame.shape[:dim], length, *frame.shape[dim + 1 :])
+            starts = list(frame.starts)
+            starts[dim] += start
+            text = f"({here.text} >= {start}) & ({here.text} < {start + length})"
+            if frame.within:
+                text = f"{frame.within} & {text}"
+            within = self.named("m", (text,), text, here.axes | frame.axes, DType.BOOL)
+            inner = Frame(shape, tuple(starts), within.text, within.axes)
+            term = self.value(part, inner)
+            if result is None:
+                result = term
+                continue
+            axes = term.axes | result.axes | within.axes
+            select = f"tl.where({within.text}, {term.text}, {result.text})"
+            result = self.named("v", (node, frame, start), select, axes, term.dtype)
+        assert result is not None
+        return result
+
+    def _gather(self, node: Node, op: Gather, frame: Frame) -> Term:
+        """Indices are kept inside, so that rows of padding read no strange memory."""
+        table, index = self.read(node.inputs[0]), self.value(node.inputs[1], frame)
+        size = table.shape[op.dim]
+        assert isinstance(size, int)
+        return self._lookup(node, table, op.dim, index, frame, size)
+
+    def _rows(self, node: Node, frame: Frame) -> Term:
+        table, wanted = self.read(node.inputs[0]), self.read(node.inputs[1])
+        missing = len(frame.shape) - 1
+        column = replace(
+            wanted, shape=wanted.shape + (1,) * missing, strides=wanted.strides + (0,) * missing
+        )
+        index = self.load(views.expand(column, frame.shape), frame, node)
+        return self._lookup(node, table, -len(frame.shape), index, frame, None)
+
+    def _lookup(
+        self, node: Node, table: View, dim: int, index: Term, frame: Frame, size: int | None
+    ) -> Term:
+        """`table` at `index` along `dim`, its other dimensions with the tile."""
+        if table.storage is None:
+            return self.number(table.literal, table.dtype)
+        strides = list(table.strides)
+        stride, strides[dim] = strides[dim], 0
+        shape = list(table.shape)
+        shape[dim] = frame.shape[dim]
+        rest = views.expand(replace(table, shape=tuple(shape), strides=tuple(strides)), frame.shape)
+        text = index.text
+        if size is not None:
+            text = f"tl.minimum(tl.maximum({text}, 0), {size - 1})"
+        text = f"({text}).to({self.axes[0].name}.dtype)"
+        at = self.named("v", (node, frame, "index"), text, index.axes)
+        address = self.address(rest, frame)
+        place = Term(f"{address.text} + {at.text} * {stride}", DType.I32, address.axes | at.axes)
+        return self.load_at(rest, place, frame, (node, frame))
 
 
-def linear_tile(
-    machine: Machine, dtype: DType, n: int, k: int, rows: int, *, x_size: int = 2, experts: int = 1
-) -> Tile:
-    """The tile of a layer [n, k] for at most `rows` rows in elements of `x_size` bytes.
-
-    `experts`: the rows are shared out to so many weights; all of them work at once.
-    """
-    block_k = block_of_k(dtype, k)
-    block_t = _block_t(dtype, -(-2 * rows // experts) if experts > 1 else rows)
-    row = _nearest(machine.sm, str(dtype), n, k, block_t) if experts == 1 else None
-    if row is not None:
-        group = SIDE_BY_SIDE if block_t >= WIDE else 1
-        return Tile(row["block_n"], block_t, block_k, row["num_warps"], row["num_stages"], group)
-    wide = block_t >= WIDE and _fills(machine, n, rows)
-    block_n = 128 if wide else 64
-    tiles = -(-n // block_n) * (-(-rows // block_t) if experts == 1 else min(experts, rows))
-    nbytes = block_k * (block_n * _bytes(dtype) + block_t * _x_bytes(dtype, x_size))
-    stages = min(_stages(machine, tiles, nbytes), max(_FEWEST_STAGES, -(-k // block_k)))
-    group = SIDE_BY_SIDE if block_t >= WIDE and experts == 1 else 1
-    warps = 8 if block_n * block_t >= 64 * WIDE and dtype is not DType.F32 else 4
-    return Tile(block_n, block_t, block_k, warps, stages, group)
+def parts_of(node: Node, op: Concat) -> list[tuple[Value, int, int]]:
+    """The inputs of a concatenation: (value, start, length)."""
+    found, start = [], 0
+    for value in node.inputs:
+        length = value.type.shape[op.dim]
+        assert isinstance(length, int)
+        found.append((value, start, length))
+        start += length
+    return found
 
 
-def block_of_k(dtype: DType, k: int) -> int:
-    """Columns of a step along K: 128 bytes of weights, or half where only that divides K."""
-    full = 128 // max(1, _bytes(dtype))
-    return next((size for size in (full, full // 2) if k % size == 0), full)
+def prod_of(dims: Iterable[Dim]) -> Dim:
+    """The product of dimensions, at most one of them a symbol."""
+    result: Dim = 1
+    for dim in dims:
+        if isinstance(dim, Sym):
+            assert isinstance(result, int)
+            result = Sym(dim.name, dim.scale * result)
+        else:
+            result = (
+                result * dim if isinstance(result, int) else Sym(result.name, result.scale * dim)
+            )
+    return result
 
 
-def _bytes(dtype: DType) -> int:
-    """Bytes of shared memory that a weight takes at most; codes of fewer bits take a byte."""
-    return 1 if is_quantized(dtype) else dtype.itemsize
-
-
-def _x_bytes(dtype: DType, x_size: int) -> int:
-    """Of an element of x; where it must be rounded, the rounded one lies there too."""
-    multiplied = 4 if dtype is DType.F32 else 2
-    return x_size if x_size == multiplied else x_size + multiplied
-
-
-def _block_t(dtype: DType, rows: int) -> int:
-    """The height of tiles. Products in f32 don't use tensor cores: taller ones gain nothing."""
-    widest = NARROW[-1] if dtype is DType.F32 else WIDE
-    return next((height for height in NARROW if rows <= height), widest)
-
-
-def _fills(machine: Machine, n: int, rows: int) -> bool:
-    """Tiles of 128 by 128 give most multiprocessors one."""
-    return -(-n // 128) * -(-rows // 128) >= 0.8 * machine.multiprocessors
-
-
-def _stages(machine: Machine, tiles: int, stage_bytes: int) -> int:
-    """The deepest pipeline that fits as often as blocks share a multiprocessor."""
-    blocks = min(_MOST_BLOCKS, max(1, -(-tiles // machine.multiprocessors)))
-    while blocks > 1 and _fitting(machine, blocks, stage_bytes) < 3:
-        blocks -= 1
-    return max(_FEWEST_STAGES, min(_MOST_STAGES, _fitting(machine, blocks, stage_bytes)))
-
-
-def _fitting(machine: Machine, blocks: int, stage_bytes: int) -> int:
-    share = machine.multiprocessor_shared_bytes // blocks - _RESERVED
-    return (min(share, machine.shared_bytes) - _BARRIERS) // stage_bytes
-
-
-@cache
-def table() -> tuple[dict[str, Any], ...]:
-    """The rows of `tiles.toml`."""
-    text = Path(__file__).with_name("tiles.toml").read_text(encoding="utf-8")
-    return tuple(tomllib.loads(text)["tile"])
-
-
-def _nearest(sm: int, format: str, n: int, k: int, block_t: int) -> dict[str, Any] | None:
-    def distance(row: dict[str, Any]) -> float:
-        return abs(log2(row["n"] / n)) + abs(log2(row["k"] / k))
-
-    key = (sm, format, block_t)
-    rows = [row for row in table() if (row["sm"], row["format"], row["block_t"]) == key]
-    best = min(rows, key=distance, default=None)
-    return best if best is not None and distance(best) <= NEAR else None
+def _known(dim: Dim) -> int:
+    assert isinstance(dim, int), "a symbolic dimension is outermost"
+    return dim

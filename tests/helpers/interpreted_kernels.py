@@ -4,8 +4,9 @@ In: the name of a module of `codegen/triton/kernels/`, or the text of a generate
 module, whose `@triton.jit` functions take torch tensors of the CPU. They are a second copy of the
 package, so that the first can still be compiled.
 
-Whoever imports this module gets the interpreter with four things mended:
+Whoever imports this module gets the interpreter with five things mended:
 - float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
+- whole numbers that become bf16 were taken for its bits;
 - products of bf16 matrices took the bits for whole numbers; and those of f32 came out differently
   according to where in its tile a row stands, so they are summed in float64 now;
 - the language's own functions (`tl.sum`, `tl.cdiv`) could only be called if the whole process
@@ -75,6 +76,14 @@ def _convert_rounding(data: np.ndarray, source: Any, to: Any, mode: Any) -> np.n
     return rounded.view(torch.int16).numpy().view(np.uint16)
 
 
+def _from_int(builder: Any, source: Any, to: Any) -> Any:
+    """`create_si_to_fp` of `interpreter`."""
+    if to.scalar.name != "bf16":
+        return _FROM_INT(builder, source, to)
+    data = _convert_rounding(source.data.astype(np.float32), tl.float32, to.scalar, None)
+    return interpreter.TensorHandle(data.reshape(source.data.shape), to.scalar)
+
+
 def _dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
     """`create_dot` of `interpreter`: a [M, K] times b [K, N], plus d."""
     if "int" in a.dtype.name:
@@ -129,13 +138,15 @@ def _rewritten(fn: Any) -> Any:
     return interpreter.InterpretedFunction(fn).rewrite()
 
 
-_CONVERT, _DOT, _PATCH, _REFUSE = (
+_CONVERT, _FROM_INT, _DOT, _PATCH, _REFUSE = (
     interpreter._convert_float,
+    interpreter.InterpreterBuilder.create_si_to_fp,
     interpreter.InterpreterBuilder.create_dot,
     interpreter._patch_lang,
     JITFunction.__call__,
 )
 interpreter._convert_float = _convert_rounding
+interpreter.InterpreterBuilder.create_si_to_fp = _from_int
 interpreter.InterpreterBuilder.create_dot = _dot
 interpreter._patch_lang = _patch_once
 setattr(JITFunction, "__call__", _call)  # noqa: B010
