@@ -1,1 +1,1 @@
-"""The triton target: cubins for NVIDIA GPUs, and the plan of their launches."""
+"""Target `triton`: Triton kernels made ahead of time, and the plan that launches them."""

@@ -1,1 +1,1 @@
-"""Hand-written kernels; they import triton and one another, nothing else."""
+"""Hand-written Triton kernels. They import Triton and one another, nothing else."""

@@ -1,0 +1,219 @@
+"""Linear layers on tensor cores: `y = epilogue(x Wᵀ)` for any number of rows, in one order of K.
+
+The weight is the left operand: `acc[BLOCK_N, BLOCK_T] += W[BLOCK_N, BLOCK_K] xᵀ[BLOCK_K, BLOCK_T]`.
+64 outputs fill Hopper's `wgmma` whatever the number of rows, so 1 row and 1000 rows run the same
+instructions along K, in the same order, in tiles of the same BLOCK_K: what a row gets doesn't
+depend on how many rows stand beside it (BLOCK_T and BLOCK_N may differ from launch to launch,
+BLOCK_K and the kind of instruction may not; `tiles.py` sees to it).
+
+In: x [rows, K] with X_STRIDE elements between rows, in f32 or 16 bits; it's rounded to the type
+that is multiplied in. A weight [N, K] (of experts: [E, N, K]) in one buffer:
+
+| FORMAT  | w_ptr          | codes or elements                            | multiplied in |
+|---------|----------------|----------------------------------------------|---------------|
+| `plain` | f32, bf16, f16 | rows, W_STRIDE elements from one to the next | its own type  |
+| `i8c`   | i8             | panels; then f32 scales [PANELS, 16]         | bf16          |
+| `f8c`   | u8: e4m3 bits  | panels; then f32 scales [PANELS, 16]         | bf16          |
+
+What pads a plain row may be anything. Panels are 16 rows in the order in which threads feed them
+to tensor cores (`panels.py`); PANELS counts those of all experts. A row's scale multiplies the sum
+(not the codes), so codes enter the product exactly.
+
+Out: [rows, OUT] in out_ptr's type with OUT_STRIDE elements between rows. Epilogue, in f32:
+`softcap(residual + act(x Wᵀ + bias))`, or `act(gate) * up` where GATED: weight rows alternate
+between 16 of the gate and 16 of the up projection, and a tile of BLOCK_N rows makes BLOCK_N / 2
+outputs. The tile takes its rows in such an order that a thread holds both.
+
+Grid of `linear_rows`: (ceil(N / BLOCK_N), ceil(rows / BLOCK_T)). Grid of `grouped_linear`:
+(ceil(N / BLOCK_N), ceil(rows / BLOCK_T) + E), an upper bound that needs no look at the offsets.
+Pointers that a launch doesn't need (bias, residual, index) may be any.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from .activation import activate, soft_cap
+from .panels import e4m3_to_bf16, in_register_order, panel_codes, rows_of_tile
+
+
+@triton.jit
+def add_tile(
+    acc, x_ptr, x_at, w_ptr, n, panel, k, K: tl.constexpr, W_STRIDE: tl.constexpr,
+    FORMAT: tl.constexpr, GATED: tl.constexpr, NATURAL: tl.constexpr, BLOCK_K: tl.constexpr,
+    TAIL: tl.constexpr,
+):  # fmt: skip
+    """`acc` plus what columns k .. k + BLOCK_K add; TAIL: some of them are past K."""
+    COMPUTE: tl.constexpr = w_ptr.dtype.element_ty if FORMAT == "plain" else tl.bfloat16
+    column = k + tl.arange(0, BLOCK_K)
+    x_ptrs = x_ptr + x_at[None, :] + column[:, None]
+    if TAIL:
+        x = tl.load(x_ptrs, mask=(column < K)[:, None], other=0).to(COMPUTE)
+    else:
+        x = tl.load(x_ptrs).to(COMPUTE)
+    if FORMAT == "plain":
+        w_ptrs = w_ptr + (n * W_STRIDE)[:, None] + column[None, :]
+        w = tl.load(w_ptrs, mask=(column < K)[None, :], other=0) if TAIL else tl.load(w_ptrs)
+    else:
+        codes = panel_codes(w_ptr, panel, k, K, GATED, NATURAL, BLOCK_K, TAIL)
+        w = e4m3_to_bf16(codes) if FORMAT == "f8c" else codes.to(tl.float32).to(tl.bfloat16)
+        if not NATURAL:
+            x = in_register_order(x)
+    return tl.dot(w, x, acc, input_precision="ieee")
+
+
+@triton.jit
+def product(
+    x_ptr, x_at, w_ptr, tile, expert, N: tl.constexpr, K: tl.constexpr, W_STRIDE: tl.constexpr,
+    PANELS: tl.constexpr, FORMAT: tl.constexpr, GATED: tl.constexpr, NATURAL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """f32 [BLOCK_N, BLOCK_T]: a tile of an expert's weight times rows that begin at `x_at` i64."""
+    FULL: tl.constexpr = K // BLOCK_K * BLOCK_K
+    EACH: tl.constexpr = (N + 15) // 16
+    row = rows_of_tile(tile, N, GATED, BLOCK_N)
+    expert = expert.to(tl.int64)
+    n = expert * N + row
+    panel = tl.minimum(tile * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16), EACH - 1)
+    panel = expert * EACH + panel
+    acc = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+    for k in range(0, FULL, BLOCK_K):
+        acc = add_tile(
+            acc, x_ptr, x_at, w_ptr, n, panel, k, K, W_STRIDE, FORMAT, GATED, NATURAL, BLOCK_K,
+            False,
+        )  # fmt: skip
+    if FULL < K:
+        acc = add_tile(
+            acc, x_ptr, x_at, w_ptr, n, panel, FULL, K, W_STRIDE, FORMAT, GATED, NATURAL, BLOCK_K,
+            True,
+        )  # fmt: skip
+    if FORMAT == "i8c" or FORMAT == "f8c":
+        scales = w_ptr.to(tl.pointer_type(tl.float32)) + PANELS * ((K + 31) // 32) * 128
+        acc = acc * tl.load(scales + expert * (EACH * 16) + row)[:, None]
+    return acc
+
+
+@triton.jit
+def finish(
+    acc, bias_ptr, tile, expert, N: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Bias, activation and gate: [BLOCK_N, BLOCK_T] sums → f32 [outputs of the tile, BLOCK_T]."""
+    if HAS_BIAS:
+        n = expert.to(tl.int64) * N + rows_of_tile(tile, N, GATED, BLOCK_N)
+        acc += tl.load(bias_ptr + n).to(tl.float32)[:, None]
+    if GATED:
+        PAIRS: tl.constexpr = BLOCK_N // 16
+        pairs = tl.permute(tl.reshape(acc, (PAIRS, 2, 8, acc.shape[1])), (0, 2, 3, 1))
+        gate, up = tl.split(pairs)
+        y = tl.reshape(activate(gate, ACT) * up, (PAIRS * 8, acc.shape[1]))
+    else:
+        y = activate(acc, ACT)
+    return y
+
+
+@triton.jit
+def outputs_of_tile(tile, GATED: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The outputs that a tile makes, i32."""
+    MADE: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    return tile * MADE + tl.arange(0, MADE)
+
+
+@triton.jit
+def linear_rows(
+    x_ptr, w_ptr, bias_ptr, residual_ptr, index_ptr, out_ptr, rows,
+    N: tl.constexpr, K: tl.constexpr, OUT: tl.constexpr, W_STRIDE: tl.constexpr,
+    PANELS: tl.constexpr, X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, GATHER: tl.constexpr,
+    SOFTCAP: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr, GROUP: tl.constexpr, PORTABLE: tl.constexpr = False,
+):  # fmt: skip
+    """`out[r] = softcap(residual[r] + act(x[r] Wᵀ + bias))` for `rows` rows; see the file's top.
+
+    GATHER: row r of the input is `x[index[r]]`, index i32 [rows]. residual [rows, OUT]. GROUP tiles
+    of rows walk along N side by side, so that weights are read from memory that many times fewer;
+    1: tiles run as they are numbered.
+    """
+    if not PORTABLE:
+        gdc_wait()
+        gdc_launch_dependents()
+    tile_t, tile = tl.program_id(1), tl.program_id(0)
+    if GROUP > 1:
+        tile_t, tile = tl.swizzle2d(tile_t, tile, tl.num_programs(1), tl.num_programs(0), GROUP)
+    t = tile_t * BLOCK_T + tl.arange(0, BLOCK_T)
+    source = tl.minimum(t, rows - 1)
+    if GATHER:
+        source = tl.load(index_ptr + source)
+    expert = tile * 0
+    acc = product(
+        x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, PANELS, FORMAT,
+        GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K,
+    )  # fmt: skip
+    y = finish(acc, bias_ptr, tile, expert, N, ACT, GATED, HAS_BIAS, BLOCK_N)
+    made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
+    row = t.to(tl.int64)[None, :]
+    stored = (made < OUT) & (row < rows)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + row * RESIDUAL_STRIDE + made, mask=stored, other=0)
+        y += residual.to(tl.float32)
+    tl.store(out_ptr + row * OUT_STRIDE + made, soft_cap(y, SOFTCAP), mask=stored)
+
+
+@triton.jit
+def tile_of_expert(tile, offsets_ptr, EXPERTS: tl.constexpr, BLOCK_T: tl.constexpr):
+    """(expert, its first row in this tile, its end) of tile number `tile`; empty past the last.
+
+    Each expert's rows are cut into tiles of their own, expert after expert.
+    """
+    SLOTS: tl.constexpr = triton.next_power_of_2(EXPERTS)
+    e = tl.arange(0, SLOTS)
+    real = e < EXPERTS
+    begin = tl.load(offsets_ptr + e, mask=real, other=0)
+    end = tl.load(offsets_ptr + e + 1, mask=real, other=0)
+    tiles = (end - begin + BLOCK_T - 1) // BLOCK_T
+    after = tl.cumsum(tiles, 0)
+    expert = tl.sum((real & (after <= tile)).to(tl.int32), 0)
+    mine = e == expert
+    before = tl.sum(tl.where(mine, after - tiles, 0), 0)
+    first = tl.sum(tl.where(mine, begin, 0), 0) + (tile - before) * BLOCK_T
+    last = tl.sum(tl.where(mine, end, 0), 0)
+    return expert, tl.where(expert < EXPERTS, first, last), last
+
+
+@triton.jit
+def grouped_linear(
+    x_ptr, w_ptr, bias_ptr, index_ptr, offsets_ptr, out_ptr,
+    N: tl.constexpr, K: tl.constexpr, OUT: tl.constexpr, EXPERTS: tl.constexpr,
+    W_STRIDE: tl.constexpr, PANELS: tl.constexpr, X_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, GATHER: tl.constexpr, SOFTCAP: tl.constexpr, NATURAL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
+    PORTABLE: tl.constexpr = False,
+):  # fmt: skip
+    """`linear_rows` where rows `offsets[e] .. offsets[e + 1]` take the weight of expert e.
+
+    offsets i32 [EXPERTS + 1], index i32 [rows] if GATHER, weight [EXPERTS, N, K], bias
+    [EXPERTS, N]. Programs past the last tile do nothing.
+    """
+    if not PORTABLE:
+        gdc_wait()
+        gdc_launch_dependents()
+    tile = tl.program_id(0)
+    expert, first, last = tile_of_expert(tl.program_id(1), offsets_ptr, EXPERTS, BLOCK_T)
+    if first < last:
+        t = first + tl.arange(0, BLOCK_T)
+        source = tl.minimum(t, last - 1)
+        if GATHER:
+            source = tl.load(index_ptr + source)
+        acc = product(
+            x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, PANELS,
+            FORMAT, GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K,
+        )  # fmt: skip
+        y = finish(acc, bias_ptr, tile, expert, N, ACT, GATED, HAS_BIAS, BLOCK_N)
+        made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
+        row = t.to(tl.int64)[None, :]
+        stored = (made < OUT) & (row < last)
+        tl.store(out_ptr + row * OUT_STRIDE + made, soft_cap(y, SOFTCAP), mask=stored)

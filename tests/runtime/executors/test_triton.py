@@ -1,0 +1,405 @@
+"""The executor of launch plans: the toy's plan on a GPU in host memory that is late in all."""
+
+import os
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from fake_gpu import FakeGpu
+from llmc.artifact.choice import Choice
+from llmc.artifact.program import StepInputs
+from llmc.base.errors import LlmcError
+from llmc.runtime.engine.engine import Engine, Request
+from llmc.runtime.executors import triton
+from llmc.runtime.executors.triton_graphs import sequence_buckets
+from llmc.runtime.executors.triton_loading import gpu_problem
+from llmc.runtime.executors.triton_upload import upload
+from toy_plan import (
+    CUBINS,
+    KEPT,
+    POOLS,
+    WEIGHTS,
+    toy_executor,
+    toy_kernels,
+    toy_plan,
+    toy_triton_variant,
+)
+from toy_program import BLOCK, Toy
+
+SEEDS = (None, 0, 1, 2)
+BLOCKS_EACH = 2
+
+
+def inputs_for(
+    sequences: list[list[int]], new: list[int], rows: list[int] | None = None
+) -> StepInputs:
+    """A step that computes the last `new[s]` tokens of each sequence, which has blocks of its own.
+    Logits of each sequence's last token unless `rows` says otherwise."""
+    starts = [0]
+    for count in new:
+        starts.append(starts[-1] + count)
+    lengths = [len(tokens) for tokens in sequences]
+    pairs = list(zip(sequences, new, strict=True))
+    table = [
+        list(range(s * BLOCKS_EACH, s * BLOCKS_EACH + -(-length // BLOCK)))
+        for s, length in enumerate(lengths)
+    ]
+    return StepInputs(
+        token_ids=[t for tokens, count in pairs for t in tokens[len(tokens) - count :]],
+        positions=[p for tokens, n in pairs for p in range(len(tokens) - n, len(tokens))],
+        query_start=starts,
+        context_len=lengths,
+        logits_rows=[end - 1 for end in starts[1:]] if rows is None else rows,
+        block_tables=(table, table),
+    )
+
+
+def best(tokens: list[int]) -> int:
+    return int(Toy.logits(tokens).argmax())
+
+
+def prompts_of(*lengths: int) -> list[list[int]]:
+    return [[(7 * n + 13 * s) % 97 for n in range(length)] for s, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_engine_on_it_computes_what_the_numpy_toy_computes(seed: int | None) -> None:
+    program = toy_executor(seed=seed)
+    engine = Engine(program)
+    prompts = [[n * 7 % 97 for n in range(length)] for length in (3, 60, 150, 1)]
+    requests = [Request(tuple(prompt), 20) for prompt in prompts]
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        engine.step()
+    assert [r.output for r in requests] == [Toy.greedy(prompt, 20) for prompt in prompts]
+    engine.close()
+
+
+def test_logits_come_when_asked_for_and_argmax_as_a_few_ints() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    tokens = prompts_of(40)
+    outputs = program.step(inputs_for(tokens, [40], rows=[39, 0, 7]))
+    assert outputs.argmax == [best(tokens[0][: n + 1]) for n in (39, 0, 7)]
+    assert gpu.done.nbytes["download"] == 12
+    assert outputs.draw is None
+    expected = np.stack([Toy.logits(tokens[0][: n + 1]) for n in (39, 0, 7)])
+    np.testing.assert_array_equal(outputs.logits, expected)
+    outputs.logits[0, 0] = 5.0  # drawing may change rows
+    tokens[0].append(3)
+    assert program.step(inputs_for(tokens, [1], rows=[])).logits.shape == (0, 97)
+    tokens[0] += [4, 5, 6]
+    outputs = program.step(inputs_for(tokens, [3], rows=[0, 1, 2, 2, 2]))  # more rows than before
+    assert outputs.logits.shape == (5, 97)
+    np.testing.assert_array_equal(outputs.logits[4], Toy.logits(tokens[0]))
+    program.close()
+
+
+@pytest.mark.parametrize("lengths", [(5,), (9, 1, 17), (3, 3, 3, 3, 3)])
+@pytest.mark.parametrize("query", [1, 2, 3])
+def test_small_steps_are_padded_and_run_as_one_graph_each(lengths: tuple, query: int) -> None:
+    """3 sequences run in the graph of 4, 5 in that of 6 (the limit). Kernels of the toy complain
+    about padding that isn't as agreed."""
+    gpu = FakeGpu(toy_kernels(), seed=query)
+    program = toy_executor(gpu)
+    tokens = prompts_of(*lengths)
+    for s, alone in enumerate(tokens):
+        only = inputs_for([alone], [len(alone)])
+        blocks = [[s * BLOCKS_EACH]]
+        program.step(msgspec.structs.replace(only, block_tables=(blocks, blocks)))
+    for repeat in range(3):
+        for sequence in tokens:
+            sequence += [(repeat * 31 + len(sequence)) % 97 for _ in range(query)]
+        before = gpu.done.calls.copy()
+        outputs = program.step(inputs_for(tokens, [query] * len(tokens)))
+        assert outputs.argmax == [best(sequence) for sequence in tokens]
+        begun = gpu.done.calls - before
+        assert begun["replay"] == 1
+        assert begun["launch"] == (0 if repeat else begun["launch"])
+    program.close()
+
+
+def test_a_step_that_is_too_large_for_a_graph_is_launched_in_the_form_that_fits() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    tokens = prompts_of(20, 25)
+    outputs = program.step(inputs_for(tokens, [20, 25]))
+    assert outputs.argmax == [best(sequence) for sequence in tokens]
+    assert "replay" not in gpu.done.calls
+    assert [name for name, _ in gpu.launches] == [
+        "look_up", "write_cache", "hash_rows", "find_best", "count_large",
+    ]  # fmt: skip
+    assert dict(gpu.launches)["look_up"] == (3, 1, 1)  # 45 tokens, 16 each
+    gpu.launches.clear()
+    tokens = prompts_of(5)
+    program.step(inputs_for(tokens, [5], rows=[]))
+    # 5 tokens of one sequence: a graph of 5 rows, in the small form
+    assert dict(gpu.launches)["find_few"] == (5, 1, 1)
+    assert "count_large" not in dict(gpu.launches)
+    gpu.launches.clear()
+    tokens = prompts_of(30)
+    program.step(
+        inputs_for(tokens, [30], rows=[])
+    )  # no rows: what would have no blocks is left out
+    assert [name for name, _ in gpu.launches] == ["look_up", "write_cache", "count_large"]
+    program.close()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_step_takes_tokens_from_the_one_before_that_the_host_has_not_seen(
+    seed: int | None,
+) -> None:
+    """Sequences change places between steps, and one's token is known to the host."""
+    program = toy_executor(seed=seed)
+    tokens = prompts_of(7, 11, 2, 19)
+    submitted = program.submit(inputs_for(tokens, [7, 11, 2, 19]))
+    orders = ([2, 0, 3, 1], [3, 2, 1, 0], [0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 3, 2], [0, 1, 2, 3])
+    rows = {s: s for s in range(4)}
+    for number, order in enumerate(orders):
+        known = number % 4
+        expected = [best(sequence) for sequence in tokens]
+        for sequence, token in zip(tokens, expected, strict=True):
+            sequence.append(token)
+        inputs = inputs_for(tokens, [1] * 4)
+        ids = [tokens[s][-1] if s == known else -1 - rows[s] for s in order]
+        tables = tuple([table[s] for s in order] for table in inputs.block_tables)
+        positions = [inputs.positions[s] for s in order]
+        inputs = msgspec.structs.replace(
+            inputs,
+            token_ids=ids,
+            positions=positions,
+            context_len=[p + 1 for p in positions],
+            block_tables=tables,
+        )
+        following = program.submit(inputs)
+        answers = submitted.outputs().argmax
+        assert [answers[rows[s]] for s in range(4)] == expected
+        submitted, rows = following, {s: place for place, s in enumerate(order)}
+    assert submitted.outputs().argmax == [best(tokens[s]) for s in orders[-1]]
+    program.close()
+
+
+def test_outputs_of_a_step_while_the_next_one_is_under_way() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    tokens = prompts_of(4)
+    first = program.submit(inputs_for(tokens, [4]))
+    assert not gpu.launches  # it works by itself, and late
+    tokens[0].append(best(tokens[0]))
+    second = program.submit(inputs_for(tokens, [1]))
+    outputs = first.outputs()
+    assert outputs.argmax == [tokens[0][-1]]
+    assert outputs is first.outputs()
+    with pytest.raises(LlmcError, match="after the next one"):
+        _ = outputs.logits
+    np.testing.assert_array_equal(second.outputs().logits[0], Toy.logits(tokens[0]))
+    tokens[0].append(5)
+    program.submit(inputs_for(tokens, [1]))
+    third = program.submit(inputs_for(tokens, [1]))  # the two before need not be asked for
+    assert program.submit(inputs_for(tokens, [1])).outputs().argmax == [best(tokens[0])]
+    assert third.outputs().argmax == [best(tokens[0])]
+    program.close()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_block_is_copied_in_the_order_of_steps(seed: int | None) -> None:
+    program = toy_executor(seed=seed)
+    tokens = prompts_of(10)
+    program.submit(inputs_for(tokens, [10]))
+    for group in (0, 1):
+        program.copy_block(group, 0, 7)
+        program.copy_block(group, 7, 7)
+    other = [tokens[0][::-1]]
+    program.submit(inputs_for(other, [10]))  # writes over block 0
+    tokens[0].append(42)
+    inputs = msgspec.structs.replace(inputs_for(tokens, [1]), block_tables=([[7]], [[7]]))
+    assert program.step(inputs).argmax == [best(tokens[0])]
+    program.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"token_ids": [97]},
+        {"token_ids": [-1]},  # there was no step before
+        {"token_ids": [], "positions": []},
+        {"positions": [1]},
+        {"query_start": [0, 2]},
+        {"context_len": [321], "positions": [320]},
+        {"logits_rows": [1]},
+        {"logits_rows": [0] * 7},
+        {"block_tables": ([[40]], [[0]])},
+        {"block_tables": ([[0]], [[-1]])},
+    ],
+    ids=str,
+)
+def test_inputs_that_kernels_must_not_see_stop_at_the_border(bad: dict[str, Any]) -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    inputs = msgspec.structs.replace(inputs_for([[5]], [1]), **bad)
+    with pytest.raises(LlmcError, match="E0100"):
+        program.submit(inputs)
+    assert "launch" not in gpu.done.calls
+    program.step(inputs_for([[5]], [1]))
+    program.submit(inputs_for([[5, -1]], [1]))
+    with pytest.raises(LlmcError, match="E0100"):
+        program.submit(inputs_for([[5, -2]], [1]))  # of the row after the last one
+    program.close()
+
+
+def test_choices_that_it_can_not_draw_do_not_come_with_a_step() -> None:
+    program = toy_executor()
+    assert not program.draws(Choice(temperature=0.7))
+    with pytest.raises(LlmcError, match="E0100"):
+        program.submit(inputs_for([[5]], [1]), [Choice(temperature=0.7)])
+    program.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["upload", "record", "wait", "download", "launch", "begin_capture", "end_capture", "replay"],
+)
+def test_a_gpu_that_fails_in_a_step_is_told_about_and_closed(call: str) -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    gpu.broken.add(call)
+    with pytest.raises(LlmcError, match="E0722") as raised:
+        program.step(inputs_for([[5]], [1]))
+    assert "\n" not in raised.value.message
+    gpu.broken.clear()
+    assert program.step(inputs_for([[5]], [1])).argmax == [best([5])]  # no recording is left open
+    outputs = program.step(inputs_for([[5]], [1]))
+    gpu.broken = {"synchronize", "copy"}
+    with pytest.raises(LlmcError, match="E0722"):
+        program.copy_block(0, 0, 1)
+    with pytest.raises(LlmcError, match="E0722"):
+        _ = outputs.logits
+    program.close()
+    assert gpu.closed
+
+
+@pytest.mark.parametrize(
+    "call", ["allocate", "allocate_pinned", "fill", "load_kernel", "upload", "create_event"]
+)
+def test_a_gpu_that_fails_while_it_is_loaded_is_closed(call: str) -> None:
+    gpu = FakeGpu(toy_kernels())
+    gpu.broken.add(call)
+    with pytest.raises(LlmcError, match="E0722"):
+        toy_executor(gpu)
+    assert gpu.closed
+
+
+def test_close_twice_and_then_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    step = program.submit(inputs_for([[5]], [1]))
+    program.close()
+    program.close()
+    assert gpu.done.calls["close"] == 1
+    for call in (step.outputs, lambda: program.step(inputs_for([[5]], [1]))):
+        with pytest.raises(LlmcError, match="closed"):
+            call()
+    other = FakeGpu(toy_kernels())
+    forked = toy_executor(other)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    forked.close()  # the child has no GPU to close
+    assert not other.closed
+
+
+def test_what_a_gpu_can_not_run_is_refused_before_weights_are_read() -> None:
+    facts = FakeGpu({}).facts
+    plan = toy_plan()
+
+    def cause(**changes: Any) -> str:
+        problem = gpu_problem(plan, facts._replace(**changes))
+        assert problem is None or problem.id == "LLMC-E0514"
+        return problem.message if problem is not None else ""
+
+    assert not cause()
+    assert cause(sm=100) == "the kernels are for SM90; this GPU (fake) is SM100"
+    assert "CUDA 12.2, the kernels need 12.3" in cause(driver=12020)
+    assert "65536 bytes of shared memory; fake has 49152" in cause(shared_bytes=48 << 10)
+    for sm, runs in ((80, True), (86, True), (89, True), (75, False), (90, False)):
+        assert (gpu_problem(toy_plan(sm=80), facts._replace(sm=sm)) is None) == runs
+    for changes, identifier in (({"sm": 89}, "E0514"), ({"free_memory": 100_000}, "E0601")):
+        gpu = FakeGpu(toy_kernels(), facts=facts._replace(**changes))
+        with pytest.raises(LlmcError, match=identifier):
+            toy_executor(gpu)
+        assert gpu.closed
+        assert not gpu.done.calls.keys() & {"upload", "allocate", "load_kernel"}
+
+
+def test_programs_that_do_not_fit_their_plan() -> None:
+    plan = toy_plan()
+    larger = msgspec.structs.replace(
+        plan.kernels[0], parameter_bytes=60
+    )  # 4 * 8 + 4, 4 of padding, 2 * 8
+    kernels = [larger, *plan.kernels[1:]]
+    with pytest.raises(LlmcError, match="takes 60 bytes of parameters, the plan has 56") as raised:
+        toy_executor(options=toy_triton_variant(toy_plan(kernels=kernels)).options)
+    assert raised.value.id == "LLMC-E0509"
+    missing = {k: v for k, v in toy_kernels().items() if k != "hash_rows"}
+    with pytest.raises(LlmcError, match="E0509"):
+        toy_executor(FakeGpu(missing))
+    with pytest.raises(LlmcError, match="another interface version"):
+        toy_executor(signature_version=2)
+
+
+def test_why_a_variant_can_not_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = toy_triton_variant()
+    refused = LlmcError("LLMC-E0703", "no bindings")
+
+    def missing() -> Any:
+        raise refused
+
+    monkeypatch.setattr(triton.cuda_device, "cuda_driver", missing)
+    assert triton.problem(variant) is refused
+    monkeypatch.setattr(triton.cuda_device, "cuda_driver", lambda: None)
+    monkeypatch.setattr(triton.cuda_device, "facts", lambda driver: FakeGpu({}).facts)
+    assert triton.problem(variant) is None
+    gpu = FakeGpu(toy_kernels())
+    monkeypatch.setattr(triton.cuda_device, "CudaDevice", lambda: gpu)
+    program = triton.open_program(
+        variant, CUBINS, memoryview(WEIGHTS), threads=1, cache_blocks=(8, 8)
+    )
+    assert program.step(inputs_for([[5]], [1])).argmax == [best([5])]
+    program.close()
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 200, 64 * 11 + 5])
+def test_weights_go_up_in_pieces(nbytes: int) -> None:
+    gpu = FakeGpu({}, seed=nbytes)
+    gpu.attach()
+    address, data = gpu.allocate(nbytes), np.random.default_rng(nbytes).bytes(nbytes)
+    assert len(list(upload(gpu, address, memoryview(data), piece=64))) == -(-nbytes // 64)
+    assert gpu.bytes_at(address, nbytes).tobytes() == data
+    assert not gpu._pinned
+
+
+def test_kernels_that_want_scratch_memory_get_it_for_all_their_blocks() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    program.step(inputs_for([[5]], [1]))
+    written = [a for a in gpu._memory if (a.data[:64] == 7).all() and len(a.data) == 512]
+    assert len(written) == 1  # 6 rows, 64 bytes each, rounded up
+    program.close()
+
+
+def test_what_is_kept_starts_as_zeros_and_lives_on() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    for length in (10, 20, 40):
+        program.step(inputs_for(prompts_of(length), [length]))
+    kept = program._spaces.kept + KEPT["count"].offset
+    assert gpu.array(kept, np.int32, 1)[0] == 3
+    assert program._spaces.address(POOLS[1]) == program._spaces.cache[1]
+    program.close()
+
+
+def test_buckets_rise_to_the_limit() -> None:
+    assert sequence_buckets(1) == [1]
+    assert sequence_buckets(6) == [1, 2, 4, 6]
+    assert sequence_buckets(16) == [1, 2, 4, 8, 16]
+    assert sequence_buckets(100) == [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 100]
