@@ -81,7 +81,9 @@ def paged_attention(
     HEAD_STRIDE: tl.constexpr = 64 * WIDTHS + (512 if CODES else 0)
     row = tl.arange(0, ROWS)
     count = tl.load(work_ptr + sequences) * KV_HEADS
-    for item in range(tl.program_id(0), count, tl.num_programs(0)):
+    for i in tl.range(tl.program_id(0), count, tl.num_programs(0), disable_licm=True):
+        # The last first: later segments and tiles have the most keys.
+        item = count - 1 - i
         head = item % KV_HEADS
         place = item // KV_HEADS
         sequence = interval_of(work_ptr, place, sequences)
@@ -120,7 +122,7 @@ def paged_attention(
         top = tl.full((ROWS,), float("-inf"), tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
         mixed = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
-        for each in range(segment, after):
+        for each in tl.range(segment, after, disable_licm=True):
             begin = tl.maximum(segment_start(each, SEGMENT, LEVELS), start // KEYS * KEYS)
             segment_top, segment_total, segment_mixed = attend_segment(
                 queries,
@@ -268,9 +270,7 @@ def _load_queries(
 
 
 @triton.jit
-def _store_partial(
-    partial_ptr, stats_ptr, at, top, total, mixed, owned, VALUE: tl.constexpr
-):
+def _store_partial(partial_ptr, stats_ptr, at, top, total, mixed, owned, VALUE: tl.constexpr):
     columns = tl.arange(0, mixed.shape[1])[None, :]
     mask = owned[:, None] & (columns < VALUE)
     tl.store(partial_ptr + at[:, None] * VALUE + columns, mixed, mask=mask)
@@ -298,7 +298,7 @@ def _merge_partials(
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     mixed = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
-    for i in range(segments):
+    for i in tl.range(segments, disable_licm=True):
         each = at + i * STRIDE
         segment_top = tl.load(
             stats_ptr + each * 2, mask=owned, other=float("-inf"), cache_modifier=".cg"
