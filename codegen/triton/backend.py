@@ -125,7 +125,9 @@ class ConfiguredTriton:
         plans = {}
         for level, machine in zip(self.levels, self.machines, strict=True):
             plans[level] = plan_for(generated.program, generated.memory, machine)
-            check_plan(plans[level].plan, generated.memory.arena_bytes)
+            blocks = [group.bytes_per_block for group in generated.program.groups]
+            arena = generated.memory.arena_bytes
+            check_plan(plans[level].plan, arena, weights.nbytes, blocks)
         return CompiledTriton(generated, plans)
 
 

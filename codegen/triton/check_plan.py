@@ -1,6 +1,6 @@
 """Proves that a launch plan has no races, and that every byte is written before it is read.
 
-In: a `LaunchPlan` and the sizes of its spaces. Out: nothing, or LLMC-E0103 with the launches and
+In: a `LaunchPlan`, and the sizes of its spaces. Out: nothing, or LLMC-E0103 with the launches and
 the bytes. It knows nothing of graphs or buffers: it looks at what the GPU will be told.
 
 What is proven, in each form:
@@ -34,15 +34,6 @@ _WRITABLE = ("arena", "cache", "kept")
 
 
 @dataclass(frozen=True)
-class SpaceSizes:
-    """Bytes of the spaces that a plan doesn't know: of each cache group, those of a block."""
-
-    arena: int
-    weights: int
-    cache: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Touch:
     """A node reads or writes bytes [start, end) of `place`."""
 
@@ -53,15 +44,24 @@ class Touch:
     writes: bool
 
 
-def check_plan(plan: LaunchPlan, sizes: SpaceSizes) -> None:
+def check_plan(
+    plan: LaunchPlan,
+    arena: int,
+    weights: int | None = None,
+    cache: Sequence[int] | None = None,
+) -> None:
     """Check all forms of a plan.
+
+    `arena`, `weights`: bytes of the spaces; `cache`: of a block of each cache group. Pointers to
+    spaces whose size isn't known here may reach anywhere.
 
     Raises:
         LlmcError: LLMC-E0103, naming the launches and what is wrong.
     """
     launches = [*plan.launches, *plan.sampling]
+    room = _room(plan, arena, weights, cache)
     for launch in launches:
-        _check_pointers(launch, plan, sizes)
+        _check_pointers(launch, plan, room)
     for form, rows in enumerate(plan.forms):
         present = [i for i, it in enumerate(launches) if it.forms[form].kernel != NO_KERNEL]
         _check_values(launches, present, rows)
@@ -186,23 +186,32 @@ def _touches(launches: Sequence[Launch], parts: Iterable[Part]) -> Iterator[Touc
                 yield Touch((index, part), place, start, end, writes)
 
 
-def _check_pointers(launch: Launch, plan: LaunchPlan, sizes: SpaceSizes) -> None:
+def _room(
+    plan: LaunchPlan, arena: int, weights: int | None, cache: Sequence[int] | None
+) -> dict[str, int]:
+    """Bytes of every place whose size is known; cache groups that don't exist have none."""
+    room = {"arena": arena, "step": plan.step_bytes, "kept": plan.kept_bytes}
+    if weights is not None:
+        room["weights"] = weights
+    if cache is None:
+        return room
+    launches = (*plan.launches, *plan.sampling)
+    groups = {p.group for it in launches for p in _pointers(it) if p.space == "cache"}
+    none = {f"cache {group}": 0 for group in groups}
+    return room | none | {f"cache {group}": nbytes for group, nbytes in enumerate(cache)}
+
+
+def _check_pointers(launch: Launch, plan: LaunchPlan, room: Mapping[str, int]) -> None:
     if len(launch.forms) != len(plan.forms):
         raise _wrong(f"{launch.label} has {len(launch.forms)} forms, not {len(plan.forms)}")
     numbers = [form.kernel for form in launch.forms]
     if any(number != NO_KERNEL and not 0 <= number < len(plan.kernels) for number in numbers):
         raise _wrong(f"{launch.label} has kernels {numbers} of {len(plan.kernels)}")
-    room = {
-        "arena": sizes.arena,
-        "weights": sizes.weights,
-        "step": plan.step_bytes,
-        "kept": plan.kept_bytes,
-        **{f"cache {group}": nbytes for group, nbytes in enumerate(sizes.cache)},
-    }
     for pointer in _pointers(launch):
         place, end = _place(pointer), pointer.offset + pointer.nbytes
-        if end > room.get(place, -1):
-            raise _wrong(f"{launch.label} reaches to byte {end} of {place}, of {room.get(place)}")
+        limit = room.get(place, end)
+        if end > limit:
+            raise _wrong(f"{launch.label} reaches to byte {end} of {place}, which has {limit}")
         if "w" in pointer.access and (pointer.space not in _WRITABLE or pointer.early):
             when = "before it waits" if pointer.early else "which stays as it is"
             raise _wrong(f"{launch.label} writes to {place}, {when}")

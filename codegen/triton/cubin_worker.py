@@ -6,9 +6,12 @@ A message is four bytes with its length, then msgpack.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import sys
+import tempfile
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -59,15 +62,17 @@ def receive(stream: IO[bytes]) -> bytes:
 
 
 def _answer(job: Job) -> Answer:
-    from pathlib import Path
-
-    from .kernel_build import build_kernel
+    from .kernel_build import build_kernel  # takes half a second
 
     ptxas = Path(job.ptxas) if job.ptxas else None
     try:
         return Answer(cubin=build_kernel(job.spec, job.sm, ptxas, keep_ptx=job.keep_ptx))
     except LlmcError as error:
         return Answer(failure=Failure(error.id, error.message, error.hint))
+    except OSError as error:
+        message = f"compiling kernels in {tempfile.gettempdir()} failed: {error.strerror}"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Answer(failure=Failure("LLMC-E0701" if full else "LLMC-E0707", message, ""))
 
 
 def main() -> None:

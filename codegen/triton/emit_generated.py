@@ -14,14 +14,12 @@ from ..views import View
 from .emitters import emits
 from .forms import Form
 from .fusion import Group
-from .generated import Generated, Subject, copy_kernel, generate_kernel
+from .generated import generate_kernel
+from .generated_maps import copy_kernel
+from .generated_text import Generated, Subject
 from .machines import Machine
 from .operands import Choice, extent
 from .program import Program
-
-
-OVERLAPS_SINCE = 90
-"""The first GPUs on which a kernel may start before the one before it has ended."""
 
 
 def emit_group(program: Program, group: Group) -> None:
@@ -54,11 +52,15 @@ def _launch(program: Program, kernel: Generated) -> None:
     if kernel.size is not None:
         operands["size"] = program.size(kernel.size)
 
-    def choose(machine: Machine, form: Form) -> Choice:
-        facts = {**kernel.constants, "OVERLAPS": machine.sm >= OVERLAPS_SINCE, "PORTABLE": False}
+    def choose(machine: Machine, form: Form) -> Choice | None:
+        if kernel.count == 0:
+            return None
+        facts = {**kernel.constants, "OVERLAPS": machine.overlaps, "PORTABLE": False}
         return Choice((extent(kernel.count, kernel.share),), facts)
 
-    program.launch(kernel.name, operands, choose, source=kernel.source)
+    out = kernel.pointers.get("out_ptr")
+    pairs = [(out, kernel.pointers[name]) for name in kernel.in_place if out is not None]
+    program.launch(kernel.name, operands, choose, source=kernel.source, in_place=pairs)
 
 
 @emits(Permute)

@@ -35,6 +35,7 @@ from ...base.errors import LlmcError
 from . import kernels
 from .cubin_facts import CubinFacts, read_facts
 from .kernel_spec import Cubin, KernelSpec
+from .machines import MACHINES
 
 # Triton's own: older levels of ptxas 13 allocate registers wrongly.
 _PTXAS_FLAGS = ("--regAllocOptLevel=2",)
@@ -185,6 +186,9 @@ def _check(spec: KernelSpec, sm: int, facts: CubinFacts, metadata: dict[str, Any
         raise _refused(spec, sm, f"its parameters have {facts.parameters}, not {sizes} bytes")
     if facts.threads != 32 * metadata["num_warps"]:
         raise _refused(spec, sm, f"it wants {facts.threads} threads")
+    most = MACHINES[sm].shared_bytes
+    if metadata["shared"] > most:
+        raise _refused(spec, sm, f"it wants {metadata['shared']} bytes of shared memory of {most}")
     if metadata["profile_scratch_size"]:
         raise _refused(spec, sm, "it wants a profiler")
 

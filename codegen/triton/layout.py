@@ -83,6 +83,12 @@ def in_panels(dtype: DType) -> bool:
     return is_quantized(dtype) and not format_of(dtype).per_row
 
 
+def block_constants(dtype: DType, shape: Sequence[int]) -> dict[str, str | int]:
+    """What kernels must know of matrices [.., N, K] in panels, as their constexprs call it."""
+    *experts, n, k = shape
+    return {"FORMAT": str(dtype), "PANELS": prod(experts) * mma_panels.panels_of(n), "K": k}
+
+
 def unpack(dtype: DType, shape: Sequence[int], data: Array) -> Array:
     """The float32 values of `shape` that packed bytes (u8, all sections as stored) stand for."""
     *experts, n, k = shape

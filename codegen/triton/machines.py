@@ -31,6 +31,11 @@ class Machine:
         return self.sm == 90
 
     @property
+    def multiplies_from_shared(self) -> bool:
+        """Tensor cores take an operand from shared memory: Hopper and the Blackwell of servers."""
+        return self.sm in (90, 100, 103)
+
+    @property
     def overlaps(self) -> bool:
         """A kernel may begin before the one in front of it has ended (from Hopper on)."""
         return self.sm >= 90

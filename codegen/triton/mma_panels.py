@@ -14,19 +14,19 @@ Sections, in this order, those that a format has; `blocks` is K / 32 rounded up:
 | codes       | `i8b`              | i8 [panels, blocks, 32 lanes, half, row / 8, 4]               |
 |             | others             | u8 [panels, blocks, 32 lanes, row / 8, 4]: the low four bits, |
 |             |                    | of half 0 in the low and of half 1 in the high half of a byte |
-| high        | `i5s` `i5a` `i5k`  | u16 [panels, blocks, 32 lanes]: bit 4 at `8 * half + byte`    |
-|             | `i6k`              | u32, bits 4 and 5 from bit `16 * half + 2 * byte` on          |
+| high        | `i5s` `i5a` `i5k`  | u8 [panels, blocks, 32 lanes, 2]: bit 4 of a code is in byte  |
+|             |                    | `i % 2` at `4 * (i / 2) + 2 * half + row / 8`                 |
+|             | `i6k`              | u8 [panels, blocks, 32 lanes, 4]: bits 4 and 5 are in byte i  |
+|             |                    | from `4 * (row / 8) + 2 * half` on                            |
 | scales      | without `k`        | f16 [panels, blocks, 16]                                      |
 |             | `i4k` `i5k` `i6k`  | f16 [panels, super-blocks, 16]                                |
 | minima      | with `a`           | f16, as scales                                                |
 |             | `i4k` `i5k`        | f16, as scales                                                |
-| factors     | `i4k` `i5k`        | u8 [panels, blocks, 16]                                       |
-|             | `i6k`              | i8 [panels, blocks, half, 16]                                 |
-| min factors | `i4k` `i5k`        | u8 [panels, blocks, 16]                                       |
+| factors     | `i4k` `i5k`        | u8 [panels, blocks, 16, 2]: factor, minimum's factor          |
+|             | `i6k`              | i8 [panels, blocks, 16, half]                                 |
 
-`byte` is `4 * (row / 8) + i`. So memory read is that of the format: `i4k` takes 4.63 bits a weight
-where scales and minima as floats would take 6. Matrices of experts are behind one another: E times
-the panels in each section.
+So memory read is that of the format: `i4k` takes 4.63 bits a weight where scales and minima as
+floats would take 6. Matrices of experts are behind one another: E times the panels in each section.
 """
 
 from __future__ import annotations
@@ -69,15 +69,12 @@ def section_types(format: NumberFormat, k: int) -> dict[str, Section]:
         "codes": (_WORD, (blocks, _LANES, *halves, 2))
     }
     if format.bits in (5, 6):
-        types["high"] = (_high_type(format), (blocks, _LANES))
+        types["high"] = (np.uint8, (blocks, _LANES, _high_bytes(format)))
     types["scales"] = (np.float16, (per, PANEL))
     if format.has_mins:
         types["mins"] = types["scales"]
     if format.has_super_blocks:
-        finer = BLOCK // format.block
-        types["factors"] = (np.uint8 if format.has_mins else np.int8, (blocks * finer, PANEL))
-        if format.has_mins:
-            types["min_factors"] = types["factors"]
+        types["factors"] = (np.uint8 if format.has_mins else np.int8, (blocks, PANEL, 2))
     return {name: (np.dtype(type), shape) for name, (type, shape) in types.items()}
 
 
@@ -86,11 +83,11 @@ def packed(rows: Quantized) -> list[Array]:
     missing = -rows.rows % PANEL
     if missing:
         rows = concatenate([rows, rows.format.zero_rows(missing, rows.k)])
-    arrays = _packed_codes(rows)
-    for name in ("scales", "mins", "factors", "min_factors"):
-        values = getattr(rows, name)
-        if values is not None:
-            arrays.append(_by_panel(values, section_types(rows.format, rows.k)[name][1][0]))
+    arrays = [*_packed_codes(rows), _by_panel(rows.scales[..., None])[..., 0]]
+    if rows.mins is not None:
+        arrays.append(_by_panel(rows.mins[..., None])[..., 0])
+    if rows.factors is not None:
+        arrays.append(_by_panel(_factor_pairs(rows.factors, rows.min_factors)))
     return arrays
 
 
@@ -101,15 +98,18 @@ def unpacked(format: NumberFormat, k: int, parts: Sequence[Array]) -> Quantized:
         name: part.view(type).reshape(-1, *shape)
         for (name, (type, shape)), part in zip(types.items(), parts, strict=True)
     }
-    rows = {name: _by_row(arrays[name]) for name in arrays if name not in ("codes", "high")}
-    if "factors" in rows:
-        rows["factors"] = np.ascontiguousarray(rows["factors"][:, : format.blocks(k)])
     codes = _unpacked_codes(format, arrays["codes"], arrays.get("high"))
     codes = np.ascontiguousarray(codes[:, : format.padded(k)]).view(format.code_type)
-    return Quantized(
-        format, codes, rows["scales"], rows.get("mins"), k, rows.get("factors"),
-        rows.get("min_factors"),
-    )  # fmt: skip
+    scales = _by_row(arrays["scales"][..., None])
+    mins = _by_row(arrays["mins"][..., None]) if format.has_mins else None
+    factors = _by_row(arrays["factors"]) if format.has_super_blocks else None
+    if factors is None:
+        return Quantized(format, codes, scales, mins, k)
+    if format.has_mins:
+        pairs = factors.reshape(len(codes), -1, 2).transpose(2, 0, 1)
+        return Quantized(format, codes, scales, mins, k, *np.ascontiguousarray(pairs))
+    factors = np.ascontiguousarray(factors[:, : format.blocks(k)])
+    return Quantized(format, codes, scales, mins, k, factors)
 
 
 def _packed_codes(rows: Quantized) -> list[Array]:
@@ -126,9 +126,9 @@ def _packed_codes(rows: Quantized) -> list[Array]:
     low = (first & _LOW) | (second & _LOW) << _WORD(4)
     if format.bits == 4:
         return [low]
-    lanes = np.ascontiguousarray(np.stack((first, second), axis=4)).view(np.uint8)
-    bits = (lanes >> np.uint8(4)).astype(_high_type(format)).reshape(*lanes.shape[:4], 16)
-    return [low, np.bitwise_or.reduce(bits << _high_shifts(format), axis=-1)]
+    lanes = np.ascontiguousarray(np.stack((first, second), axis=4))
+    bits = (lanes >> _WORD(4) & _LOW).view(np.uint8).reshape(*lanes.shape, -1, _high_bytes(format))
+    return [low, np.bitwise_or.reduce(bits << _high_shifts(format), axis=(4, 5, 6))]
 
 
 def _unpacked_codes(format: NumberFormat, words: Array, high: Array | None) -> Array:
@@ -138,28 +138,39 @@ def _unpacked_codes(format: NumberFormat, words: Array, high: Array | None) -> A
         words = np.stack((words & _LOW, words >> _WORD(4) & _LOW), axis=-2)
     codes = words.reshape(panels, blocks, _GROUPS, _THREADS, _HALVES, 2)
     if high is not None:
-        mask = high.dtype.type((1 << (format.bits - 4)) - 1)
-        bits = (high[..., None] >> _high_shifts(format) & mask).astype(np.uint8) << np.uint8(4)
-        codes = codes | bits.view(_WORD).reshape(codes.shape)
+        mask = np.uint8((1 << (format.bits - 4)) - 1)
+        bits = (high[:, :, :, None, None, None] >> _high_shifts(format) & mask) << np.uint8(4)
+        codes = codes | np.ascontiguousarray(bits).reshape(-1).view(_WORD).reshape(codes.shape)
     by_row = np.ascontiguousarray(codes.transpose(0, 5, 2, 1, 4, 3))
     return by_row.view(np.uint8).reshape(panels * PANEL, blocks * BLOCK)
 
 
-def _high_type(format: NumberFormat) -> type[np.unsignedinteger]:
-    """A lane's high bits of 16 codes."""
-    return np.uint16 if format.bits == 5 else np.uint32
+def _high_bytes(format: NumberFormat) -> int:
+    """Bytes of a lane's high bits, of 16 codes."""
+    return 2 * (format.bits - 4)
 
 
 def _high_shifts(format: NumberFormat) -> Array:
-    return np.arange(16, dtype=_high_type(format)) * _high_type(format)(format.bits - 4)
+    """Where in its byte the high bits of a code are: [half, row / 8, i / bytes, 1]."""
+    half, row = np.arange(_HALVES)[:, None, None, None], np.arange(2)[:, None, None]
+    if format.bits == 5:
+        return (4 * np.arange(2)[:, None] + 2 * half + row).astype(np.uint8)
+    return (4 * row + 2 * half).astype(np.uint8)
 
 
-def _by_panel(values: Array, columns: int) -> Array:
-    """[rows, ..] as [panels, columns, 16]; zeros are added up to `columns`."""
-    values = np.pad(values, ((0, 0), (0, columns - values.shape[1])))
-    return values.reshape(-1, PANEL, columns).transpose(0, 2, 1)
+def _factor_pairs(factors: Array, min_factors: Array | None) -> Array:
+    """[rows, blocks of 32 columns, 2]: factor and minimum's, or those of each 16 columns."""
+    if min_factors is not None:
+        return np.stack((factors, min_factors), axis=-1)
+    return np.pad(factors, ((0, 0), (0, factors.shape[1] % 2))).reshape(len(factors), -1, 2)
+
+
+def _by_panel(values: Array) -> Array:
+    """[rows, columns, ..] as [panels, columns, 16, ..]."""
+    return values.reshape(-1, PANEL, *values.shape[1:]).swapaxes(1, 2)
 
 
 def _by_row(panels: Array) -> Array:
-    """The inverse: [panels, columns, 16] as [rows, columns]."""
-    return np.ascontiguousarray(panels.transpose(0, 2, 1)).reshape(-1, panels.shape[1])
+    """[panels, columns, 16, count] as [rows, columns * count]."""
+    rows = np.ascontiguousarray(panels.swapaxes(1, 2))
+    return rows.reshape(-1, rows.shape[2] * rows.shape[3])

@@ -55,7 +55,8 @@ def frame_of(shape: Sequence[Dim]) -> Frame:
 class Tile:
     """The lines of one tile in the making.
 
-    `most`: the largest value of a dimension; it decides whether addresses fit 32 bits.
+    `most`: the largest value of a dimension; it decides whether addresses fit 32 bits. `places`:
+    the addresses that are read behind each pointer.
     """
 
     shape: tuple[Dim, ...]
@@ -65,6 +66,7 @@ class Tile:
     most: Callable[[Dim], int]
     lines: list[str] = field(default_factory=list)
     pointers: dict[str, View] = field(default_factory=dict)
+    places: dict[str, set[str]] = field(default_factory=dict)
     _names: dict[object, Term] = field(default_factory=dict)
     _parameters: dict[object, str] = field(default_factory=dict)
 
@@ -168,7 +170,9 @@ class Tile:
 
     def number(self, text: str, dtype: DType) -> Term:
         """A constant, whose `text` is Python's for it."""
-        value = text == "True" if dtype == DType.BOOL else float(text) if dtype.is_float else int(text)
+        value = (
+            text == "True" if dtype == DType.BOOL else float(text) if dtype.is_float else int(text)
+        )
         text = literal(value, dtype)
         return self.named("k", (text, dtype), f"tl.full([], {text}, {held_as(dtype)})", (), dtype)
 
@@ -184,6 +188,7 @@ class Tile:
         axes = address.axes | frame.axes
         place = address.text + "".join(f" + {a} * 0" for a in sorted(axes - address.axes))
         mask = self.mask(axes, frame.within)
+        self.places.setdefault(self.pointer(view), set()).add(place)
         text = f"tl.load({self.pointer(view)} + {place}{mask}{', other=0' if mask else ''})"
         if view.dtype in (DType.BF16, DType.F16):
             text += ".to(tl.float32)"

@@ -41,7 +41,7 @@ def cuda_driver() -> Any:
         status = driver.cuInit(0)[0]
     except Exception as error:  # no driver's library, by a class of another package
         raise LlmcError("LLMC-E0514", "there is no NVIDIA driver here") from error
-    if int(status) != 0:
+    if status != 0:
         raise LlmcError("LLMC-E0514", f"no NVIDIA GPU can be used: {status.name}")
     return driver
 
@@ -49,7 +49,7 @@ def cuda_driver() -> Any:
 def checked(result: tuple[Any, ...], what: str, identifier: str = _REFUSED) -> Any:
     """What a driver's call returned behind its status: nothing, a value or several."""
     status, *values = result
-    if int(status) != 0:
+    if status != 0:
         raise LlmcError(identifier, f"{what}: {status.name}")
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -114,12 +114,11 @@ class CudaDevice:
 
     def _prepare_parameters(self) -> None:
         """`extra` of a launch: where the packed parameters lie, and how many bytes they are."""
-        self._parameters = ctypes.create_string_buffer(_MOST_PARAMETER_BYTES)
-        self._parameters_at = ctypes.addressof(self._parameters)
+        self._parameters = memoryview(bytearray(_MOST_PARAMETER_BYTES))
         self._parameter_bytes = ctypes.c_size_t()
         size_at = ctypes.addressof(self._parameter_bytes)
         self._extra = (ctypes.c_void_p * 5)(
-            _BUFFER_POINTER, self._parameters_at, _BUFFER_SIZE, size_at, _END
+            _BUFFER_POINTER, address_of(self._parameters), _BUFFER_SIZE, size_at, _END
         )
         self._extra_at = ctypes.addressof(self._extra)
 
@@ -196,12 +195,14 @@ class CudaDevice:
         return Kernel(int(function))
 
     def launch(self, kernel: Kernel, grid: Grid, shape: LaunchShape, parameters: bytes) -> None:
-        config = self._shapes.get(shape) or self._configuration(shape)
+        config = self._shapes.get(shape)
+        if config is None:
+            config = self._configuration(shape)
         config.gridDimX, config.gridDimY, config.gridDimZ = grid
-        self._parameter_bytes.value = len(parameters)
-        ctypes.memmove(self._parameters_at, parameters, len(parameters))
-        status = self._driver.cuLaunchKernelEx(config, kernel, 0, self._extra_at)[0]
-        if int(status) != 0:
+        self._parameter_bytes.value = nbytes = len(parameters)
+        self._parameters[:nbytes] = parameters
+        (status,) = self._driver.cuLaunchKernelEx(config, kernel, 0, self._extra_at)
+        if status != 0:
             raise LlmcError(_REFUSED, f"the GPU refuses a kernel on {grid} blocks: {status.name}")
 
     def _configuration(self, shape: LaunchShape) -> Any:
@@ -241,7 +242,7 @@ class CudaDevice:
 
     def replay(self, graph: Graph) -> None:
         status = self._driver.cuGraphLaunch(graph, self._stream)[0]
-        if int(status) != 0:
+        if status != 0:
             raise LlmcError(_REFUSED, f"the GPU refuses a graph: {status.name}")
 
     def create_event(self) -> Event:

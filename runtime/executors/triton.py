@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from ...artifact.choice import Choice
 from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
@@ -21,6 +22,7 @@ from .gpu_device import GpuDevice
 from .triton_graphs import StepGraphs
 from .triton_launches import StepSizes
 from .triton_loading import gpu_problem, load_program
+from .triton_sampling import Draw, Sampling
 from .triton_steps import StepBlock, TokenSlot, begin_tokens, token_slots
 
 if TYPE_CHECKING:
@@ -89,12 +91,20 @@ class TritonExecutor:
             self._graphs = StepGraphs(gpu, loaded.launches, self.limits)
             self._block = StepBlock(gpu, plan, loaded.spaces.step, AHEAD + 1)
             self._slots = token_slots(gpu, self.limits.max_logits_rows, AHEAD)
+            self._sampling = Sampling(
+                gpu,
+                plan,
+                loaded.sampling,
+                kept=loaded.spaces.kept,
+                rows=self.limits.max_logits_rows,
+                ahead=AHEAD,
+            )
         except BaseException:
             self.close()
             raise
-        self._under_way: list[_Submitted | None] = [None] * AHEAD
+        self._under_way: list[ref[_Submitted] | None] = [None] * AHEAD
         self._count = 0
-        self._last: _Submitted | None = None
+        self._rows, self._tokens = 0, 0  # of the last step: how many, and where they are
         self._logits: memoryview | None = None
 
     def step(self, inputs: StepInputs) -> StepOutputs:
@@ -107,34 +117,45 @@ class TritonExecutor:
             raise LlmcError("LLMC-E0100", "the program is closed")
         if not all(self.draws(choice) for choice in choices):
             raise LlmcError("LLMC-E0100", "the program can't draw such a choice")
-        check_inputs(inputs, self, self._last.rows if self._last is not None else 0)
+        check_inputs(inputs, self, self._rows)
         self._gpu.attach()
-        number = self._count % AHEAD
-        before = self._under_way[number]
-        if before is not None:  # its slot is wanted
-            before.outputs()
+        place = self._count % AHEAD
+        before = self._under_way[place]
+        unread = before() if before is not None else None
+        if unread is not None:  # what arrives for it would be overwritten
+            unread.outputs()
         sizes = StepSizes(len(inputs.token_ids), len(inputs.context_len), len(inputs.logits_rows))
         self._run(inputs, sizes)
-        slot = self._slots[number]
-        begin_tokens(self._gpu, slot, self._plan.kept["argmax"], self._spaces.kept, sizes.rows)
-        self._last = self._under_way[number] = _Submitted(self, slot, sizes.rows)
         self._count += 1
-        return self._last
+        draw = self._take_back(sizes, choices, place)
+        step = _Submitted(self, self._count, self._slots[place], sizes, draw)
+        self._under_way[place] = ref(step)
+        return step
 
     def _run(self, inputs: StepInputs, sizes: StepSizes) -> None:
         padded = self._graphs.padded(sizes)
         self._block.send(inputs, padded or sizes)
         if min(inputs.token_ids) < 0:
-            tokens = self._spaces.kept + self._plan.kept["argmax"].offset
-            self._block.take_tokens(inputs.token_ids, tokens)
+            self._block.take_tokens(inputs.token_ids, self._tokens)
         if padded is not None:
             self._graphs.run(padded)
         else:
             self._launches.run(self._gpu, sizes)
 
+    def _take_back(self, sizes: StepSizes, choices: Sequence[Choice], place: int) -> Draw | None:
+        """Has the step's tokens sent to the host, and those drawn that come with it."""
+        argmax = self._spaces.kept + self._plan.kept["argmax"].offset
+        begin_tokens(self._gpu, self._slots[place], argmax, sizes.rows)
+        self._rows, self._tokens = sizes.rows, argmax
+        if not choices:
+            return None
+        draw = self._sampling.begin_with_step(sizes, choices, place)
+        self._tokens = self._sampling.tokens
+        return draw
+
     def draws(self, choice: Choice) -> bool:
-        """Whether choices can come with a step."""
-        return False
+        """Whether such choices can come with a step."""
+        return self._sampling.takes(choice)
 
     def await_outputs(self, step: "_Submitted") -> StepOutputs:
         """Waits for a step, and reads what came back."""
@@ -142,19 +163,32 @@ class TritonExecutor:
             raise LlmcError("LLMC-E0100", "the program is closed")
         self._gpu.attach()
         self._gpu.wait(step.slot.arrived)
-        argmax = step.slot.ints[: step.rows].tolist()
-        return StepOutputs(partial(self._rows_of_logits, step), argmax)
+        if step.draw is not None:
+            step.draw.finish(self._gpu)
+        argmax = step.slot.ints[: step.sizes.rows].tolist()
+        # These don't keep the step, which keeps them.
+        of_step = step.number, step.sizes
+        draw = partial(self._draw, *of_step) if self._sampling.available else None
+        return StepOutputs(partial(self._rows_of_logits, *of_step), argmax, draw)
 
-    def _rows_of_logits(self, step: "_Submitted") -> "Float32Array":
+    def _draw(self, number: int, sizes: StepSizes, choices: Sequence[Choice]) -> None:
+        """Draws from the rows of the last step."""
+        self._require_last(number)
+        self._sampling.draw(sizes, choices)
+
+    def _require_last(self, number: int) -> None:
+        if self._closed or number != self._count:
+            raise LlmcError("LLMC-E0100", "the logits of a step were asked for after the next one")
+        self._gpu.attach()
+
+    def _rows_of_logits(self, number: int, sizes: StepSizes) -> "Float32Array":
         """f32 [rows, vocab], in pinned memory that the next such call overwrites."""
         import numpy as np
 
-        if self._closed or step is not self._last:
-            raise LlmcError("LLMC-E0100", "the logits of a step were asked for after the next one")
-        shape, nbytes = (step.rows, self.vocab_size), step.rows * self.vocab_size * 4
+        self._require_last(number)
+        shape, nbytes = (sizes.rows, self.vocab_size), sizes.rows * self.vocab_size * 4
         if not nbytes:
             return np.empty(shape, np.float32)
-        self._gpu.attach()
         if self._logits is None or self._logits.nbytes < nbytes:
             if self._logits is not None:
                 self._gpu.free_pinned(self._logits)
@@ -187,13 +221,22 @@ class TritonExecutor:
 
 
 class _Submitted:
-    """A step of an executor that was begun. `rows`: of logits."""
+    """A step of an executor that was begun, the `number`th of all. `draw`: what is drawn from it.
+    The executor doesn't keep it, so that nobody is kept in turn."""
 
-    __slots__ = ("_executor", "_outputs", "rows", "slot")
+    __slots__ = ("__weakref__", "_executor", "_outputs", "draw", "number", "sizes", "slot")
 
-    def __init__(self, executor: TritonExecutor, slot: TokenSlot, rows: int) -> None:
-        self._executor, self._outputs = executor, None
-        self.slot, self.rows = slot, rows
+    def __init__(
+        self,
+        executor: TritonExecutor,
+        number: int,
+        slot: TokenSlot,
+        sizes: StepSizes,
+        draw: Draw | None,
+    ) -> None:
+        self._executor: TritonExecutor = executor
+        self._outputs: StepOutputs | None = None
+        self.number, self.slot, self.sizes, self.draw = number, slot, sizes, draw
 
     def outputs(self) -> StepOutputs:
         """Waits until the step is done."""

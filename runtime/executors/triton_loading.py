@@ -21,10 +21,11 @@ ARCH_SPECIFIC = 90
 
 
 class LoadedProgram(NamedTuple):
-    """Where its memory lies, and its launches."""
+    """Where its memory lies, its launches of a step, and those that draw tokens."""
 
     spaces: Spaces
     launches: Launches
+    sampling: Launches
 
 
 def gpu_problem(plan: LaunchPlan, found: GpuProperties) -> LlmcError | None:
@@ -59,19 +60,21 @@ def load_program(
         raise problem
     most = StepSizes(limits.max_tokens, limits.max_sequences, limits.max_logits_rows)
     launches = Launches(plan, plan.launches, most, found.multiprocessors)
+    sampling = Launches(plan, plan.sampling, most, found.multiprocessors)
     cache = [
         group.bytes_per_block * blocks
         for group, blocks in zip(variant.cache_groups, cache_blocks, strict=True)
     ]
     own = (variant.memory_plan.arena_bytes, weights.nbytes, plan.step_bytes, plan.kept_bytes)
-    needed = sum((*own, *cache, launches.scratch_bytes))
+    scratch_bytes = launches.scratch_bytes + sampling.scratch_bytes
+    needed = sum((*own, *cache, scratch_bytes))
     if needed > found.free_memory:
         needs, has = (-(-needed >> 20), found.free_memory >> 20)
         what = f"the model needs {needs} MiB of the GPU, of which {has} MiB are free"
         raise LlmcError("LLMC-E0601", what)
     arena, weights_at, step, kept = (gpu.allocate(nbytes) for nbytes in own)
     spaces = Spaces(arena, weights_at, step, kept, tuple(gpu.allocate(n) for n in cache))
-    scratch = gpu.allocate(launches.scratch_bytes)
+    scratch = gpu.allocate(scratch_bytes)
     gpu.fill(kept, 0, plan.kept_bytes)
     for address, nbytes in zip(spaces.cache, cache, strict=True):
         gpu.fill(address, 0, nbytes)  # what kernels mask must at least be numbers
@@ -82,7 +85,8 @@ def load_program(
     for _ in loading:
         pass
     launches.prepare(kernels, spaces, scratch)
-    return LoadedProgram(spaces, launches)
+    sampling.prepare(kernels, spaces, scratch + launches.scratch_bytes)
+    return LoadedProgram(spaces, launches, sampling)
 
 
 def _load_kernels(

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...artifact.launch_plan import LaunchPlan, Region
+from ...artifact.launch_plan import LaunchPlan
 from ...artifact.program import StepInputs
 from .gpu_device import Event, GpuDevice
 from .triton_launches import StepSizes
@@ -137,8 +137,8 @@ def token_slots(gpu: GpuDevice, rows: int, count: int) -> list[TokenSlot]:
     return slots
 
 
-def begin_tokens(gpu: GpuDevice, slot: TokenSlot, region: Region, kept: int, rows: int) -> None:
+def begin_tokens(gpu: GpuDevice, slot: TokenSlot, source: int, rows: int) -> None:
     """Begins the copy of a step's tokens to the host."""
     if rows:
-        gpu.download(slot.data[: rows * _I32], kept + region.offset)
+        gpu.download(slot.data[: rows * _I32], source)
     gpu.record(slot.arrived)

@@ -1,9 +1,11 @@
 """The toy language model as a launch plan, its kernels in Python: what `toy_program.py` computes.
 
-Four launches: token ids become other numbers by a table in the weights (`look_up`), these go into
-the cache (`write_cache`), every row's tokens are read back from it and hashed (`hash_rows`), and
-the best token is found (`find_best`, for small steps a kernel of its own). A fifth runs in large
-steps only. They keep to the rules of padded steps, and complain about hosts that don't.
+A step has four launches: token ids become other numbers by a table in the weights (`look_up`),
+these go into the cache (`write_cache`), every row's tokens are read back from it and hashed
+(`hash_rows`), and the best token is found (`find_best`, for small steps a kernel of its own). A
+fifth runs in large steps only. Tokens are drawn by one (`draw`) that knows edits, forbidden ids,
+and temperatures as a number in place of the token. They keep to the rules of padded steps, and
+complain about hosts that don't.
 """
 
 import struct
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from fake_gpu import FakeGpu, FakeKernel, FakeLaunch
+from llmc.artifact.device_choice import RECORD, RESULT, TOP
 from llmc.artifact.launch_plan import (
     NO_KERNEL,
     ONE,
@@ -37,7 +40,7 @@ COLUMNS = 10
 FORMS = [8, 48]
 SCRATCH = 64
 TOKENS, ROWS, SEQUENCES = 48, 6, 6
-CUBINS = b"".join(bytes([number]) * 16 for number in range(1, 7))
+CUBINS = b"".join(bytes([number]) * 16 for number in range(1, 8))
 WEIGHTS = (np.arange(VOCAB, dtype=np.int32) + SHIFT).tobytes()
 
 T, S, R = (Size(Extent(symbol)) for symbol in ("T", "S", "R"))
@@ -50,10 +53,14 @@ STEP = {
     "table.0": Region(1280, 4 * SEQUENCES * COLUMNS),
     "table.1": Region(1 << 16, 4 * SEQUENCES * COLUMNS),
 }
+CHOICE_BYTES = RECORD.size * ROWS + 60 * ROWS
 KEPT = {
     "argmax": Region(0, 4 * ROWS),
     "count": Region(256, 4),
     "logits": Region(512, 4 * ROWS * VOCAB),
+    "choices": Region(4096, CHOICE_BYTES),
+    "results": Region(8192, RESULT.size * ROWS),
+    "tokens": Region(16384, 4 * ROWS),
 }
 
 
@@ -85,6 +92,7 @@ ARGUMENTS: dict[str, list[Argument]] = {
     ],
     "find_best": [kept("logits", "r"), kept("argmax"), R],
     "count_large": [kept("count", "rw"), Number(1, "i32")],
+    "draw": [kept("logits", "rw"), kept("choices"), kept("results"), kept("tokens"), R],
 }  # fmt: skip
 
 
@@ -159,6 +167,28 @@ def count_large(launch: FakeLaunch) -> None:
     launch.array(counter, np.int32, 1)[0] += one
 
 
+def draw(launch: FakeLaunch) -> None:
+    logits, choices, results, tokens, count = launch.args
+    assert launch.grid == (count, 1, 1)
+    words = launch.array(choices, np.int32, CHOICE_BYTES // 4)
+    for place in range(count):
+        record = RECORD.unpack(words[16 * place : 16 * place + 16].tobytes())
+        row, target, rate, *_, uniform, edits, edit_count, _, banned, ban_count, top = record
+        x = launch.array(logits + 4 * VOCAB * row, np.float32, VOCAB)
+        raw = x.copy()
+        ids, bias = (words[edits + n * edit_count :][:edit_count] for n in (0, 1))
+        x[ids] += bias.view(np.float32)
+        x[words[banned : banned + ban_count]] = -np.inf
+        token = int(x.argmax()) if rate == 0 else int(uniform * VOCAB)
+        token = token if target < 0 else target
+        best = np.argsort(-raw, kind="stable")[: max(top, 0)].tolist()
+        none = TOP - len(best)
+        found = (token, raw[token], *best, *[-1] * none, *raw[best], *[0.0] * none)
+        result = launch.array(results + RESULT.size * place, np.uint8, RESULT.size)
+        result[:] = np.frombuffer(RESULT.pack(*found), np.uint8)
+        launch.array(tokens + 4 * row, np.int32, 1)[0] = token
+
+
 RUN: dict[str, Callable[[FakeLaunch], None]] = {
     "look_up": look_up,
     "write_cache": write_cache,
@@ -166,6 +196,7 @@ RUN: dict[str, Callable[[FakeLaunch], None]] = {
     "find_best": find_best,
     "find_few": find_best,
     "count_large": count_large,
+    "draw": draw,
 }
 """In the order of the plan's kernels."""
 NUMBERS = {name: number for number, name in enumerate(RUN)}
@@ -221,10 +252,11 @@ def toy_plan(**changes: Any) -> LaunchPlan:
             _launch("find_best", Extent("R"), "find_few"),
             _launch("count_large", ONE, None),
         ],
+        "sampling": [_launch("draw", Extent("R"))],
         "step": STEP,
         "step_bytes": (1 << 16) + 256,
         "kept": KEPT,
-        "kept_bytes": 512 + 4 * ROWS * VOCAB,
+        "kept_bytes": 16384 + 256,
         "columns": COLUMNS,
     }
     return LaunchPlan(**{**fields, **changes})
@@ -247,11 +279,12 @@ def toy_executor(
     *,
     seed: int | None = None,
     cache_blocks: tuple[int, ...] = (40, 24),
+    plan: LaunchPlan | None = None,
     **changes: Any,
 ) -> TritonExecutor:
-    """The toy on a `FakeGpu`."""
+    """The toy on a `FakeGpu`. `changes`: of its variant."""
     return TritonExecutor(
-        toy_triton_variant(**changes),
+        toy_triton_variant(plan, **changes),
         CUBINS,
         memoryview(WEIGHTS),
         gpu=gpu or FakeGpu(toy_kernels(), seed=seed),

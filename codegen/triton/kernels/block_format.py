@@ -52,15 +52,14 @@ def scales_per_row(FORMAT, K):
 @triton.constexpr_function
 def section_at(FORMAT, PANELS, K, NAME):
     """The byte that a section begins at."""
-    blocks, bits, finer = -(-K // 32), int(FORMAT[1]), 2 if FORMAT == "i6k" else 1
+    blocks, bits = -(-K // 32), int(FORMAT[1])
     scales = scales_per_row(FORMAT, K) * 32
     sizes = {
         "codes": blocks * (512 if bits == 8 else 256),
         "high": blocks * {5: 64, 6: 128}.get(bits, 0),
         "scales": scales,
         "mins": scales * has_mins(FORMAT),
-        "factors": blocks * 16 * finer,
-        "min_factors": blocks * 16,
+        "factors": blocks * 32,
     }
     at = 0
     for name, size in sizes.items():

@@ -9,20 +9,21 @@ BLOCK_K and the kind of instruction may not; `tiles.py` sees to it).
 In: x [rows, K] with X_STRIDE elements between rows, in f32 or 16 bits; it's rounded to the type
 that is multiplied in. A weight [N, K] (of experts: [E, N, K]) in one buffer:
 
-| FORMAT  | w_ptr          | codes or elements                            | multiplied in |
-|---------|----------------|----------------------------------------------|---------------|
-| `plain` | f32, bf16, f16 | rows, W_STRIDE elements from one to the next | its own type  |
-| `i8c`   | i8             | panels; then f32 scales [PANELS, 16]         | bf16          |
-| `f8c`   | u8: e4m3 bits  | panels; then f32 scales [PANELS, 16]         | bf16          |
+| FORMAT  | w_ptr          | W_STRIDE elements a row         | behind all rows  | multiplied in |
+|---------|----------------|---------------------------------|------------------|---------------|
+| `plain` | f32, bf16, f16 | K numbers                       |                  | their type    |
+| `i8c`   | i8             | K codes, order: `fragments.py`  | f32 scales, rows | bf16          |
+| `f8c`   | u8: e4m3 bits  | the same                        | the same         | bf16          |
+| others  | u8             | panels, see `weight_blocks.py`  | scales of blocks | bf16          |
 
-What pads a plain row may be anything. Panels are 16 rows in the order in which threads feed them
-to tensor cores (`panels.py`); PANELS counts those of all experts. A row's scale multiplies the sum
-(not the codes), so codes enter the product exactly.
+W_STRIDE is K rounded up to 16 bytes, of codes to 64. What pads a row may be anything. A row's scale
+multiplies the sum (not the codes), so codes enter the product exactly. ROWS: weight rows of all
+experts.
 
 Out: [rows, OUT] in out_ptr's type with OUT_STRIDE elements between rows. Epilogue, in f32:
 `softcap(residual + act(x Wᵀ + bias))`, or `act(gate) * up` where GATED: weight rows alternate
 between 16 of the gate and 16 of the up projection, and a tile of BLOCK_N rows makes BLOCK_N / 2
-outputs. The tile takes its rows in such an order that a thread holds both.
+outputs. The tile takes from each 8 and 8: a thread holds rows r and r + 8 of 16, so it has both.
 
 Grid of `linear_rows`: (ceil(N / BLOCK_N), ceil(rows / BLOCK_T)). Grid of `grouped_linear`:
 (ceil(N / BLOCK_N), ceil(rows / BLOCK_T) + E), an upper bound that needs no look at the offsets.
@@ -36,28 +37,39 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .activation import activate, soft_cap
-from .panels import e4m3_to_bf16, in_register_order, panel_codes, rows_of_tile
+from .fragments import e4m3_to_bf16, in_column_order, in_register_order
+from .weight_blocks import block_product, gated_order
+
+
+@triton.jit
+def rows_of_tile(tile, N: tl.constexpr, GATED: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The weight row of each row of a tile, i32 [BLOCK_N]; past the end the last one again."""
+    row = tl.arange(0, BLOCK_N)
+    if GATED:
+        row = row // 32 * 32 + row // 8 % 2 * 16 + row // 16 % 2 * 8 + row % 8
+    return tl.minimum(tile * BLOCK_N + row, N - 1)
 
 
 @triton.jit
 def add_tile(
-    acc, x_ptr, x_at, w_ptr, n, panel, k, K: tl.constexpr, W_STRIDE: tl.constexpr,
-    FORMAT: tl.constexpr, GATED: tl.constexpr, NATURAL: tl.constexpr, BLOCK_K: tl.constexpr,
-    TAIL: tl.constexpr,
+    acc, x_ptr, x_at, w_ptr, n, k, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
+    NATURAL: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     """`acc` plus what columns k .. k + BLOCK_K add; TAIL: some of them are past K."""
     COMPUTE: tl.constexpr = w_ptr.dtype.element_ty if FORMAT == "plain" else tl.bfloat16
+    # What pads codes is a number, times an x of 0; what pads plain rows may be a NaN.
+    END: tl.constexpr = K if FORMAT == "plain" else W_STRIDE
     column = k + tl.arange(0, BLOCK_K)
     x_ptrs = x_ptr + x_at[None, :] + column[:, None]
+    w_ptrs = w_ptr + (n * W_STRIDE)[:, None] + column[None, :]
     if TAIL:
         x = tl.load(x_ptrs, mask=(column < K)[:, None], other=0).to(COMPUTE)
+        w = tl.load(w_ptrs, mask=(column < END)[None, :], other=0)
     else:
         x = tl.load(x_ptrs).to(COMPUTE)
-    if FORMAT == "plain":
-        w_ptrs = w_ptr + (n * W_STRIDE)[:, None] + column[None, :]
-        w = tl.load(w_ptrs, mask=(column < K)[None, :], other=0) if TAIL else tl.load(w_ptrs)
-    else:
-        codes = panel_codes(w_ptr, panel, k, K, GATED, NATURAL, BLOCK_K, TAIL)
+        w = tl.load(w_ptrs)
+    if FORMAT != "plain":
+        codes = in_column_order(w, NATURAL)
         w = e4m3_to_bf16(codes) if FORMAT == "f8c" else codes.to(tl.float32).to(tl.bfloat16)
         if not NATURAL:
             x = in_register_order(x)
@@ -66,32 +78,53 @@ def add_tile(
 
 @triton.jit
 def product(
-    x_ptr, x_at, w_ptr, tile, expert, N: tl.constexpr, K: tl.constexpr, W_STRIDE: tl.constexpr,
-    PANELS: tl.constexpr, FORMAT: tl.constexpr, GATED: tl.constexpr, NATURAL: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
+    x_ptr, x_at, w_ptr, n, K: tl.constexpr, W_STRIDE: tl.constexpr, ROWS: tl.constexpr,
+    FORMAT: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """f32 [BLOCK_N, BLOCK_T]: a tile of an expert's weight times rows that begin at `x_at` i64."""
+    """f32 [BLOCK_N, BLOCK_T]: weight rows `n` i64 times the rows of x that begin at `x_at` i64."""
     FULL: tl.constexpr = K // BLOCK_K * BLOCK_K
-    EACH: tl.constexpr = (N + 15) // 16
-    row = rows_of_tile(tile, N, GATED, BLOCK_N)
-    expert = expert.to(tl.int64)
-    n = expert * N + row
-    panel = tl.minimum(tile * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16), EACH - 1)
-    panel = expert * EACH + panel
     acc = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for k in range(0, FULL, BLOCK_K):
-        acc = add_tile(
-            acc, x_ptr, x_at, w_ptr, n, panel, k, K, W_STRIDE, FORMAT, GATED, NATURAL, BLOCK_K,
-            False,
-        )  # fmt: skip
+        acc = add_tile(acc, x_ptr, x_at, w_ptr, n, k, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, False)
     if FULL < K:
         acc = add_tile(
-            acc, x_ptr, x_at, w_ptr, n, panel, FULL, K, W_STRIDE, FORMAT, GATED, NATURAL, BLOCK_K,
-            True,
+            acc, x_ptr, x_at, w_ptr, n, FULL, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, True
+        )
+    if FORMAT != "plain":
+        acc = acc * row_scales(w_ptr, n, ROWS, W_STRIDE)[:, None]
+    return acc
+
+
+@triton.jit
+def row_scales(w_ptr, n, ROWS: tl.constexpr, W_STRIDE: tl.constexpr):
+    """The f32 scales of weight rows `n`, which stand behind the codes of all rows."""
+    scales = w_ptr.to(tl.pointer_type(tl.float32)) + ROWS * (W_STRIDE // 4)
+    return tl.load(scales + n)
+
+
+@triton.jit
+def tile_product(
+    x_ptr, x_at, w_ptr, tile, expert, N: tl.constexpr, K: tl.constexpr, W_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr, FORMAT: tl.constexpr, GATED: tl.constexpr, NATURAL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    PORTABLE: tl.constexpr,
+):  # fmt: skip
+    """`product` of tile number `tile` of an expert's weight, in any format."""
+    if FORMAT == "plain" or FORMAT == "i8c" or FORMAT == "f8c":
+        n = expert.to(tl.int64) * N + rows_of_tile(tile, N, GATED, BLOCK_N)
+        acc = product(
+            x_ptr, x_at, w_ptr, n, K, W_STRIDE, ROWS, FORMAT, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K
+        )
+    else:
+        EACH: tl.constexpr = (N + 15) // 16
+        panel = expert * EACH + tile * (BLOCK_N // 16)
+        acc = block_product(
+            x_ptr, x_at, w_ptr, panel, FORMAT, ROWS // N * EACH, K, BLOCK_N, BLOCK_T,
+            BLOCK_K // 32, STAGES, PORTABLE,
         )  # fmt: skip
-    if FORMAT == "i8c" or FORMAT == "f8c":
-        scales = w_ptr.to(tl.pointer_type(tl.float32)) + PANELS * ((K + 31) // 32) * 128
-        acc = acc * tl.load(scales + expert * (EACH * 16) + row)[:, None]
+        if GATED:
+            acc = gated_order(acc)
     return acc
 
 
@@ -125,11 +158,12 @@ def outputs_of_tile(tile, GATED: tl.constexpr, BLOCK_N: tl.constexpr):
 def linear_rows(
     x_ptr, w_ptr, bias_ptr, residual_ptr, index_ptr, out_ptr, rows,
     N: tl.constexpr, K: tl.constexpr, OUT: tl.constexpr, W_STRIDE: tl.constexpr,
-    PANELS: tl.constexpr, X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr, X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, GATHER: tl.constexpr,
     SOFTCAP: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_K: tl.constexpr, GROUP: tl.constexpr, PORTABLE: tl.constexpr = False,
+    BLOCK_K: tl.constexpr, STAGES: tl.constexpr, GROUP: tl.constexpr,
+    PORTABLE: tl.constexpr = False,
 ):  # fmt: skip
     """`out[r] = softcap(residual[r] + act(x[r] Wᵀ + bias))` for `rows` rows; see the file's top.
 
@@ -148,9 +182,9 @@ def linear_rows(
     if GATHER:
         source = tl.load(index_ptr + source)
     expert = tile * 0
-    acc = product(
-        x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, PANELS, FORMAT,
-        GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K,
+    acc = tile_product(
+        x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, ROWS, FORMAT,
+        GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K, STAGES, PORTABLE,
     )  # fmt: skip
     y = finish(acc, bias_ptr, tile, expert, N, ACT, GATED, HAS_BIAS, BLOCK_N)
     made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
@@ -187,10 +221,10 @@ def tile_of_expert(tile, offsets_ptr, EXPERTS: tl.constexpr, BLOCK_T: tl.constex
 def grouped_linear(
     x_ptr, w_ptr, bias_ptr, index_ptr, offsets_ptr, out_ptr,
     N: tl.constexpr, K: tl.constexpr, OUT: tl.constexpr, EXPERTS: tl.constexpr,
-    W_STRIDE: tl.constexpr, PANELS: tl.constexpr, X_STRIDE: tl.constexpr,
+    W_STRIDE: tl.constexpr, ROWS: tl.constexpr, X_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr, GATHER: tl.constexpr, SOFTCAP: tl.constexpr, NATURAL: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
     PORTABLE: tl.constexpr = False,
 ):  # fmt: skip
     """`linear_rows` where rows `offsets[e] .. offsets[e + 1]` take the weight of expert e.
@@ -208,9 +242,9 @@ def grouped_linear(
         source = tl.minimum(t, last - 1)
         if GATHER:
             source = tl.load(index_ptr + source)
-        acc = product(
-            x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, PANELS,
-            FORMAT, GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K,
+        acc = tile_product(
+            x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, ROWS,
+            FORMAT, GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K, STAGES, PORTABLE,
         )  # fmt: skip
         y = finish(acc, bias_ptr, tile, expert, N, ACT, GATED, HAS_BIAS, BLOCK_N)
         made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]

@@ -195,22 +195,23 @@ def _draw_weighted(
     top_k = tl.load(record + TOP_K)
     top_k = tl.where(top_k < VOCAB, top_k, 0)
     wanted = tl.where(top_k > 0, top_k, NEAR)
-    few, total = VOCAB, 0.0
+    source, n = x_ptr, tl.cast(VOCAB, tl.int32)
+    total = tl.cast(0.0, tl.float32)
     is_few = ((top_k > 0) | (top_p < 1.0)) & (wanted <= NEAR)
     if is_few:
         reach = lane_reach(lanes, wanted)
         few = collect(x_ptr, VOCAB, largest, reach, ids_ptr, values_ptr, CAPACITY, BLOCK)
         is_few = few <= CAPACITY
-    if is_few & (top_k == 0):
-        total = total_weight(x_ptr, VOCAB, largest, rate, float("inf"), 0.0, False, BLOCK)
-        some = total_weight(values_ptr, few, largest, rate, float("inf"), 0.0, False, BLOCK)
-        is_few = some >= top_p * total
+        if is_few & (top_k == 0):
+            total = total_weight(x_ptr, VOCAB, largest, rate, float("inf"), 0.0, False, BLOCK)
+            some = total_weight(values_ptr, few, largest, rate, float("inf"), 0.0, False, BLOCK)
+            is_few = some >= top_p * total
+        if is_few:
+            source, n = values_ptr, few
+    place = _locate(source, n, record, largest, top_k, total, BLOCK)
     if is_few:
-        place = _locate(values_ptr, few, record, largest, top_k, total, BLOCK)
-        token = tl.load(ids_ptr + place)
-    else:
-        token = _locate(x_ptr, VOCAB, record, largest, top_k, 0.0, BLOCK)
-    return token
+        place = tl.load(ids_ptr + place)
+    return place
 
 
 @triton.jit

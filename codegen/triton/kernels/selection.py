@@ -68,7 +68,7 @@ def total_weight(
 ):  # fmt: skip
     """The sum of all weights kept; MOMENT: of weight * below."""
     sums = tl.zeros((BLOCK,), tl.float32)
-    for start in tl.range(0, n, BLOCK, loop_unroll_factor=4):
+    for start in range(0, n, BLOCK):
         _, below = below_at(source, start, n, largest, BLOCK)
         weight = kept_weight(below, rate, reach, least, 0.0, float("inf"))
         if MOMENT:

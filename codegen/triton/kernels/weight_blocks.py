@@ -19,60 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .block_format import (
-    code_bits,
-    has_factors,
-    has_mins,
-    scales_per_row,
-    section_at,
-    super_length,
-    zero_code,
-)
-
-# Four bytes to eight bf16: a nibble becomes the low mantissa bits of 128 + code, exact in bf16, and
-# 128 + ZERO is subtracted (as a * 1 - b: SM 80 has no other two-lane sum).
-_NIBBLES = """
-{{ .reg .b32 p, q, one, zero;
-mov.b32 one, 0x3f803f80; mov.b32 zero, {zero};
-prmt.b32 p, $4, 0, 0x4140; prmt.b32 q, $4, 0, 0x4342;
-lop3.b32 $0, p, 0x000f000f, 0x43004300, 0xea;
-lop3.b32 $1, q, 0x000f000f, 0x43004300, 0xea;
-shr.u32 p, p, 4; shr.u32 q, q, 4;
-lop3.b32 $2, p, 0x000f000f, 0x43004300, 0xea;
-lop3.b32 $3, q, 0x000f000f, 0x43004300, 0xea;
-fma.rn.bf16x2 $0, $0, one, zero; fma.rn.bf16x2 $1, $1, one, zero;
-fma.rn.bf16x2 $2, $2, one, zero; fma.rn.bf16x2 $3, $3, one, zero; }}
-"""
-LESS_0 = tl.constexpr(_NIBBLES.format(zero="0xc300c300"))  # -128, twice
-LESS_8 = tl.constexpr(_NIBBLES.format(zero="0xc308c308"))  # -136
-
-
-@triton.jit
-def four_bits(codes, FORMAT: tl.constexpr, PORTABLE: tl.constexpr):
-    """bf16 codes, less the zero code, of the low and of the high halves of bytes."""
-    if PORTABLE:
-        low = ((codes & 15).to(tl.float32) - zero_code(FORMAT)).to(tl.bfloat16)
-        high = ((codes >> 4).to(tl.float32) - zero_code(FORMAT)).to(tl.bfloat16)
-    else:
-        low, high = tl.inline_asm_elementwise(
-            LESS_8 if zero_code(FORMAT) == 8 else LESS_0, "=&r,=&r,=&r,=&r,r", [codes],
-            dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
-        )  # fmt: skip
-    return low, high
-
-
-@triton.jit
-def more_bits(codes, high, FORMAT: tl.constexpr):
-    """The same of 5 or 6 bits: `codes` u8 [.., 32, 8] and a lane's `high` bits [.., 32]."""
-    BITS: tl.constexpr = code_bits(FORMAT)
-    MASK: tl.constexpr = (1 << (BITS - 4)) - 1
-    shift = tl.arange(0, 8) * (BITS - 4)
-    high = high.to(tl.uint32)[:, :, :, None]
-    first = ((high >> shift[None, None, None, :]) & MASK).to(tl.uint8) << 4
-    second = ((high >> (shift + 8 * (BITS - 4))[None, None, None, :]) & MASK).to(tl.uint8) << 4
-    first = (first | (codes & 15)).to(tl.int8) - zero_code(FORMAT)
-    second = (second | (codes >> 4)).to(tl.int8) - zero_code(FORMAT)
-    return first.to(tl.int8).to(tl.bfloat16), second.to(tl.int8).to(tl.bfloat16)
+from .block_format import code_bits, has_factors, has_mins, scales_per_row, section_at, super_length
+from .codes import four_bits, more_bits, ones
 
 
 @triton.jit
@@ -94,11 +42,12 @@ def load_halves(w_ptr, panel, block, FORMAT: tl.constexpr, PANELS: tl.constexpr,
     if code_bits(FORMAT) == 4:
         low, high = four_bits(codes, FORMAT, PORTABLE)
     else:
-        TYPE: tl.constexpr = tl.uint16 if code_bits(FORMAT) == 5 else tl.uint32
-        start = (w_ptr + section_at(FORMAT, PANELS, K, "high")).to(tl.pointer_type(TYPE))
-        bits = tl.load(start + (at * 32)[:, :, None] + tl.arange(0, 32)[None, None, :])
+        BYTES: tl.constexpr = 2 * (code_bits(FORMAT) - 4)
+        start = w_ptr + section_at(FORMAT, PANELS, K, "high") + (at * (32 * BYTES))[:, :, None]
+        bits = tl.load(start + tl.arange(0, 32 * BYTES)[None, None, :])
+        bits = tl.reshape(bits, (BLOCK_N // 16, BLOCKS, 32, BYTES))
         codes = tl.reshape(codes, (BLOCK_N // 16, BLOCKS, 32, 8))
-        low, high = more_bits(codes, bits, FORMAT)
+        low, high = more_bits(codes, bits, FORMAT, PORTABLE)
     return operand(low, BLOCKS, BLOCK_N), operand(high, BLOCKS, BLOCK_N)
 
 
@@ -121,35 +70,42 @@ def load_numbers(
     w_ptr, panel, column, FORMAT: tl.constexpr, PANELS: tl.constexpr, K: tl.constexpr,
     NAME: tl.constexpr, TYPE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """f32 [BLOCKS, BLOCK_N]: columns `column` i32 [BLOCKS] of a section [PANELS, COLUMNS, 16]."""
+    """[BLOCKS, BLOCK_N] of columns `column` i32 [BLOCKS] of a section [PANELS, COLUMNS, 16]."""
     start = (w_ptr + section_at(FORMAT, PANELS, K, NAME)).to(tl.pointer_type(TYPE))
     at = ((panel * COLUMNS)[None, :] + column[:, None]) * 16
     numbers = tl.load(start + at[:, :, None] + tl.arange(0, 16)[None, None, :])
-    return tl.reshape(numbers, (column.shape[0], panel.shape[0] * 16)).to(tl.float32)
+    return tl.reshape(numbers, (column.shape[0], panel.shape[0] * 16))
 
 
 @triton.jit
-def load_scales(
-    w_ptr, panel, block, FORMAT: tl.constexpr, PANELS: tl.constexpr, K: tl.constexpr,
-    MINS: tl.constexpr = False, HALF: tl.constexpr = 0,
-):  # fmt: skip
-    """Scales (MINS: minima) of blocks, f32 [BLOCKS, BLOCK_N]; HALF: which 16 columns, of i6k."""
-    SECTION: tl.constexpr = "mins" if MINS else "scales"
+def byte_value(byte, SHIFT: tl.constexpr):
+    """f32 of `byte` u32 less SHIFT, as the last mantissa bits of 2^23: conversions are slow."""
+    return (byte | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + SHIFT)
+
+
+@triton.jit
+def load_scales(w_ptr, panel, block, FORMAT: tl.constexpr, PANELS: tl.constexpr, K: tl.constexpr):
+    """f32 [BLOCKS, BLOCK_N] twice: scales of blocks, and what comes second.
+
+    That is the minima; of i6k the scales of columns 16 .. 31 of blocks; else the scales again.
+    """
     COUNT: tl.constexpr = scales_per_row(FORMAT, K)
+    column = block // super_length(K) if has_factors(FORMAT) else block
+    scale = load_numbers(w_ptr, panel, column, FORMAT, PANELS, K, "scales", tl.float16, COUNT)
+    scale = scale.to(tl.float32)
+    second = scale
+    if has_mins(FORMAT):
+        second = load_numbers(w_ptr, panel, column, FORMAT, PANELS, K, "mins", tl.float16, COUNT)
+        second = second.to(tl.float32)
     if has_factors(FORMAT):
-        FACTORS: tl.constexpr = "min_factors" if MINS else "factors"
-        PER: tl.constexpr = 2 if FORMAT == "i6k" else 1
-        TYPE: tl.constexpr = tl.int8 if FORMAT == "i6k" else tl.uint8
         B: tl.constexpr = (K + 31) // 32
-        wide = load_numbers(
-            w_ptr, panel, block // super_length(K), FORMAT, PANELS, K, SECTION, tl.float16, COUNT
-        )
-        factors = load_numbers(
-            w_ptr, panel, block * PER + HALF, FORMAT, PANELS, K, FACTORS, TYPE, B * PER
-        )
-        return wide * factors
-    else:
-        return load_numbers(w_ptr, panel, block, FORMAT, PANELS, K, SECTION, tl.float16, COUNT)
+        pair = load_numbers(w_ptr, panel, block, FORMAT, PANELS, K, "factors", tl.uint16, B)
+        # Two's complement of i6k becomes unsigned, with 128 added.
+        SHIFT: tl.constexpr = 128 if FORMAT == "i6k" else 0
+        pair = pair.to(tl.uint32) ^ (SHIFT * 257)
+        scale *= byte_value(pair & 255, SHIFT)
+        second *= byte_value(pair >> 8, SHIFT)
+    return scale, second
 
 
 @triton.jit
@@ -160,19 +116,18 @@ def load_x(
     """bf16 [BLOCKS, COLUMNS, BLOCK_T]: columns FIRST .. of blocks; zeros past K."""
     column = block[:, None] * 32 + FIRST + tl.arange(0, COLUMNS)[None, :]
     pointers = x_ptr + x_at[None, None, :] + column[:, :, None]
-    if TAIL:
-        return tl.load(pointers, mask=(column < K)[:, :, None], other=0).to(tl.bfloat16)
-    else:
-        return tl.load(pointers).to(tl.bfloat16)
+    # Without a mask where none is needed: loads with one are slower.
+    x = tl.load(pointers, mask=(column < K)[:, :, None], other=0) if TAIL else tl.load(pointers)
+    return x.to(tl.bfloat16)
 
 
 @triton.jit
-def row_sums(first, second, BLOCK_N: tl.constexpr):
+def row_sums(w_ptr, first, second, BLOCK_N: tl.constexpr, PORTABLE: tl.constexpr):
     """Sums of x over blocks, for each of BLOCK_N rows the same: as the product with ones."""
     BLOCKS: tl.constexpr = first.shape[0]
     BLOCK_T: tl.constexpr = first.shape[2]
-    ones = tl.full((BLOCKS, 16, 16), 1.0, tl.bfloat16)
-    sums = tl.dot(ones, second, tl.dot(ones, first))
+    one = ones(w_ptr, BLOCKS, PORTABLE)
+    sums = tl.dot(one, second, tl.dot(one, first))
     sums = tl.broadcast_to(sums[:, None, :, :], (BLOCKS, BLOCK_N // 16, 16, BLOCK_T))
     return tl.reshape(sums, (BLOCKS, BLOCK_N, BLOCK_T))
 
@@ -186,24 +141,23 @@ def add_blocks(
     BLOCK_N: tl.constexpr = acc.shape[1]
     block = first + tl.arange(0, acc.shape[0])
     own = tl.minimum(block, (K + 31) // 32 - 1) if TAIL else block
-    scale = load_scales(w_ptr, panel, own, FORMAT, PANELS, K)
+    scale, second = load_scales(w_ptr, panel, own, FORMAT, PANELS, K)
     if code_bits(FORMAT) == 8:
         x = load_x(x_ptr, x_at, block, 0, 32, K, TAIL)
-        return tl.fma(tl.dot(load_bytes(w_ptr, panel, own, K), x), scale[:, :, None], acc)
+        acc = tl.fma(tl.dot(load_bytes(w_ptr, panel, own, K), x), scale[:, :, None], acc)
     else:
         low, high = load_halves(w_ptr, panel, own, FORMAT, PANELS, K, PORTABLE)
         x_low = load_x(x_ptr, x_at, block, 0, 16, K, TAIL)
         x_high = load_x(x_ptr, x_at, block, 16, 16, K, TAIL)
         if FORMAT == "i6k":
-            other = load_scales(w_ptr, panel, own, FORMAT, PANELS, K, HALF=1)
             acc = tl.fma(tl.dot(low, x_low), scale[:, :, None], acc)
-            return tl.fma(tl.dot(high, x_high), other[:, :, None], acc)
+            acc = tl.fma(tl.dot(high, x_high), second[:, :, None], acc)
         else:
             acc = tl.fma(tl.dot(high, x_high, tl.dot(low, x_low)), scale[:, :, None], acc)
             if has_mins(FORMAT):
-                minimum = load_scales(w_ptr, panel, own, FORMAT, PANELS, K, MINS=True)
-                acc = tl.fma(row_sums(x_low, x_high, BLOCK_N), minimum[:, :, None], acc)
-            return acc
+                sums = row_sums(w_ptr, x_low, x_high, BLOCK_N, PORTABLE)
+                acc = tl.fma(sums, second[:, :, None], acc)
+    return acc
 
 
 @triton.jit
@@ -212,7 +166,7 @@ def sum_in_order(acc):
     BLOCKS: tl.constexpr = acc.shape[0]
     if BLOCKS == 1:
         return tl.reshape(acc, (acc.shape[1], acc.shape[2]))
-    else:
+    else:  # noqa: RET505 - Triton compiles what stands behind a branch that is taken
         halves = tl.reshape(acc, (2, BLOCKS // 2, acc.shape[1], acc.shape[2]))
         first, second = tl.split(tl.permute(halves, (1, 2, 3, 0)))
         return sum_in_order(first + second)
@@ -221,19 +175,22 @@ def sum_in_order(acc):
 @triton.jit
 def block_product(
     x_ptr, x_at, w_ptr, panel, FORMAT: tl.constexpr, PANELS: tl.constexpr, K: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCKS: tl.constexpr, PORTABLE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
+    PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """f32 [BLOCK_N, BLOCK_T]: BLOCK_N rows of the weight, from `panel` on, times rows of x.
 
     `panel` is the number of the first panel, of all experts; panels past the last are the last one
     again. `x_at` i64 [BLOCK_T]: the elements of x_ptr at which its rows begin. BLOCK_N is a
-    multiple of 16, BLOCK_T at least 8, BLOCKS a power of two: best the warps, or twice that.
+    multiple of 16, BLOCK_T at least 8, BLOCKS a power of two, best the number of warps. STAGES: K
+    tiles that are on their way at once; scales are, too, if BLOCKS * BLOCK_N is at least twice the
+    threads.
     """
     B: tl.constexpr = (K + 31) // 32
     FULL: tl.constexpr = K // (32 * BLOCKS) * BLOCKS
     own = tl.minimum(panel + tl.arange(0, BLOCK_N // 16), PANELS - 1).to(tl.int64)
     acc = tl.zeros((BLOCKS, BLOCK_N, BLOCK_T), tl.float32)
-    for block in range(0, FULL, BLOCKS):
+    for block in tl.range(0, FULL, BLOCKS, num_stages=STAGES):
         acc = add_blocks(acc, x_ptr, x_at, w_ptr, own, block, FORMAT, PANELS, K, False, PORTABLE)
     if FULL < B:
         acc = add_blocks(acc, x_ptr, x_at, w_ptr, own, FULL, FORMAT, PANELS, K, True, PORTABLE)

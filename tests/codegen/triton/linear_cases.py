@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from interpreted_kernels import interpreted
-from triton.runtime import interpreter
-
 from llmc.ir.ops.linear import GroupedLinear, Linear
+from triton.runtime import interpreter
 
 COMPUTE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 PADDING = 7
@@ -173,6 +172,25 @@ class Case:
         kernels.linear_rows[(tiles_n, tiles_t)](
             self.x, self.weight.data, bias, residual, index, result, rows, **constants
         )
+
+    def run_gemv(self, **tile: Any) -> torch.Tensor:
+        """What the kernel for one or two rows makes of it."""
+        rows, n, k, out = self.shape
+        tile = {"BLOCK_N": 32, "BLOCK_K": 64, "UNROLL": 1, "ROWS": 2} | tile
+        result = torch.full((3, out + PADDING), float("nan")).to(self.out_dtype)
+        any = self.x
+        bias = any if self.bias is None else self.bias
+        residual = any if self.residual is None else self.residual
+        interpreted("gemv").gemv_rows[(-(-n // tile["BLOCK_N"]),)](
+            self.x, self.weight.data, bias, residual, result, rows,
+            N=n, K=k, OUT=out, X_STRIDE=self.x.stride(0), RESIDUAL_STRIDE=residual.stride(0),
+            OUT_STRIDE=result.stride(0), ACT=self.op.act, GATED=self.op.gated,
+            HAS_BIAS=self.bias is not None, HAS_RESIDUAL=self.residual is not None,
+            SOFTCAP=self.op.softcap, PORTABLE=True, **self.weight.constants, **tile,
+        )  # fmt: skip
+        assert result[rows:].isnan().all(), "wrote past the rows"
+        assert result[:, out:].isnan().all(), "wrote past the outputs"
+        return result[:rows, :out]
 
     def first_rows(self, count: int) -> Case:
         """The same for the first rows only."""

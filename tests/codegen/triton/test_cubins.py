@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -16,9 +17,10 @@ import torch
 from cubin_cases import SOURCE, add, product
 from interpreted_kernels import interpreted_source
 from llmc.base.errors import LlmcError
+from llmc.codegen.triton import cubin_worker, kernel_build
 from llmc.codegen.triton import cubins as cubins_module
+from llmc.codegen.triton.cubin_worker import Job
 from llmc.codegen.triton.cubins import (
-    BUILDABLE,
     KernelSpec,
     compile_all,
     compile_kernel,
@@ -26,6 +28,7 @@ from llmc.codegen.triton.cubins import (
     require_triton,
 )
 from llmc.codegen.triton.kernel_build import build_kernel
+from llmc.codegen.triton.machines import MACHINES
 from triton.backends.nvidia.compiler import get_ptxas
 
 
@@ -86,7 +89,7 @@ def test_pointers_are_taken_for_aligned_unless_told_otherwise() -> None:
 
 
 def test_every_gpu_that_is_promised() -> None:
-    for sm in BUILDABLE:
+    for sm in MACHINES:
         cubin = build_kernel(product(), sm)
         assert cubin.spill_bytes == 0
         assert cubin.registers <= 128
@@ -145,6 +148,30 @@ def f(x_ptr):
     assert "error" in error.message
     assert "nonsense" in error.message
     assert "\n" not in error.message
+
+
+def test_more_shared_memory_than_a_block_gets_is_refused() -> None:
+    """Found here, not when the GPU loads the kernel."""
+    large = product(rows=16, columns=128, bk=256)  # tiles of 144 * 256 * 2 bytes
+    assert "bytes of shared memory of 101376" in refusal(large, 86).message
+    assert 101376 < build_kernel(large, 90).shared <= MACHINES[90].shared_bytes
+
+
+@pytest.mark.parametrize(
+    ("number", "id"), [(errno.ENOSPC, "LLMC-E0701"), (errno.EACCES, "LLMC-E0707")]
+)
+def test_what_the_system_refuses_is_told(
+    number: int, id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(kernel_build.tempfile, "TemporaryDirectory", refuse)
+    answer = cubin_worker._answer(Job(add(), 90))
+    assert answer.cubin is None
+    assert answer.failure is not None
+    assert answer.failure.id == id
+    assert os.strerror(number) in answer.failure.message
 
 
 def test_a_process_that_ends_is_told_of() -> None:

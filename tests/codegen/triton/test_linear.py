@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 from linear_cases import Case, make_weight, padded_rows
-
 from llmc.ir.ops.linear import GroupedLinear, Linear
+from llmc.passes.fuse_gated import ACTIVATIONS
 
 CLOSE = {
     torch.float32: {"rtol": 2e-5, "atol": 2e-4},
@@ -81,7 +81,7 @@ def test_every_finite_e4m3_code() -> None:
     assert torch.equal(found[finite], bits.view(torch.float8_e4m3fn).float()[finite])
 
 
-@pytest.mark.parametrize("act", ["", "silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh"])
+@pytest.mark.parametrize("act", ["", *ACTIVATIONS])
 def test_activations(act: str) -> None:
     weight = make_weight("f32", 20, 24)
     bias = torch.randn(1, 20)
@@ -102,13 +102,9 @@ def test_bias_then_activation_then_residual_then_softcap(out_dtype: torch.dtype)
 def test_gated_layers(kind: str, out: int, natural: bool) -> None:
     n = 2 * (-(-out // 16) * 16)
     weight = make_weight(kind, n, 40)
-    weight.values *= 0.3
-    case = Case(
-        Linear(bias=True, act="silu", gated=True, out=out),
-        make_weight(kind, n, 40), rows_of(9, 40, weight.compute) * 0.2, torch.randn(1, n),
-    )  # fmt: skip
-    case.x = padded_rows(case.x)
-    check(case, BLOCK_N=64, NATURAL=natural)
+    x = padded_rows(rows_of(9, 40, weight.compute) * 0.2)
+    op = Linear(bias=True, act="silu", gated=True, out=out)
+    check(Case(op, weight, x, torch.randn(1, n)), BLOCK_N=64, NATURAL=natural)
 
 
 def test_rows_chosen_by_an_index() -> None:
@@ -125,14 +121,14 @@ def test_tiles_of_rows_side_by_side_cover_everything() -> None:
 
 @pytest.mark.parametrize("kind", ["f32", "bf16", "i8c", "f8c"])
 def test_a_row_gets_the_same_bits_whatever_stands_beside_it(kind: str) -> None:
-    """The interpreter's products come from numpy, whose BLAS sums in another order for another
-    width: one column at a time it doesn't."""
+    """In f32 and bit for bit, with tiles of other heights and widths too."""
     weight = make_weight(kind, 40, 72)
     case = Case(Linear(residual=True), weight, rows_of(21, 72, weight.compute))
     case.residual = torch.randn(21, 40)
     all_rows = case.run(BLOCK_T=8)
     for count in (1, 3, 8, 13):
         assert torch.equal(case.first_rows(count).run(BLOCK_T=8), all_rows[:count])
+    assert torch.equal(case.run(BLOCK_T=32, BLOCK_N=64), all_rows)
 
 
 @pytest.mark.parametrize("kind", ["f32", "i8c"])
@@ -154,3 +150,24 @@ def test_gated_experts() -> None:
     op = GroupedLinear(gated=True, act="gelu_tanh", out=19)
     x = padded_rows(rows_of(11, 40, torch.bfloat16) * 0.2)
     check(Case(op, weight, x, offsets=offsets), BLOCK_N=32)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "n", "k"), [("f32", 17, 100), ("bf16", 1, 24), ("i8c", 17, 100), ("f8c", 40, 130)]
+)
+def test_one_or_two_rows_without_tensor_cores(kind: str, n: int, k: int, rows: int) -> None:
+    weight = make_weight(kind, n, k)
+    op = Linear(bias=True, residual=True, act="relu2", softcap=5.0)
+    residual, x = padded_rows(torch.randn(rows, n)), rows_of(rows, k, torch.float32)
+    case = Case(op, weight, x, torch.randn(1, n), residual)
+    torch.testing.assert_close(case.run_gemv().double(), case.expected(), **CLOSE[torch.float32])
+
+
+@pytest.mark.parametrize("kind", ["bf16", "i8c"])
+def test_a_gated_row_without_tensor_cores(kind: str) -> None:
+    weight = make_weight(kind, 64, 40)
+    op = Linear(act="silu", gated=True, out=19)
+    case = Case(op, weight, padded_rows(rows_of(1, 40, weight.compute) * 0.2))
+    found = case.run_gemv(ROWS=1)
+    torch.testing.assert_close(found.double(), case.expected(), **CLOSE[torch.float32])

@@ -2,12 +2,13 @@
 
 import os
 from typing import Any
+from weakref import ref
 
 import msgspec
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu
-from llmc.artifact.choice import Choice
+from llmc.artifact.choice import Choice, Edits
 from llmc.artifact.program import StepInputs
 from llmc.base.errors import LlmcError
 from llmc.runtime.engine.engine import Engine, Request
@@ -84,7 +85,6 @@ def test_logits_come_when_asked_for_and_argmax_as_a_few_ints() -> None:
     outputs = program.step(inputs_for(tokens, [40], rows=[39, 0, 7]))
     assert outputs.argmax == [best(tokens[0][: n + 1]) for n in (39, 0, 7)]
     assert gpu.done.nbytes["download"] == 12
-    assert outputs.draw is None
     expected = np.stack([Toy.logits(tokens[0][: n + 1]) for n in (39, 0, 7)])
     np.testing.assert_array_equal(outputs.logits, expected)
     outputs.logits[0, 0] = 5.0  # drawing may change rows
@@ -249,12 +249,99 @@ def test_inputs_that_kernels_must_not_see_stop_at_the_border(bad: dict[str, Any]
     program.close()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tokens_are_drawn_with_a_step_and_the_next_one_takes_them(seed: int | None) -> None:
+    program = toy_executor(seed=seed)
+    tokens = prompts_of(7, 11, 2)
+    submitted = program.submit(inputs_for(tokens, [7, 11, 2]))
+    before: list[Choice] = []
+    for number in range(6):
+        expected = [best(sequence) for sequence in tokens]
+        for choice in before:
+            expected[choice.row] = int(choice.uniform * 97)
+        for sequence, token in zip(tokens, expected, strict=True):
+            sequence.append(token)
+        inputs = msgspec.structs.replace(inputs_for(tokens, [1] * 3), token_ids=[-1, -2, -3])
+        # rows out of order, some without a choice, and no choices at all
+        rows = ([2, 0], [1], [], [1, 2, 0], [0], [2])[number]
+        choices = [Choice(row=r, temperature=1.0, uniform=(r + number) / 11, top=3) for r in rows]
+        assert all(program.draws(choice) for choice in choices)
+        following = program.submit(inputs, choices)
+        outputs = submitted.outputs()
+        assert [c.token for c in before] == [expected[c.row] for c in before]
+        argmax = [best(sequence[:-1]) for sequence in tokens]
+        assert outputs.argmax == argmax
+        for choice in before:
+            logits = Toy.logits(tokens[choice.row][:-1])
+            order = np.argsort(-logits, kind="stable")[:3].tolist()
+            assert choice.alternatives == [(t, logits[t]) for t in order]
+            assert choice.logprob == logits[choice.token]
+        submitted, before = following, choices
+    program.close()
+
+
+def test_rows_of_the_last_step_are_drawn_from_when_asked() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    tokens = prompts_of(9, 5)
+    outputs = program.step(inputs_for(tokens, [9, 5]))
+    assert outputs.draw is not None
+    edits = Edits()
+    for token in range(40, 61):
+        edits.bias[edits.at(token)] = float(token)
+    favoured = Choice(row=1, edits=edits, forbidden=[60, 59])
+    many = [
+        Choice(row=0, temperature=1.0, uniform=n / 20, target=n * (n % 2) - 1 + n % 2)
+        for n in range(9)
+    ]
+    before = len(gpu.launches)
+    outputs.draw([*many[:4], favoured, *many[4:]])
+    assert favoured.token == 58
+    assert [c.token for c in many] == [n if n % 2 else int(n / 20 * 97) for n in range(9)]
+    counts = [grid[0] for _, grid in gpu.launches[before:]]
+    assert counts == [4, 4, 2]  # 64 bytes each and 428 of lists, of 744
+    step = program.submit(inputs_for([[*tokens[0], 1]], [1]))
+    with pytest.raises(LlmcError, match="after the next one"):
+        outputs.draw(many)
+    assert step.outputs().argmax == [best([*tokens[0], 1])]
+    program.close()
+
+
 def test_choices_that_it_can_not_draw_do_not_come_with_a_step() -> None:
     program = toy_executor()
-    assert not program.draws(Choice(temperature=0.7))
+    assert program.draws(Choice(temperature=0.7))
+    assert program.draws(Choice(forbidden=list(range(15))))
+    too_many = Choice(forbidden=list(range(16)))  # 6 rows with as many don't fit
+    assert not program.draws(too_many)
     with pytest.raises(LlmcError, match="E0100"):
-        program.submit(inputs_for([[5]], [1]), [Choice(temperature=0.7)])
+        program.submit(inputs_for([[5]], [1]), [too_many])
     program.close()
+    plan = toy_plan()
+    kept = {name: region for name, region in plan.kept.items() if name != "tokens"}
+    for changes, draws in (({"sampling": []}, False), ({"kept": kept}, True)):
+        program = toy_executor(plan=toy_plan(**changes))
+        assert not program.draws(Choice(temperature=0.7))
+        assert (program.step(inputs_for([[5]], [1])).draw is not None) == draws
+        program.close()
+
+
+def test_steps_that_nobody_asks_about_run_all_the_same() -> None:
+    gpu = FakeGpu(toy_kernels())
+    program = toy_executor(gpu)
+    tokens = prompts_of(4)
+    choices = [Choice(row=0, temperature=1.0, uniform=0.5)]
+    held = program.submit(inputs_for(tokens, [4]), choices)
+    for _ in range(5):
+        tokens[0].append(7)
+        program.submit(inputs_for(tokens, [1]), [Choice(row=0, temperature=1.0, uniform=0.2)])
+    tokens[0].append(8)
+    assert program.step(inputs_for(tokens, [1])).argmax == [best(tokens[0])]
+    assert choices[0].token == 48
+    assert held.outputs().argmax == [best(tokens[0][:4])]
+    closed = ref(program)
+    del program, held
+    assert closed() is None  # nobody keeps it, so it is closed at once
+    assert gpu.closed
 
 
 @pytest.mark.parametrize(
@@ -338,7 +425,7 @@ def test_programs_that_do_not_fit_their_plan() -> None:
     )  # 4 * 8 + 4, 4 of padding, 2 * 8
     kernels = [larger, *plan.kernels[1:]]
     with pytest.raises(LlmcError, match="takes 60 bytes of parameters, the plan has 56") as raised:
-        toy_executor(options=toy_triton_variant(toy_plan(kernels=kernels)).options)
+        toy_executor(plan=toy_plan(kernels=kernels))
     assert raised.value.id == "LLMC-E0509"
     missing = {k: v for k, v in toy_kernels().items() if k != "hash_rows"}
     with pytest.raises(LlmcError, match="E0509"):
