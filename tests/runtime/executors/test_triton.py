@@ -1,6 +1,7 @@
 """The executor of launch plans: the toy's plan on a GPU in host memory that is late in all."""
 
 import os
+from threading import enumerate as enumerate_threads
 from typing import Any
 from weakref import ref
 
@@ -376,6 +377,7 @@ def test_a_gpu_that_fails_while_it_is_loaded_is_closed(call: str) -> None:
     with pytest.raises(LlmcError, match="E0722"):
         toy_executor(gpu)
     assert gpu.closed
+    assert not any(thread.name.startswith("llmc-upload") for thread in enumerate_threads())
 
 
 def test_close_twice_and_then_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,8 +432,10 @@ def test_programs_that_do_not_fit_their_plan() -> None:
     missing = {k: v for k, v in toy_kernels().items() if k != "hash_rows"}
     with pytest.raises(LlmcError, match="E0509"):
         toy_executor(FakeGpu(missing))
+    gpu = FakeGpu(toy_kernels())
     with pytest.raises(LlmcError, match="another interface version"):
-        toy_executor(signature_version=2)
+        toy_executor(gpu, signature_version=2)
+    assert gpu.closed
 
 
 def test_why_a_variant_can_not_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
