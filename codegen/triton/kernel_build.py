@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import linecache
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,11 +37,16 @@ from . import kernels
 from .cubin_facts import CubinFacts, read_facts
 from .kernel_spec import Cubin, KernelSpec
 from .machines import MACHINES
+from .ptx_waits import never_waits
 
 # Triton's own: older levels of ptxas 13 allocate registers wrongly.
 _PTXAS_FLAGS = ("--regAllocOptLevel=2",)
 _SCRATCH_POINTERS = 2
 """Triton's last parameters: global scratch memory, and a profiler's."""
+_OVERLAPPING = 90
+"""From these GPUs on a kernel may begin before the one in front of it has ended. On others the
+instructions about that don't exist, and none of them would do anything."""
+_OF_OVERLAP = re.compile(r"griddepcontrol\.\w+\s*;")
 _DISK_FULL = "No space left on device"
 
 
@@ -59,6 +65,10 @@ def build_kernel(
         text, metadata = _lower(spec, sm, ptx_get_version(tool.version))
     except Exception as error:  # whatever Triton may raise about a kernel
         raise _refused(spec, sm, _line_of(error)) from error
+    if sm < _OVERLAPPING:
+        text = _OF_OVERLAP.sub("", text)
+    elif spec.pdl and (why := never_waits(text)) is not None:
+        raise _refused(spec, sm, why)
     data = _assemble(text, spec, sm, tool.path)
     return _cubin(spec, sm, data, metadata, text if keep_ptx else "")
 

@@ -61,18 +61,20 @@ class _Specs:
     def __init__(self) -> None:
         self.known: dict[KernelSpec, int] = {}
 
-    def number(self, launch: PlannedLaunch, choice: Choice, arguments: Iterable[Argument]) -> int:
+    def number(
+        self, launch: PlannedLaunch, choice: Choice, arguments: Iterable[Argument], machine: Machine
+    ) -> int:
         types = tuple((name, operand.type) for name, operand in launch.operands.items())
         named = zip(launch.operands, arguments, strict=True)
         spec = KernelSpec(
             function=launch.function,
             source=launch.source,
             types=types,
-            constants=tuple(choice.constants.items()),
+            constants=tuple(({"PORTABLE": False} | dict(choice.constants)).items()),
             num_warps=choice.num_warps,
             num_stages=choice.num_stages,
             unaligned=tuple(name for name, argument in named if not _is_aligned(argument)),
-            pdl=not choice.cooperative,
+            pdl=machine.overlaps and not choice.cooperative,
             cooperative=choice.cooperative,
         )
         return self.known.setdefault(spec, len(self.known))
@@ -118,7 +120,7 @@ def _launch(
         if choice is None:
             forms.append(FormLaunch())
         else:
-            number = specs.number(launch, choice, arguments)
+            number = specs.number(launch, choice, arguments, machine)
             forms.append(FormLaunch(number, choice.full_grid()))
     return Launch(label=launch.label, forms=forms, arguments=arguments)
 
