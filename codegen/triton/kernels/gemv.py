@@ -75,10 +75,10 @@ def gemv_rows(
     OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, SOFTCAP: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, UNROLL: tl.constexpr,
-    OVERLAPS: tl.constexpr = True,
+    PORTABLE: tl.constexpr = False,
 ):  # fmt: skip
     """`linear_rows` for `rows` rows, at most ROWS (1 or 2). BLOCK_N: 32 or more where GATED."""
-    if OVERLAPS:
+    if not PORTABLE:
         gdc_wait()
         gdc_launch_dependents()
     tile = tl.program_id(0)

@@ -28,7 +28,8 @@ outputs. The tile takes from each 8 and 8: a thread holds rows r and r + 8 of 16
 Grid of `linear_rows`: (ceil(N / BLOCK_N), ceil(rows / BLOCK_T)). Grid of `grouped_linear`:
 (ceil(N / BLOCK_N), ceil(rows / BLOCK_T) + E), an upper bound that needs no look at the offsets.
 Pointers that a launch doesn't need (bias, residual, index) may be any. OVERLAPS: the kernel may
-start before the one that it depends on has ended (SM 90 and up); PORTABLE: no inline assembly.
+start before the one that it depends on has ended (SM 90 and up); PORTABLE: no inline
+assembly, and nothing else that interpreters lack.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ def linear_rows(
     of rows walk along N side by side, so that weights are read from memory that many times fewer;
     1: tiles run as they are numbered.
     """
-    if OVERLAPS:
+    if OVERLAPS and not PORTABLE:
         gdc_wait()
         gdc_launch_dependents()
     tile_t, tile = tl.program_id(1), tl.program_id(0)
@@ -233,7 +234,7 @@ def grouped_linear(
     offsets i32 [EXPERTS + 1], index i32 [rows] if GATHER, weight [EXPERTS, N, K], bias
     [EXPERTS, N]. Programs past the last tile do nothing.
     """
-    if OVERLAPS:
+    if OVERLAPS and not PORTABLE:
         gdc_wait()
         gdc_launch_dependents()
     tile = tl.program_id(0)

@@ -168,7 +168,6 @@ class Case:
             "OUT_STRIDE": result.stride(0), "ACT": self.op.act, "GATED": self.op.gated,
             "HAS_BIAS": self.bias is not None, "GATHER": self.index is not None,
             "SOFTCAP": self.op.softcap, "NATURAL": True, "PORTABLE": True,
-            "OVERLAPS": False,
         } | tile  # fmt: skip
         self._launch(result, constants)
         assert result[rows:].isnan().all(), "wrote past the rows"
@@ -210,7 +209,7 @@ class Case:
             N=n, K=k, OUT=out, X_STRIDE=self.x.stride(0), RESIDUAL_STRIDE=residual.stride(0),
             OUT_STRIDE=result.stride(0), ACT=self.op.act, GATED=self.op.gated,
             HAS_BIAS=self.bias is not None, HAS_RESIDUAL=self.residual is not None,
-            SOFTCAP=self.op.softcap, OVERLAPS=False, FORMAT=self.weight.format,
+            SOFTCAP=self.op.softcap, PORTABLE=True, FORMAT=self.weight.format,
             W_STRIDE=self.weight.stride, **tile,
         )  # fmt: skip
         assert result[rows:].isnan().all(), "wrote past the rows"
