@@ -6,7 +6,7 @@ and mixtures of them differ only in these arrays.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from msgspec import Struct
 
@@ -14,7 +14,17 @@ from ..base.errors import LlmcError
 from .choice import Choice
 from .manifest import CacheGroup, Limits
 
-__all__ = ["CacheGroup", "Limits", "Program", "StepInputs", "StepOutputs", "check_inputs"]
+__all__ = [
+    "CacheGroup",
+    "Limits",
+    "Program",
+    "StepInputs",
+    "StepOutputs",
+    "SubmittedStep",
+    "SubmittingProgram",
+    "check_inputs",
+    "submits",
+]
 
 if TYPE_CHECKING:
     from ..base.arrays import Float32Array
@@ -29,7 +39,8 @@ BlockRow = Sequence[int]
 class StepInputs(Struct, frozen=True):
     """What a step reads: plain integers, of which a decode step has few.
 
-    token_ids, positions: [T]. query_start: [S + 1], the tokens of sequence s are
+    token_ids, positions: [T]; an id of -1 - k, where a program takes such, is the token that row k
+    of the step before got (`SubmittingProgram`). query_start: [S + 1], the tokens of sequence s are
     query_start[s] .. query_start[s + 1]. context_len: [S], tokens in the cache after this step.
     logits_rows: [R], indices into 0 .. T-1. block_tables: per cache group a row for each sequence,
     the blocks that hold positions b * block_size and on.
@@ -103,10 +114,50 @@ class Program(Protocol):
     def close(self) -> None: ...
 
 
-def check_inputs(inputs: StepInputs, program: Program) -> None:
+class SubmittedStep(Protocol):
+    """A step that was handed over. One whose outputs nobody asks for runs all the same."""
+
+    def outputs(self) -> StepOutputs:
+        """Waits until the step is done. Its choices are filled in then, and `argmax` can be read
+        even if one more step was submitted meanwhile; logits, and what `draw` makes of them, only
+        before. Raises whatever went wrong in the step or before it."""
+        ...
+
+
+class SubmittingProgram(Program, Protocol):
+    """A program on a device that works by itself: the host prepares a step while another runs.
+
+    Steps and copies of blocks run one after the other, in the order in which they were asked for,
+    so a block may be given to somebody else as soon as the last step that needs it was submitted.
+    At most two steps are under way. `step` is `submit` and `outputs`.
+    """
+
+    def submit(self, inputs: StepInputs, choices: Sequence[Choice] = ()) -> SubmittedStep:
+        """Hands a step over and returns at once; `inputs` were read by then and may change.
+
+        A token id of -1 - k stands for the token of logits row k of the step submitted before:
+        what its choice chose, the argmax of a row without one, any id where none could be chosen.
+        `choices`, at most one a row, are filled in on the device; they belong to the program until
+        `outputs` returns.
+        """
+        ...
+
+    def draws(self, choice: Choice) -> bool:
+        """Whether `submit` takes such choices. Asked once for a request, of its first choice: later
+        ones differ in `row` and `uniform`, and may forbid fewer ids."""
+        ...
+
+
+def submits(program: Program) -> TypeGuard[SubmittingProgram]:
+    """Whether steps of this program can be submitted."""
+    return hasattr(program, "submit")
+
+
+def check_inputs(inputs: StepInputs, program: Program, rows_before: int = 0) -> None:
     """Raises E0100 for inputs that native code must not see: they would read or write outside.
 
-    The scheduler never makes such inputs; this is the border where that is certain.
+    The scheduler never makes such inputs; this is the border where that is certain. `rows_before`:
+    logits rows of the step submitted before, for which token ids below 0 may stand.
     """
     limits = program.limits
     tokens, rows = inputs.token_ids, inputs.logits_rows
@@ -126,7 +177,7 @@ def check_inputs(inputs: StepInputs, program: Program) -> None:
         positions += range(first, length)
     if inputs.positions != positions:
         raise _wrong("positions do not follow from the context lengths")
-    _check_range("token id", tokens, program.vocab_size)
+    _check_range("token id", tokens, program.vocab_size, -rows_before)
     _check_range("logits row", rows, len(tokens))
     _check_tables(inputs, program, firsts, lengths)
 
@@ -152,8 +203,8 @@ def _check_tables(
                 raise _wrong(f"the block table of {group.name} names no block of its pool")
 
 
-def _check_range(what: str, values: list[int], end: int) -> None:
-    if values and (min(values) < 0 or max(values) >= end):
+def _check_range(what: str, values: list[int], end: int, first: int = 0) -> None:
+    if values and (min(values) < first or max(values) >= end):
         raise _wrong(f"a {what} is out of range")
 
 
