@@ -35,13 +35,8 @@ from .sampling.sampler import Sampler
 from .schedule.scheduler import Scheduler
 from .schedule.step_plan import StepPlan
 
-
-class _Due(Struct, eq=False):
-    """Who gets a token from logits row `row`; `choice`: None if it is the argmax."""
-
-    running: Running
-    row: int
-    choice: Choice | None
+_Due = tuple[Running, int, Choice | None]
+"""Who gets a token from which logits row; by which choice, None if it is the argmax."""
 
 
 class _Flight(Struct, eq=False):
@@ -124,17 +119,16 @@ class StepsAhead:
                 self._sampler.prepare([running.state for running in plan.sequences])
             return _Flight(plan, None, self._program.submit(inputs), perf_counter())
         due = [_due(plan.sequences[place], row) for place, row in plan.due]
-        choices = [one.choice for one in due if one.choice is not None] if self._with_state else ()
+        choices = [one[2] for one in due if one[2] is not None] if self._with_state else ()
         return _Flight(plan, due, self._program.submit(inputs, choices), perf_counter())
 
     def _go_on(self, plan: StepPlan[Running], due: Sequence[_Due]) -> None:
         """Records a step that is under way, as if it were done, when all tokens in it are known.
         Who ended meanwhile holds no blocks, so nothing is recorded of it."""
         self._scheduler.advance(plan)
-        for one in due:
-            running = one.running
+        for running, row, _ in due:
             if running.request.finish_reason is None:
-                running.tokens.append(-1 - one.row)
+                running.tokens.append(-1 - row)
                 if len(running.tokens) > running.max_length:
                     self._scheduler.leave(running)
                     self.leaving += 1
@@ -167,20 +161,21 @@ def _needs_host(running: Running, program: SubmittingProgram) -> bool:
 
 
 def _due(running: Running, row: int) -> _Due:
-    if running.state is None:
-        return _Due(running, row, None)
+    state = running.state
+    if state is None:
+        return running, row, None
     index = len(running.tokens) - len(running.request.prompt)
-    return _Due(running, row, running.state.choice_ahead(row, index))
+    return running, row, state.choice_ahead(row, index)
 
 
 def _take(due: Sequence[_Due], outputs: StepOutputs) -> list[Taken]:
     """Tokens in the place of placeholders, for all that haven't ended since."""
-    argmax = outputs.argmax if any(one.choice is None for one in due) else ()
+    argmax = outputs.argmax if any(choice is None for _, _, choice in due) else ()
     taken = []
-    for one in due:
-        running, choice, state = one.running, one.choice, one.running.state
+    for running, row, choice in due:
         if running.request.finish_reason is None:
             running.tokens.pop()
-            token = argmax[one.row] if choice is None or state is None else state.take(choice)
+            state = running.state
+            token = argmax[row] if choice is None or state is None else state.take(choice)
             taken.append((running, 1, running.take(token)))
     return taken

@@ -280,6 +280,17 @@ def test_one_that_ends_unforeseen_costs_one_row() -> None:
     check_cache(engine, program)
 
 
+def test_a_step_in_vain_is_waited_for_before_others_and_teaches_nothing() -> None:
+    program = LateToy()
+    engine = Engine(program)
+    eos = frozenset({Toy.greedy([3], 2)[1]})
+    for _ in range(4):  # nobody is left when each of these ends, but a step is under way
+        run(engine, [(Request((3,), 20, eos_ids=eos, namespace=str(program.submitted)), 0)])
+    assert program.under_way == [1, *[2] * 11]
+    assert engine.counters.steps == 4 * 2
+    assert program.landed == program.submitted - 1
+
+
 @pytest.mark.parametrize("params", [{"repetition_penalty": 1.1}, {"prompt_logprobs": 0}])
 def test_a_step_lands_first_if_somebody_needs_the_host(params) -> None:
     """As long as it is unfinished: then the others go on ahead again."""
