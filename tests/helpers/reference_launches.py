@@ -31,7 +31,7 @@ from llmc.artifact.launch_plan import (
 from llmc.artifact.manifest import CacheGroup
 from llmc.codegen.triton.emit_sampling import PIECE
 from llmc.codegen.triton.generate import Generated
-from llmc.codegen.triton.layout import TRITON_LAYOUT
+from llmc.codegen.triton.layout import unpack
 from llmc.codegen.views import View
 from llmc.ir.graph import Node, Value
 from llmc.ir.interpreter import scalar_tensor
@@ -215,7 +215,7 @@ class _Step:
             tensor = program.weights.packed(value)
             data = self.found.gpu.bytes_at(self.base("weights") + tensor.offset, tensor.nbytes)
             shape = [d for d in value.type.shape if isinstance(d, int)]
-            values = TRITON_LAYOUT.unpack(value.type.dtype, shape, data)
+            values = unpack(value.type.dtype, shape, data)
             self.owner._weights[value] = torch.from_numpy(np.array(values, np.float32))
         return self.owner._weights[value]
 
