@@ -56,10 +56,11 @@ class MachinePlan:
 
 
 class _Specs:
-    """Kernels by number, each once."""
+    """Kernels by number, each once. `overlap`: they may begin early."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: bool) -> None:
         self.known: dict[KernelSpec, int] = {}
+        self._overlap = overlap
 
     def number(self, launch: PlannedLaunch, choice: Choice, arguments: Iterable[Argument]) -> int:
         types = tuple((name, operand.type) for name, operand in launch.operands.items())
@@ -72,7 +73,7 @@ class _Specs:
             num_warps=choice.num_warps,
             num_stages=choice.num_stages,
             unaligned=tuple(name for name, argument in named if not _is_aligned(argument)),
-            pdl=not choice.cooperative,
+            pdl=self._overlap and not choice.cooperative,
             cooperative=choice.cooperative,
         )
         return self.known.setdefault(spec, len(self.known))
@@ -80,7 +81,7 @@ class _Specs:
 
 def plan_for(program: Program, memory: MemoryPlan, machine: Machine) -> MachinePlan:
     """The plan of `program` on `machine`, whose kernels are still to be made."""
-    specs = _Specs()
+    specs = _Specs(machine.overlaps)
 
     def planned(launches: Iterable[PlannedLaunch]) -> list[Launch]:
         return [_launch(launch, program, memory, machine, specs) for launch in launches]
