@@ -14,6 +14,7 @@ from ...ir.graph import Graph, Node
 from ...ir.ops import PagedAttention
 from ...ir.ops.cache_codes import padded
 from ...ir.types import DType
+from .machines import Machine
 
 SEGMENT = 128
 """Keys of the first segments: one sequence of 1024 tokens and 8 heads has 64 items."""
@@ -52,9 +53,6 @@ class AttentionTiles:
     value: int
     cache: DType
     rows: int
-    keys: int
-    num_warps: int
-    num_stages: int
     segments: int
     work: WorkClass
 
@@ -99,11 +97,8 @@ def tiles_of(node: Node, limits: Limits) -> AttentionTiles:
     segments = _segments(op.window, limits.max_context, levels)
     per_token = limits.max_sequences * heads * segments * value * 4
     short = max(1, min(SHORT, SCRATCH_BYTES // per_token))
-    keys, num_warps, num_stages = _loop(rows, max(key, value), key_pool.dtype)
     work = WorkClass(op.window, rows // group, short, SEGMENT, levels)
-    return AttentionTiles(
-        group, kv_heads, key, value, key_pool.dtype, rows, keys, num_warps, num_stages, segments, work
-    )  # fmt: skip
+    return AttentionTiles(group, kv_heads, key, value, key_pool.dtype, rows, segments, work)
 
 
 def work_classes(graph: Graph, limits: Limits) -> tuple[WorkClass, ...]:
@@ -132,10 +127,26 @@ def _segments(window: int, max_context: int, levels: int) -> int:
     return count
 
 
-def _loop(rows: int, head: int, cache: DType) -> tuple[int, int, int]:
-    """KEYS, warps and stages: accumulators of rows x head stand twice in registers."""
-    if cache is DType.F32:
-        return (16, 4, 2)
-    if head <= 64:
-        return (64, rows // 16, 3)
-    return (32, max(4, rows // 16 * (1 if head <= 128 else 2)), 3)
+@dataclass(frozen=True)
+class KeyLoop:
+    """How a kernel goes through keys: KEYS at a time, with so many warps and stages."""
+
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+def key_loop(tiles: AttentionTiles, machine: Machine) -> KeyLoop:
+    """The same for every form of a layer. Accumulators of ROWS x head stand twice in registers.
+
+    Tiles are the largest that don't spill, by compiling them; f32 has no tensor cores.
+    """
+    head = max(tiles.key_block, tiles.value_block)
+    warps = max(4, tiles.rows // 16)
+    if tiles.cache is DType.F32:
+        return KeyLoop(16, warps, 2)
+    if head > 128:
+        return KeyLoop(16, 2 * warps, 3)
+    if head > 64:
+        return KeyLoop(16 if machine.sm >= 120 else 32, warps, 4)
+    return KeyLoop(64 if machine.sm < 120 else 32, warps, 3)

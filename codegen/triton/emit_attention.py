@@ -8,7 +8,7 @@ from ...ir.ops import CacheWrite, PagedAttention, Rotary
 from ...ir.ops.cache_codes import padded
 from ...ir.types import DType, S, TensorType, numel
 from ..views import View
-from .attention_tiles import AttentionTiles, power_of_two, tiles_of
+from .attention_tiles import AttentionTiles, key_loop, power_of_two, tiles_of
 from .emit_step import positions, sequence_of, work
 from .emitters import emits
 from .forms import Form
@@ -24,16 +24,32 @@ MANY = 1 << 20
 @emits(Rotary)
 def rotary(program: Program, node: Node, op: Rotary) -> None:
     x, cos, sin = (program.view(value) for value in node.inputs)
-    out = program.result(node.output)
-    tokens, (heads, head) = x.shape[-3], x.shape[-2:]
-    assert isinstance(heads, int)
+    _rotate(program, x, (cos, sin), program.result(node.output), op, hadamard=0)
+
+
+def _rotate(
+    program: Program,
+    x: View,
+    tables: tuple[View, ...],
+    out: View,
+    op: Rotary | PagedAttention,
+    *,
+    hadamard: int,
+) -> None:
+    """x [T, H, D] → out, whose heads may be wider; tables: cos and sin, or none."""
+    tokens, heads, head = x.shape[-3:]
+    width = out.shape[-1]
     assert isinstance(head, int)
-    block = power_of_two(head)
+    assert isinstance(width, int)
+    block = power_of_two(width)
     rows = max(1, 1024 // block)
+    cos, sin = tables or (x, x)
+    dim = op.dim if isinstance(op, Rotary) else op.rotary
     constants = {
-        "HEADS": heads, "HEAD": head, "X_STRIDE": _row_stride(program, x),
-        "TABLE_STRIDE": _table_stride(program, cos, sin), "OUT_STRIDE": _row_stride(program, out),
-        "ROTARY": op.dim, "INTERLEAVED": op.interleaved, "BLOCK_ROWS": rows, "BLOCK": block,
+        "HEADS": heads, "HEAD": head, "WIDTH": width, "X_STRIDE": _row_stride(program, x),
+        "TABLE_STRIDE": _table_stride(program, tables), "OUT_STRIDE": _row_stride(program, out),
+        "ROTARY": dim, "INTERLEAVED": op.interleaved, "HADAMARD": hadamard,
+        "BLOCK_ROWS": rows, "BLOCK": block,
     }  # fmt: skip
     grid = (extent(numel((tokens, heads)), rows),)
     program.launch(
@@ -45,7 +61,7 @@ def rotary(program: Program, node: Node, op: Rotary) -> None:
             "out_ptr": program.write(out),
             "tokens": program.size(tokens),
         },
-        lambda machine, form: Choice(grid, constants),
+        lambda machine, form: Choice(grid, {**constants, "PORTABLE": not machine.overlaps}),
     )
 
 
@@ -57,21 +73,23 @@ def cache_write(program: Program, node: Node, op: CacheWrite) -> None:
     assert isinstance(heads, int)
     assert isinstance(key, int)
     assert isinstance(value, int)
-    cos, sin = (program.view(t) for t in tables) if tables else (k, k)
+    angles = tuple(program.view(t) for t in tables)
+    cos, sin = angles or (k, k)
     tokens = k.shape[-3]
     constants = {
         "KEY": key, "VALUE": value, "K_STRIDE": _row_stride(program, k),
         "V_STRIDE": _row_stride(program, v),
-        "TABLE_STRIDE": _table_stride(program, cos, sin) if tables else 0,
+        "TABLE_STRIDE": _table_stride(program, angles),
         "COLUMNS": program.columns, "BLOCK_BYTES": program.pool(key_pool).block_bytes,
         "ROTARY": op.rotary, "INTERLEAVED": op.interleaved,
         "KEY_BLOCK": power_of_two(padded(key)), "VALUE_BLOCK": power_of_two(padded(value)),
     }  # fmt: skip
 
-    def choose(_: Machine, form: Form) -> Choice:
+    def choose(machine: Machine, form: Form) -> Choice:
         block = 8 if form.wide else 1
         grid = (extent(tokens, block), Extent("", heads))
-        return Choice(grid, {**constants, "BLOCK_TOKENS": block}, num_warps=4 if form.wide else 1)
+        facts = {"BLOCK_TOKENS": block, "PORTABLE": not machine.overlaps}
+        return Choice(grid, constants | facts, num_warps=4 if form.wide else 1)
 
     program.launch(
         "cache_write.cache_write",
@@ -94,18 +112,27 @@ def cache_write(program: Program, node: Node, op: CacheWrite) -> None:
 @emits(PagedAttention)
 def paged_attention(program: Program, node: Node, op: PagedAttention) -> None:
     q_value, key_pool, _, query_start, context_len, table, *rest = node.inputs
-    sinks, tables = rest[: int(op.sinks)], rest[int(op.sinks) :]
+    sinks = rest[: int(op.sinks)]
+    angles = tuple(program.view(t) for t in rest[int(op.sinks) :])
     tiles = tiles_of(node, program.limits)
     q, out = program.view(q_value), program.result(node.output)
-    cos, sin = (program.view(t) for t in tables) if tables else (q, q)
+    if tiles.cache is DType.I8:
+        q, angles = _meeting_codes(program, q, angles, op), ()
+    cos, sin = angles or (q, q)
     partial, stats, arrivals = _scratch(program, tiles)
     constants = {
         **_constants(program, tiles, op),
         "Q_STRIDE": _row_stride(program, q), "OUT_STRIDE": _row_stride(program, out),
-        "TABLE_STRIDE": _table_stride(program, cos, sin) if tables else 0,
-        "BLOCK_BYTES": program.pool(key_pool).block_bytes,
+        "TABLE_STRIDE": _table_stride(program, angles),
+        "BLOCK_BYTES": program.pool(key_pool).block_bytes, "ROTARY": op.rotary if angles else 0,
     }  # fmt: skip
     grid = (Extent("", MANY, per_multiprocessor=PROGRAMS_PER_MULTIPROCESSOR),)
+
+    def choose(machine: Machine, form: Form) -> Choice:
+        loop = key_loop(tiles, machine)
+        facts = {"KEYS": loop.keys, "PORTABLE": not machine.overlaps}
+        return Choice(grid, constants | facts, loop.num_warps, loop.num_stages)
+
     program.launch(
         "paged_attention.paged_attention",
         {
@@ -124,19 +151,28 @@ def paged_attention(program: Program, node: Node, op: PagedAttention) -> None:
             "out_ptr": program.write(out),
             "sequences": program.size(S),
         },
-        lambda machine, form: Choice(grid, constants, tiles.num_warps, tiles.num_stages),
+        choose,
     )
+
+
+def _meeting_codes(program: Program, q: View, angles: tuple[View, ...], op: PagedAttention) -> View:
+    """Queries as an int8 cache's keys are: rotated by the Hadamard matrix, too."""
+    *lead, head = q.shape
+    assert isinstance(head, int)
+    width = padded(head)
+    out = program.fresh(TensorType(DType.BF16, (*lead[-2:], width)))
+    _rotate(program, q, angles, out, op, hadamard=width & -width)
+    return out
 
 
 def _constants(program: Program, tiles: AttentionTiles, op: PagedAttention) -> dict[str, object]:
     return {
         "GROUP": tiles.group, "KV_HEADS": tiles.kv_heads, "KEY": tiles.key, "VALUE": tiles.value,
         "COLUMNS": program.columns, "SCALE": op.scale, "SOFTCAP": op.softcap,
-        "WINDOW": op.window, "SINKS": op.sinks, "ROTARY": op.rotary,
-        "INTERLEAVED": op.interleaved, "SHORT": tiles.work.short, "SEGMENT": tiles.work.segment,
+        "WINDOW": op.window, "SINKS": op.sinks, "INTERLEAVED": op.interleaved,
+        "SHORT": tiles.work.short, "SEGMENT": tiles.work.segment,
         "LEVELS": tiles.work.levels, "SEGMENTS": tiles.segments, "ROWS": tiles.rows,
-        "KEYS": tiles.keys, "KEY_BLOCK": tiles.key_block, "VALUE_BLOCK": tiles.value_block,
-        "MERGES": True,
+        "KEY_BLOCK": tiles.key_block, "VALUE_BLOCK": tiles.value_block, "MERGES": True,
     }  # fmt: skip
 
 
@@ -163,8 +199,11 @@ def _row_stride(program: Program, view: View) -> int:
     return view.strides[-3]
 
 
-def _table_stride(program: Program, cos: View, sin: View) -> int:
-    """Elements between tokens of cos and sin [T, dim / 2]."""
+def _table_stride(program: Program, tables: tuple[View, ...]) -> int:
+    """Elements between tokens of cos and sin [T, dim / 2]; 0 where there are none."""
+    if not tables:
+        return 0
+    cos, sin = tables
     if cos.strides[-2:] != sin.strides[-2:] or cos.strides[-1] != 1 or cos.storage is None:
         raise program.refuse("angles of another layout")
     return cos.strides[-2]

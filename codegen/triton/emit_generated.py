@@ -28,7 +28,7 @@ def emit_group(program: Program, group: Group) -> None:
     Raises:
         LlmcError: LLMC-E0401, this use of an op isn't covered.
     """
-    program.node = group.last
+    program.nodes = group.nodes
     subject = Subject(
         group.last, frozenset(group.inside), program.view, program.result, program.capacity
     )

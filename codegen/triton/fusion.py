@@ -9,7 +9,7 @@ for a broadcast), and if nobody else needs its value in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops import (
@@ -38,10 +38,18 @@ MOST_NODES = 24
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """One generated kernel: it stores the results of `last`, computed with `inside`."""
+    """One generated kernel: it stores the results of the last of `nodes`, in the graph's order."""
 
-    last: Node
-    inside: set[Node] = field(default_factory=set)
+    nodes: tuple[Node, ...]
+
+    @property
+    def last(self) -> Node:
+        return self.nodes[-1]
+
+    @property
+    def inside(self) -> tuple[Node, ...]:
+        """The nodes whose results are not stored."""
+        return self.nodes[:-1]
 
 
 def is_generated(node: Node) -> bool:
@@ -66,10 +74,10 @@ def plan_groups(
         if group is None:
             group = _common_group(node, groups, kept)
         if group is None:
-            groups[node] = Group(node)
+            groups[node] = Group((node,))
             continue
         groups[node] = group
-        group.inside.add(node)
+        group.nodes = (node, *group.nodes)
     return groups
 
 
@@ -92,7 +100,7 @@ def _common_group(node: Node, groups: dict[Node, Group], kept: set[Value]) -> Gr
     if not readers or not all(_reads_once(r, node.output, groups) for r in readers):
         return None
     group, *others = {groups[reader] for reader in readers}
-    return None if others or len(group.inside) >= MOST_NODES else group
+    return None if others or len(group.nodes) >= MOST_NODES else group
 
 
 def _reads_once(reader: Node, value: Value, groups: dict[Node, Group]) -> bool:

@@ -20,12 +20,16 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
+from ...ir.tiles import BLOCK
 from ...ir.types import DType
 from ...weights.formats.registry import is_quantized
+from .layout import in_panels
 from .machines import Machine
 
 NARROW = (8, 16, 32, 64)
 WIDE = 128
+PANEL_BLOCKS = 4
+"""Blocks of 32 columns that a step takes of weights in panels."""
 SIDE_BY_SIDE = 8
 """Tiles of rows that walk along N together: a wave of blocks then re-reads few weights from L2."""
 NEAR = 1.0
@@ -52,7 +56,12 @@ class Tile:
     @property
     def constants(self) -> dict[str, int]:
         """The constants that `linear_rows` and `grouped_linear` both have."""
-        return {"BLOCK_N": self.block_n, "BLOCK_T": self.block_t, "BLOCK_K": self.block_k}
+        return {
+            "BLOCK_N": self.block_n,
+            "BLOCK_T": self.block_t,
+            "BLOCK_K": self.block_k,
+            "STAGES": self.num_stages,
+        }
 
 
 def linear_tile(
@@ -63,23 +72,28 @@ def linear_tile(
     `experts`: the rows are shared out to so many weights; all of them work at once.
     """
     block_k = block_of_k(dtype, k)
+    panels = in_panels(dtype)
     block_t = _block_t(dtype, -(-2 * rows // experts) if experts > 1 else rows)
     row = _nearest(machine.sm, str(dtype), n, k, block_t) if experts == 1 else None
     if row is not None:
-        group = SIDE_BY_SIDE if block_t >= WIDE else 1
+        group = SIDE_BY_SIDE if rows > NARROW[-1] else 1
         return Tile(row["block_n"], block_t, block_k, row["num_warps"], row["num_stages"], group)
     wide = block_t >= WIDE and _fills(machine, n, rows)
     block_n = 128 if wide else 64
     tiles = -(-n // block_n) * (-(-rows // block_t) if experts == 1 else min(experts, rows))
     nbytes = block_k * (block_n * _bytes(dtype) + block_t * _x_bytes(dtype, x_size))
     stages = min(_stages(machine, tiles, nbytes), max(_FEWEST_STAGES, -(-k // block_k)))
-    group = SIDE_BY_SIDE if block_t >= WIDE and experts == 1 else 1
-    warps = 8 if block_n * block_t >= 64 * WIDE and dtype is not DType.F32 else 4
+    group = SIDE_BY_SIDE if rows > NARROW[-1] and experts == 1 else 1
+    # Products with panels hold sums of 4 blocks side by side, so the same tile takes more warps.
+    many = block_n * block_t * (2 if panels else 1) >= 64 * WIDE and dtype is not DType.F32
+    warps = 8 if many else 4
     return Tile(block_n, block_t, block_k, warps, stages, group)
 
 
 def block_of_k(dtype: DType, k: int) -> int:
     """Columns of a step along K: 128 bytes of weights, or half where only that divides K."""
+    if in_panels(dtype):
+        return PANEL_BLOCKS * BLOCK
     full = 128 // max(1, _bytes(dtype))
     return next((size for size in (full, full // 2) if k % size == 0), full)
 
@@ -96,8 +110,9 @@ def _x_bytes(dtype: DType, x_size: int) -> int:
 
 
 def _block_t(dtype: DType, rows: int) -> int:
-    """The height of tiles. Products in f32 don't use tensor cores: taller ones gain nothing."""
-    widest = NARROW[-1] if dtype is DType.F32 else WIDE
+    """The height of tiles. Products in f32 don't use tensor cores, taller ones gain nothing; those
+    with panels have no registers for them."""
+    widest = NARROW[-1] if dtype is DType.F32 or in_panels(dtype) else WIDE
     return next((height for height in NARROW if rows <= height), widest)
 
 

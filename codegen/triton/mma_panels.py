@@ -18,12 +18,15 @@ Sections, in this order, those that a format has; `blocks` is K / 32 rounded up:
 |             |                    | `i % 2` at `4 * (i / 2) + 2 * half + row / 8`                 |
 |             | `i6k`              | u8 [panels, blocks, 32 lanes, 4]: bits 4 and 5 are in byte i  |
 |             |                    | from `4 * (row / 8) + 2 * half` on                            |
-| scales      | without `k`        | f16 [panels, blocks, 16]                                      |
-|             | `i4k` `i5k` `i6k`  | f16 [panels, super-blocks, 16]                                |
+| scales      | without `k`        | f16 [panels, blocks, 8, row / 8]                              |
+|             | `i4k` `i5k` `i6k`  | f16 [panels, super-blocks, 8, row / 8]                        |
 | minima      | with `a`           | f16, as scales                                                |
 |             | `i4k` `i5k`        | f16, as scales                                                |
-| factors     | `i4k` `i5k`        | u8 [panels, blocks, 16, 2]: factor, minimum's factor          |
-|             | `i6k`              | i8 [panels, blocks, 16, half]                                 |
+| factors     | `i4k` `i5k`        | u8 [panels, blocks, 8, row / 8, 2]: factor, minimum's factor  |
+|             | `i6k`              | i8 [panels, blocks, 8, row / 8, half]                         |
+
+Numbers of rows g and g + 8, which one lane needs, are a word of 4 bytes: the least that GPUs load
+asynchronously.
 
 So memory read is that of the format: `i4k` takes 4.63 bits a weight where scales and minima as
 floats would take 6. Matrices of experts are behind one another: E times the panels in each section.
@@ -70,11 +73,11 @@ def section_types(format: NumberFormat, k: int) -> dict[str, Section]:
     }
     if format.bits in (5, 6):
         types["high"] = (np.uint8, (blocks, _LANES, _high_bytes(format)))
-    types["scales"] = (np.float16, (per, PANEL))
+    types["scales"] = (np.float16, (per, _GROUPS, 2, 1))
     if format.has_mins:
         types["mins"] = types["scales"]
     if format.has_super_blocks:
-        types["factors"] = (np.uint8 if format.has_mins else np.int8, (blocks, PANEL, 2))
+        types["factors"] = (np.uint8 if format.has_mins else np.int8, (blocks, _GROUPS, 2, 2))
     return {name: (np.dtype(type), shape) for name, (type, shape) in types.items()}
 
 
@@ -83,9 +86,9 @@ def packed(rows: Quantized) -> list[Array]:
     missing = -rows.rows % PANEL
     if missing:
         rows = concatenate([rows, rows.format.zero_rows(missing, rows.k)])
-    arrays = [*_packed_codes(rows), _by_panel(rows.scales[..., None])[..., 0]]
+    arrays = [*_packed_codes(rows), _by_panel(rows.scales[..., None])]
     if rows.mins is not None:
-        arrays.append(_by_panel(rows.mins[..., None])[..., 0])
+        arrays.append(_by_panel(rows.mins[..., None]))
     if rows.factors is not None:
         arrays.append(_by_panel(_factor_pairs(rows.factors, rows.min_factors)))
     return arrays
@@ -100,8 +103,8 @@ def unpacked(format: NumberFormat, k: int, parts: Sequence[Array]) -> Quantized:
     }
     codes = _unpacked_codes(format, arrays["codes"], arrays.get("high"))
     codes = np.ascontiguousarray(codes[:, : format.padded(k)]).view(format.code_type)
-    scales = _by_row(arrays["scales"][..., None])
-    mins = _by_row(arrays["mins"][..., None]) if format.has_mins else None
+    scales = _by_row(arrays["scales"])
+    mins = _by_row(arrays["mins"]) if format.has_mins else None
     factors = _by_row(arrays["factors"]) if format.has_super_blocks else None
     if factors is None:
         return Quantized(format, codes, scales, mins, k)
@@ -166,11 +169,12 @@ def _factor_pairs(factors: Array, min_factors: Array | None) -> Array:
 
 
 def _by_panel(values: Array) -> Array:
-    """[rows, columns, ..] as [panels, columns, 16, ..]."""
-    return values.reshape(-1, PANEL, *values.shape[1:]).swapaxes(1, 2)
+    """[rows, columns, count] as [panels, columns, 8, row / 8, count]."""
+    rows = values.reshape(-1, 2, _GROUPS, *values.shape[1:])
+    return rows.transpose(0, 3, 2, 1, 4)
 
 
 def _by_row(panels: Array) -> Array:
-    """[panels, columns, 16, count] as [rows, columns * count]."""
-    rows = np.ascontiguousarray(panels.swapaxes(1, 2))
-    return rows.reshape(-1, rows.shape[2] * rows.shape[3])
+    """The inverse of `_by_panel`, as [rows, columns * count]."""
+    rows = np.ascontiguousarray(panels.transpose(0, 3, 2, 1, 4))
+    return rows.reshape(-1, rows.shape[3] * rows.shape[4])

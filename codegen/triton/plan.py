@@ -56,24 +56,25 @@ class MachinePlan:
 
 
 class _Specs:
-    """Kernels by number, each once. `overlap`: they may begin early."""
+    """Kernels by number, each once."""
 
-    def __init__(self, overlap: bool) -> None:
+    def __init__(self) -> None:
         self.known: dict[KernelSpec, int] = {}
-        self._overlap = overlap
 
-    def number(self, launch: PlannedLaunch, choice: Choice, arguments: Iterable[Argument]) -> int:
+    def number(
+        self, launch: PlannedLaunch, choice: Choice, arguments: Iterable[Argument], machine: Machine
+    ) -> int:
         types = tuple((name, operand.type) for name, operand in launch.operands.items())
         named = zip(launch.operands, arguments, strict=True)
         spec = KernelSpec(
             function=launch.function,
             source=launch.source,
             types=types,
-            constants=tuple(choice.constants.items()),
+            constants=tuple(({"PORTABLE": False} | dict(choice.constants)).items()),
             num_warps=choice.num_warps,
             num_stages=choice.num_stages,
             unaligned=tuple(name for name, argument in named if not _is_aligned(argument)),
-            pdl=self._overlap and not choice.cooperative,
+            pdl=machine.overlaps and not choice.cooperative,
             cooperative=choice.cooperative,
         )
         return self.known.setdefault(spec, len(self.known))
@@ -81,7 +82,7 @@ class _Specs:
 
 def plan_for(program: Program, memory: MemoryPlan, machine: Machine) -> MachinePlan:
     """The plan of `program` on `machine`, whose kernels are still to be made."""
-    specs = _Specs(machine.overlaps)
+    specs = _Specs()
 
     def planned(launches: Iterable[PlannedLaunch]) -> list[Launch]:
         return [_launch(launch, program, memory, machine, specs) for launch in launches]
@@ -119,7 +120,7 @@ def _launch(
         if choice is None:
             forms.append(FormLaunch())
         else:
-            number = specs.number(launch, choice, arguments)
+            number = specs.number(launch, choice, arguments, machine)
             forms.append(FormLaunch(number, choice.full_grid()))
     return Launch(label=launch.label, forms=forms, arguments=arguments)
 

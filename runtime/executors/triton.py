@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from ...artifact.choice import Choice
-from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
+from ...artifact.manifest import CacheGroup, Limits, Variant
 from ...artifact.program import StepInputs, StepOutputs, check_inputs
 from ...artifact.targets import TritonProgramOptions, options_of
 from ...base.errors import LlmcError
@@ -76,8 +76,6 @@ class TritonExecutor:
         gpu: GpuDevice,
         cache_blocks: tuple[int, ...],
     ) -> None:
-        if (variant.signature_version, variant.abi_version) != (SIGNATURE_VERSION, ABI_VERSION):
-            raise LlmcError("LLMC-E0509", "the program has another interface version")
         self.limits: Limits = variant.limits
         self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
         self.cache_blocks = cache_blocks

@@ -4,10 +4,11 @@ Everything that can be refused is refused before a byte of the weights is read.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from ...artifact.launch_plan import NO_KERNEL, LaunchPlan
-from ...artifact.manifest import Variant
+from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, Variant
 from ...base.errors import LlmcError
 from . import gpu_device
 from .gpu_device import GpuDevice, GpuProperties
@@ -54,6 +55,8 @@ def load_program(
     cache_blocks: Sequence[int],
 ) -> LoadedProgram:
     """Allocates, and brings kernels and weights there. Errors: E0509, E0514, E0601, E0722."""
+    if (variant.signature_version, variant.abi_version) != (SIGNATURE_VERSION, ABI_VERSION):
+        raise LlmcError("LLMC-E0509", "the program has another interface version")
     found, limits = gpu.properties, variant.limits
     problem = gpu_problem(plan, found)
     if problem is not None:
@@ -80,8 +83,9 @@ def load_program(
         gpu.fill(address, 0, nbytes)  # what kernels mask must at least be numbers
     kernels: dict[int, gpu_device.Kernel] = {}
     loading = _load_kernels(plan, program, gpu, kernels)
-    for _ in upload(gpu, weights_at, weights):
-        next(loading, None)
+    with closing(upload(gpu, weights_at, weights)) as pieces:
+        for _ in pieces:
+            next(loading, None)
     for _ in loading:
         pass
     launches.prepare(kernels, spaces, scratch)

@@ -53,7 +53,9 @@ class StepBlock:
     ) -> Iterator[tuple[int, int]]:
         """Writes the arrays; yields the bytes [begin, end) that each takes."""
         tokens, sequences = len(inputs.token_ids), sizes.sequences
-        known = [max(token, 0) for token in inputs.token_ids]
+        known = inputs.token_ids
+        if min(known) < 0:
+            known = [max(token, 0) for token in known]  # `take_tokens` brings the others
         for name, values, count, padding in (
             ("token_ids", known, sizes.tokens, 0),
             ("positions", inputs.positions, sizes.tokens, 0),

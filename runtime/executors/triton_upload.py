@@ -6,7 +6,7 @@ it does something else between two of them: loading kernels.
 
 import ctypes
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .gpu_device import GpuDevice
@@ -18,9 +18,9 @@ _PIECES = 4
 _THREADS = 3
 
 
-def upload(gpu: GpuDevice, target: int, source: memoryview, piece: int = PIECE) -> Iterator[None]:
+def upload(gpu: GpuDevice, target: int, source: memoryview, piece: int = PIECE) -> Generator[None]:
     """Copies `source` to address `target`; stops after each piece that was begun. The copy is done
-    when the generator is exhausted.
+    when the generator is exhausted. One that isn't must be closed: threads still fill pieces.
 
     `source` is any contiguous memory, such as a mapped file. Errors: E0601, E0722.
     """

@@ -30,6 +30,7 @@ from llmc.artifact.launch_plan import (
     Size,
 )
 from llmc.artifact.manifest import MemoryPlan, Variant
+from llmc.artifact.program import StepInputs
 from llmc.artifact.targets import TritonProgramOptions
 from llmc.runtime.executors.triton import TritonExecutor
 from toy_program import BLOCK, GROUPS, SEED, VOCAB, WINDOW, Toy, toy_limits, toy_variant
@@ -290,3 +291,41 @@ def toy_executor(
         gpu=gpu or FakeGpu(toy_kernels(), seed=seed),
         cache_blocks=cache_blocks,
     )
+
+
+BLOCKS_EACH = 2
+"""Of each sequence of `inputs_for`."""
+
+
+def inputs_for(
+    sequences: list[list[int]], new: list[int], rows: list[int] | None = None
+) -> StepInputs:
+    """A step that computes the last `new[s]` tokens of each sequence, which has blocks of its own.
+    Logits of each sequence's last token unless `rows` says otherwise."""
+    starts = [0]
+    for count in new:
+        starts.append(starts[-1] + count)
+    lengths = [len(tokens) for tokens in sequences]
+    pairs = list(zip(sequences, new, strict=True))
+    table = [
+        list(range(s * BLOCKS_EACH, s * BLOCKS_EACH + -(-length // BLOCK)))
+        for s, length in enumerate(lengths)
+    ]
+    return StepInputs(
+        token_ids=[t for tokens, count in pairs for t in tokens[len(tokens) - count :]],
+        positions=[p for tokens, n in pairs for p in range(len(tokens) - n, len(tokens))],
+        query_start=starts,
+        context_len=lengths,
+        logits_rows=[end - 1 for end in starts[1:]] if rows is None else rows,
+        block_tables=(table, table),
+    )
+
+
+def best(tokens: list[int]) -> int:
+    """What the toy says next."""
+    return int(Toy.logits(tokens).argmax())
+
+
+def prompts_of(*lengths: int) -> list[list[int]]:
+    """Prompts of these lengths, all different."""
+    return [[(7 * n + 13 * s) % 97 for n in range(length)] for s, length in enumerate(lengths)]

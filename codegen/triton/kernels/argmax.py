@@ -4,7 +4,7 @@ In: logits f32 [rows, VOCAB]. Out: the id of the largest i32[rows]; of equals th
 all are NaN or -inf. NaN never wins.
 """
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait

@@ -88,8 +88,7 @@ def _load_keys(at, place, BLOCK: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.con
     pointers = at + place[:, None] * WIDTH + columns[None, :]
     if BLOCK == SIZE:
         return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=(columns < SIZE)[None, :], other=0)
+    return tl.load(pointers, mask=(columns < SIZE)[None, :], other=0)
 
 
 @triton.jit
@@ -100,8 +99,7 @@ def _load_values(at, place, written, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     pointers = at + place[:, None] * WIDTH + columns[None, :]
     if BLOCK == SIZE:
         return tl.load(pointers, mask=written[:, None], other=0)
-    else:
-        return tl.load(pointers, mask=written[:, None] & (columns < SIZE)[None, :], other=0)
+    return tl.load(pointers, mask=written[:, None] & (columns < SIZE)[None, :], other=0)
 
 
 @triton.jit

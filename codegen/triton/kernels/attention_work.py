@@ -40,8 +40,7 @@ def first_visible(position, WINDOW: tl.constexpr):
     """The first key that a query at `position` sees."""
     if WINDOW > 0:
         return tl.maximum(position - WINDOW + 1, 0)
-    else:
-        return position * 0
+    return position * 0
 
 
 @triton.jit

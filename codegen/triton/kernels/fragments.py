@@ -1,9 +1,10 @@
 """8-bit codes of weight rows: from memory to operands of tensor cores.
 
 In memory (`layout.py`) rows of codes are in *fragment order*: of each 64 columns, column
-16 s + 8 h + 2 q + j stands at place 16 q + 4 s + 2 h + j (q, s < 4; h, j < 2). Tensor cores multiply
-16 columns at a time, of which thread q of a row feeds those of its (h, j). So what a thread feeds in
-four steps are 16 bytes in a row, loaded at once; in columns' own order it would load pairs of bytes.
+16 s + 8 h + 2 q + j stands at place 16 q + 4 s + 2 h + j (q, s < 4; h, j < 2). Tensor cores
+multiply 16 columns at a time, of which thread q of a row feeds those of its (h, j). So what a
+thread feeds in four steps are 16 bytes in a row, loaded at once; in columns' own order it would
+load pairs.
 
 NATURAL says in which order a tile's columns are multiplied: True for `wgmma` and `tcgen05`, which
 take x from shared memory and so in its own order; False for `mma.sync` (SM 80, 86, 89, 120), where
@@ -49,4 +50,10 @@ def in_register_order(x):
 @triton.jit
 def column_of(place):
     """The column that stands at `place` of a row of codes."""
-    return place // 64 * 64 + place // 4 % 4 * 16 + place // 2 % 2 * 8 + place // 16 % 4 * 2 + place % 2
+    return (
+        place // 64 * 64
+        + place // 4 % 4 * 16
+        + place // 2 % 2 * 8
+        + place // 16 % 4 * 2
+        + place % 2
+    )

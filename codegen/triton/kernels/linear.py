@@ -27,7 +27,9 @@ outputs. The tile takes from each 8 and 8: a thread holds rows r and r + 8 of 16
 
 Grid of `linear_rows`: (ceil(N / BLOCK_N), ceil(rows / BLOCK_T)). Grid of `grouped_linear`:
 (ceil(N / BLOCK_N), ceil(rows / BLOCK_T) + E), an upper bound that needs no look at the offsets.
-Pointers that a launch doesn't need (bias, residual, index) may be any.
+Pointers that a launch doesn't need (bias, residual, index) may be any. OVERLAPS: the kernel may
+start before the one that it depends on has ended (SM 90 and up); PORTABLE: no inline
+assembly, and nothing else that interpreters lack.
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ def linear_rows(
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, GATHER: tl.constexpr,
     SOFTCAP: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr, STAGES: tl.constexpr, GROUP: tl.constexpr,
-    PORTABLE: tl.constexpr = False,
+    PORTABLE: tl.constexpr = False, OVERLAPS: tl.constexpr = True,
 ):  # fmt: skip
     """`out[r] = softcap(residual[r] + act(x[r] Wᵀ + bias))` for `rows` rows; see the file's top.
 
@@ -171,7 +173,7 @@ def linear_rows(
     of rows walk along N side by side, so that weights are read from memory that many times fewer;
     1: tiles run as they are numbered.
     """
-    if not PORTABLE:
+    if OVERLAPS and not PORTABLE:
         gdc_wait()
         gdc_launch_dependents()
     tile_t, tile = tl.program_id(1), tl.program_id(0)
@@ -225,14 +227,14 @@ def grouped_linear(
     OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr, GATHER: tl.constexpr, SOFTCAP: tl.constexpr, NATURAL: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    PORTABLE: tl.constexpr = False,
+    PORTABLE: tl.constexpr = False, OVERLAPS: tl.constexpr = True,
 ):  # fmt: skip
     """`linear_rows` where rows `offsets[e] .. offsets[e + 1]` take the weight of expert e.
 
     offsets i32 [EXPERTS + 1], index i32 [rows] if GATHER, weight [EXPERTS, N, K], bias
     [EXPERTS, N]. Programs past the last tile do nothing.
     """
-    if not PORTABLE:
+    if OVERLAPS and not PORTABLE:
         gdc_wait()
         gdc_launch_dependents()
     tile = tl.program_id(0)

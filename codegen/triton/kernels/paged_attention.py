@@ -15,7 +15,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .attention_rows import attend_segment, finish, merge
 from .attention_work import first_visible, interval_of, segment_of, segment_start
-from .cache_codes import hadamard
 from .rotary import load_rotated
 
 
@@ -63,6 +62,9 @@ def paged_attention(
 ):
     """q [T, H, KEY] → out [T, H, VALUE]; rows of tokens that belong to nobody stay as they are.
 
+    Over an int8 cache, q is what `rotary_rows` with HADAMARD has made: bf16 [T, H, KEY rounded up
+    to 16], and ROTARY is 0.
+
     pool_ptr: the layer's part of block 0, typed as the cache's elements; work_ptr: i32[S + 1],
     the prefix sums for WINDOW, TILE = ROWS // GROUP, SHORT, SEGMENT, LEVELS. Scratch for S
     sequences: partial f32 [S, KV_HEADS, SEGMENTS, SHORT * GROUP, VALUE], stats f32
@@ -77,8 +79,10 @@ def paged_attention(
     TILE: tl.constexpr = ROWS // GROUP
     BYTES: tl.constexpr = pool_ptr.dtype.element_ty.primitive_bitwidth // 8
     CODES: tl.constexpr = pool_ptr.dtype.element_ty == tl.int8
-    WIDTHS: tl.constexpr = (KEY + 15) // 16 * 16 + (VALUE + 15) // 16 * 16
-    HEAD_STRIDE: tl.constexpr = 64 * WIDTHS + (512 if CODES else 0)
+    KEY_WIDTH: tl.constexpr = (KEY + 15) // 16 * 16
+    VALUE_WIDTH: tl.constexpr = (VALUE + 15) // 16 * 16
+    HEAD_STRIDE: tl.constexpr = 64 * (KEY_WIDTH + VALUE_WIDTH) + (512 if CODES else 0)
+    QUERY: tl.constexpr = KEY_WIDTH if CODES else KEY
     row = tl.arange(0, ROWS)
     count = tl.load(work_ptr + sequences) * KV_HEADS
     for i in tl.range(tl.program_id(0), count, tl.num_programs(0), disable_licm=True):
@@ -108,17 +112,15 @@ def paged_attention(
 
         query_row = (first_token + token).to(tl.int64)[:, None]
         query_head = head * GROUP + row % GROUP
-        queries = _load_queries(
-            q_ptr + query_row * Q_STRIDE + query_head[:, None] * KEY,
+        queries = load_rotated(
+            q_ptr + query_row * Q_STRIDE + query_head[:, None] * QUERY,
             cos_ptr + query_row * TABLE_STRIDE,
             sin_ptr + query_row * TABLE_STRIDE,
-            owned,
-            pool_ptr.dtype.element_ty,
-            KEY,
-            KEY_BLOCK,
+            tl.arange(0, KEY_BLOCK)[None, :],
+            owned[:, None] & (tl.arange(0, KEY_BLOCK)[None, :] < QUERY),
             ROTARY,
             INTERLEAVED,
-        )
+        ).to(tl.bfloat16 if CODES else pool_ptr.dtype.element_ty)
         top = tl.full((ROWS,), float("-inf"), tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
         mixed = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
@@ -244,29 +246,6 @@ def merge_segments(
         result = finish(top, total, mixed, sinks_ptr, query_head, SCALE, SOFTCAP, SINKS)
         to = out_ptr + (first_token + token).to(tl.int64)[:, None] * OUT_STRIDE
         _store_result(to, query_head, result, owned, VALUE)
-
-
-@triton.jit
-def _load_queries(
-    row_ptr,
-    cos_ptr,
-    sin_ptr,
-    owned,
-    CACHE: tl.constexpr,
-    KEY: tl.constexpr,
-    KEY_BLOCK: tl.constexpr,
-    ROTARY: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-):
-    """Queries [ROWS, KEY_BLOCK] in the type that they meet keys in: the cache's, bf16 for codes."""
-    columns = tl.arange(0, KEY_BLOCK)[None, :]
-    mask = owned[:, None] & (columns < KEY)
-    queries = load_rotated(row_ptr, cos_ptr, sin_ptr, columns, mask, ROTARY, INTERLEAVED)
-    if CACHE == tl.int8:
-        KEY_WIDTH: tl.constexpr = (KEY + 15) // 16 * 16
-        return hadamard(queries, KEY_WIDTH & -KEY_WIDTH).to(tl.bfloat16)
-    else:
-        return queries.to(CACHE)
 
 
 @triton.jit

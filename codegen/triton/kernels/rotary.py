@@ -1,10 +1,15 @@
-"""Rotary embedding: rows of heads read and rotated on the way, and a kernel that does only that."""
+"""Rotary embedding: rows of heads read and rotated on the way, and a kernel that does only that.
+
+The kernel also makes of queries what meets the keys of an int8 cache.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from .cache_codes import hadamard
 
 
 @triton.jit
@@ -49,19 +54,22 @@ def rotary_rows(
     tokens,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
+    WIDTH: tl.constexpr,
     X_STRIDE: tl.constexpr,
     TABLE_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
     ROTARY: tl.constexpr,
     INTERLEAVED: tl.constexpr,
+    HADAMARD: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PORTABLE: tl.constexpr,
 ):
-    """x [T, HEADS, HEAD] → out, rotated; a row of the tile is one head of one token.
+    """x [T, HEADS, HEAD] → out [T, HEADS, WIDTH], rotated; a row of a tile is one head of a token.
 
-    Strides are elements between tokens; BLOCK >= HEAD is a power of two. Grid:
-    ceil(T * HEADS / BLOCK_ROWS).
+    With HADAMARD > 0, each run of so many elements is then multiplied with the Hadamard matrix;
+    what HEAD lacks of WIDTH counts as zeros. Strides are elements between tokens; BLOCK >= WIDTH
+    is a power of two. Grid: ceil(T * HEADS / BLOCK_ROWS).
     """
     if not PORTABLE:
         gdc_launch_dependents()
@@ -80,5 +88,8 @@ def rotary_rows(
         ROTARY,
         INTERLEAVED,
     )
-    to = out_ptr + token * OUT_STRIDE + head * HEAD + columns
+    if HADAMARD > 0:
+        x = hadamard(x, HADAMARD)
+    to = out_ptr + token * OUT_STRIDE + head * WIDTH + columns
+    mask = (row < tokens * HEADS) & (columns < WIDTH)
     tl.store(to, x.to(out_ptr.dtype.element_ty), mask=mask)

@@ -129,6 +129,7 @@ def draw_rows(
     logits_ptr,
     choices_ptr,
     results_ptr,
+    tokens_ptr,
     ids_ptr,
     values_ptr,
     STRIDE: tl.constexpr,
@@ -141,6 +142,7 @@ def draw_rows(
 ):
     """The token of every choice, or its target; and its log-probability where one is reported.
 
+    tokens i32 [rows]: the same by rows, 0 where none can be chosen: the next step takes it there.
     Work space as that of `report_rows`. NEAR: how many of the largest are looked at first, much
     less than BLOCK and CAPACITY; a larger top-k looks at the whole row.
     """
@@ -156,6 +158,7 @@ def draw_rows(
                 x_ptr, record, ids_ptr + near, values_ptr + near, VOCAB, NEAR, CAPACITY, BLOCK
             )
         tl.store(result + TOKEN, token)
+        tl.store(tokens_ptr + tl.load(record + ROW), tl.maximum(token, 0))
         if (tl.load(record + TOP_COUNT) >= 0) & (token >= 0):
             raw = _before(x_ptr, choices_ptr, record, token, BLOCK)
             largest, log_sum = _float(result + LARGEST), _float(result + LOG_SUM)

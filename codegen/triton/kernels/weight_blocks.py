@@ -66,21 +66,36 @@ def load_bytes(w_ptr, panel, block, K: tl.constexpr):
 
 
 @triton.jit
-def load_numbers(
+def load_words(
     w_ptr, panel, column, FORMAT: tl.constexpr, PANELS: tl.constexpr, K: tl.constexpr,
-    NAME: tl.constexpr, TYPE: tl.constexpr, COLUMNS: tl.constexpr,
+    NAME: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """[BLOCKS, BLOCK_N] of columns `column` i32 [BLOCKS] of a section [PANELS, COLUMNS, 16]."""
-    start = (w_ptr + section_at(FORMAT, PANELS, K, NAME)).to(tl.pointer_type(TYPE))
-    at = ((panel * COLUMNS)[None, :] + column[:, None]) * 16
-    numbers = tl.load(start + at[:, :, None] + tl.arange(0, 16)[None, None, :])
-    return tl.reshape(numbers, (column.shape[0], panel.shape[0] * 16))
+    """Numbers of rows g (low half of u32) and g + 8: [BLOCKS, panels, 8].
+
+    Of columns `column` i32 [BLOCKS] of a section [PANELS, COLUMNS, 8].
+    """
+    start = (w_ptr + section_at(FORMAT, PANELS, K, NAME)).to(tl.pointer_type(tl.uint32))
+    at = ((panel * COLUMNS)[None, :] + column[:, None]) * 8
+    return tl.load(start + at[:, :, None] + tl.arange(0, 8)[None, None, :])
+
+
+@triton.jit
+def half_value(bits):
+    """f32 of the float16 in the low half of u32."""
+    return (bits & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
 def byte_value(byte, SHIFT: tl.constexpr):
     """f32 of `byte` u32 less SHIFT, as the last mantissa bits of 2^23: conversions are slow."""
     return (byte | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + SHIFT)
+
+
+@triton.jit
+def rows_of(upper, lower):
+    """[BLOCKS, panels, 8] of rows g and of rows g + 8 as [BLOCKS, BLOCK_N]."""
+    rows = tl.permute(tl.join(upper, lower), (0, 1, 3, 2))
+    return tl.reshape(rows, (upper.shape[0], upper.shape[1] * 16))
 
 
 @triton.jit
@@ -91,21 +106,22 @@ def load_scales(w_ptr, panel, block, FORMAT: tl.constexpr, PANELS: tl.constexpr,
     """
     COUNT: tl.constexpr = scales_per_row(FORMAT, K)
     column = block // super_length(K) if has_factors(FORMAT) else block
-    scale = load_numbers(w_ptr, panel, column, FORMAT, PANELS, K, "scales", tl.float16, COUNT)
-    scale = scale.to(tl.float32)
-    second = scale
+    words = load_words(w_ptr, panel, column, FORMAT, PANELS, K, "scales", COUNT)
+    upper, lower = half_value(words), half_value(words >> 16)
+    upper_2, lower_2 = upper, lower
     if has_mins(FORMAT):
-        second = load_numbers(w_ptr, panel, column, FORMAT, PANELS, K, "mins", tl.float16, COUNT)
-        second = second.to(tl.float32)
+        words = load_words(w_ptr, panel, column, FORMAT, PANELS, K, "mins", COUNT)
+        upper_2, lower_2 = half_value(words), half_value(words >> 16)
     if has_factors(FORMAT):
-        B: tl.constexpr = (K + 31) // 32
-        pair = load_numbers(w_ptr, panel, block, FORMAT, PANELS, K, "factors", tl.uint16, B)
         # Two's complement of i6k becomes unsigned, with 128 added.
         SHIFT: tl.constexpr = 128 if FORMAT == "i6k" else 0
-        pair = pair.to(tl.uint32) ^ (SHIFT * 257)
-        scale *= byte_value(pair & 255, SHIFT)
-        second *= byte_value(pair >> 8, SHIFT)
-    return scale, second
+        words = load_words(w_ptr, panel, block, FORMAT, PANELS, K, "factors", (K + 31) // 32)
+        words = words ^ (SHIFT * 0x01010101)
+        upper *= byte_value(words & 255, SHIFT)
+        upper_2 *= byte_value((words >> 8) & 255, SHIFT)
+        lower *= byte_value((words >> 16) & 255, SHIFT)
+        lower_2 *= byte_value(words >> 24, SHIFT)
+    return rows_of(upper, lower), rows_of(upper_2, lower_2)
 
 
 @triton.jit
@@ -182,9 +198,9 @@ def block_product(
 
     `panel` is the number of the first panel, of all experts; panels past the last are the last one
     again. `x_at` i64 [BLOCK_T]: the elements of x_ptr at which its rows begin. BLOCK_N is a
-    multiple of 16, BLOCK_T at least 8, BLOCKS a power of two, best the number of warps. STAGES: K
-    tiles that are on their way at once; scales are, too, if BLOCKS * BLOCK_N is at least twice the
-    threads.
+    multiple of 16, BLOCK_T at least 8, BLOCKS a power of two, best the number of warps; sums take
+    BLOCK_N * BLOCK_T / 16 registers then, of 2048 products at most. STAGES: K tiles that are on
+    their way at once.
     """
     B: tl.constexpr = (K + 31) // 32
     FULL: tl.constexpr = K // (32 * BLOCKS) * BLOCKS

@@ -40,7 +40,7 @@ class Launched:
 
 
 class GraphRun:
-    """What emitters see as a program: values are views of poisoned buffers, launches run at once."""
+    """What emitters take for a program: views of poisoned buffers, launches that run at once."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class GraphRun:
         self.memory: dict[Storage, torch.Tensor] = {}
         self.views: dict[Value, View] = {}
         self.kernels: list[Launched] = []
-        self.node: Node | None = None
+        self.nodes: tuple[Node, ...] = ()
         for value in graph.inputs:
             self.views[value] = self.fresh(value.type)
             self.tensor(self.views[value]).copy_(inputs[value.name])

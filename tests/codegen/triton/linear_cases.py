@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from interpreted_kernels import interpreted
+from llmc.codegen.triton.layout import TRITON_LAYOUT, row_stride
 from llmc.ir.ops.linear import GroupedLinear, Linear
+from llmc.ir.types import DType
+from llmc.weights.formats.registry import dequantize, quantize
+from llmc.weights.layout import section_offsets, total_bytes
 from triton.runtime import interpreter
 
 COMPUTE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -40,12 +44,12 @@ class Weight:
     data: torch.Tensor
     values: torch.Tensor
     compute: torch.dtype
-    stride: int = 1
-    panels: int = 1
+    stride: int
 
     @property
     def constants(self) -> dict[str, Any]:
-        return {"FORMAT": self.format, "W_STRIDE": self.stride, "PANELS": self.panels}
+        experts, n, _ = self.values.shape
+        return {"FORMAT": self.format, "W_STRIDE": self.stride, "ROWS": experts * n}
 
 
 def plain_weight(kind: str, experts: int, n: int, k: int) -> Weight:
@@ -59,38 +63,57 @@ def plain_weight(kind: str, experts: int, n: int, k: int) -> Weight:
 
 
 def coded_weight(kind: str, experts: int, n: int, k: int) -> Weight:
-    """8-bit codes in panels, then the rows' scales; codes past N and K are any."""
-    n16, k32 = -(-n // 16) * 16, -(-k // 32) * 32
+    """8-bit codes in fragment order, then the rows' scales; codes past K are any."""
+    stride = -(-k // 64) * 64
     if kind == "i8c":
-        codes = torch.randint(-128, 128, (experts, n16, k32), dtype=torch.int8)
+        codes = torch.randint(-128, 128, (experts, n, stride), dtype=torch.int8)
         values, scale = codes.float(), 0.02
     else:
-        bits = torch.randint(0, 256, (experts, n16, k32), dtype=torch.uint8)
+        bits = torch.randint(0, 256, (experts, n, stride), dtype=torch.uint8)
         codes = torch.where((bits & 0x7F) == 0x7F, 0x7E, bits)  # no NaN
         values, scale = codes.view(torch.float8_e4m3fn).float(), 0.01
-    scales = torch.rand(experts, n16) * scale + scale
-    bytes = [packed_panels(codes).flatten().view(torch.uint8), scales.flatten().view(torch.uint8)]
-    data = torch.cat(bytes).view(torch.int8 if kind == "i8c" else torch.uint8)
-    exact = (values * scales[..., None])[:, :n, :k]
-    return Weight(kind, data, exact, torch.bfloat16, panels=experts * n16 // 16)
+    scales = torch.rand(experts, n) * scale + scale
+    parts = [in_fragment_order(codes), scales]
+    data = torch.cat([part.flatten().view(torch.uint8) for part in parts]).view(codes.dtype)
+    exact = (values * scales[..., None])[..., :k]
+    return Weight(kind, data, exact, torch.bfloat16, stride)
 
 
-def packed_panels(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [E, N, K] as [E, panel, block, lane, 16 bytes], byte by byte as `panels.py` has it."""
-    experts, n, k = codes.shape
-    out = torch.empty(experts, n // 16, k // 32, 32, 16, dtype=codes.dtype)
-    for lane in range(32):
-        g, t = divmod(lane, 4)
-        for byte in range(16):
-            half, r, h, j = byte >> 3, byte >> 2 & 1, byte >> 1 & 1, byte & 1
-            column = 16 * half + 8 * h + 2 * t + j
-            out[..., lane, byte] = codes[:, 8 * r + g :: 16, column::32]
-    return out
+def in_fragment_order(codes: torch.Tensor) -> torch.Tensor:
+    """Columns to where `fragments.py` says that they stand."""
+    out = torch.empty_like(codes)
+    for column in range(64):
+        s, rest = divmod(column, 16)
+        h, rest = divmod(rest, 8)
+        q, j = divmod(rest, 2)
+        out[..., 16 * q + 4 * s + 2 * h + j :: 64] = codes[..., column::64]
+    return out.contiguous()
+
+
+def quantized_weight(kind: str, experts: int, n: int, k: int) -> Weight:
+    """What the layout of the target makes of random weights."""
+    rows = [quantize(torch.randn(n, k).numpy(), DType(kind)) for _ in range(experts)]
+    sections = zip(*(TRITON_LAYOUT.pack(DType(kind), each) for each in rows), strict=True)
+    sizes = TRITON_LAYOUT.sections(DType(kind), (experts, n, k))
+    data = np.full(total_bytes(sizes), 0xA5, np.uint8)
+    for at, parts in zip(section_offsets(sizes), sections, strict=True):
+        section = np.concatenate(parts)
+        data[at : at + len(section)] = section
+    values = torch.stack([torch.from_numpy(dequantize(each)) for each in rows])
+    stride = row_stride(DType.I8C, k)
+    tensor = torch.from_numpy(data)
+    tensor = tensor.view(torch.int8) if kind == "i8c" else tensor
+    return Weight(kind, tensor, values, torch.bfloat16, stride)
 
 
 def make_weight(kind: str, n: int, k: int, experts: int = 1) -> Weight:
-    """Random weights of a kind: `f32`, `bf16`, `f16`, `i8c`, `f8c`."""
-    make = plain_weight if kind in COMPUTE else coded_weight
+    """Random weights of a kind: `f32`, `bf16`, `f16`, `f8c`, or a number format.
+
+    `i8c` is packed here, by the words of `fragments.py`.
+    """
+    if kind in COMPUTE:
+        return plain_weight(kind, experts, n, k)
+    make = coded_weight if kind in ("i8c", "f8c") else quantized_weight
     return make(kind, experts, n, k)
 
 
@@ -138,7 +161,7 @@ class Case:
     def run(self, **tile: Any) -> torch.Tensor:
         """What the kernel makes of it: [rows, OUT] within poisoned memory."""
         rows, n, k, out = self.shape
-        tile = {"BLOCK_N": 32, "BLOCK_T": 8, "BLOCK_K": 32} | self.tile | tile
+        tile = {"BLOCK_N": 32, "BLOCK_T": 8, "BLOCK_K": 64, "STAGES": 1} | self.tile | tile
         result = torch.full((rows + 1, out + PADDING), float("nan")).to(self.out_dtype)
         constants = self.weight.constants | {
             "N": n, "K": k, "OUT": out, "X_STRIDE": self.x.stride(0),
@@ -186,7 +209,8 @@ class Case:
             N=n, K=k, OUT=out, X_STRIDE=self.x.stride(0), RESIDUAL_STRIDE=residual.stride(0),
             OUT_STRIDE=result.stride(0), ACT=self.op.act, GATED=self.op.gated,
             HAS_BIAS=self.bias is not None, HAS_RESIDUAL=self.residual is not None,
-            SOFTCAP=self.op.softcap, PORTABLE=True, **self.weight.constants, **tile,
+            SOFTCAP=self.op.softcap, PORTABLE=True, FORMAT=self.weight.format,
+            W_STRIDE=self.weight.stride, **tile,
         )  # fmt: skip
         assert result[rows:].isnan().all(), "wrote past the rows"
         assert result[:, out:].isnan().all(), "wrote past the outputs"

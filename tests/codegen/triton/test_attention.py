@@ -9,6 +9,7 @@ import torch
 from attention_steps import Geometry, Step, pool_pointer, to_memory
 from interpreted_kernels import interpreted
 from llmc.ir.ops.attention import PagedAttention
+from llmc.ir.ops.cache_codes import padded
 
 MIXED = [(1, 1), (64, 1), (200, 3), (70, 21), (65, 5)]
 SOFT = PagedAttention(scale=0.25)
@@ -62,12 +63,15 @@ def attend(step: Step, q, memory, op: PagedAttention, tiles: Tiles, sinks=None, 
         "PORTABLE": True,
     }  # fmt: skip
     sinks = torch.zeros(1) if sinks is None else sinks
+    rotary = op.rotary
+    if g.cache == torch.int8:
+        q, rotary = hadamard_queries(step, q, op, cos, sin), 0
     kernels = interpreted("paged_attention")
     kernels.paged_attention[(tiles.programs,)](
         q, pool_pointer(g, memory), sinks, cos, sin, step.query_start, step.context_len,
         step.table, work, partial, stats, arrivals, out, step.slots,
         KEY=g.key, Q_STRIDE=q.stride(0), TABLE_STRIDE=cos.stride(0),
-        COLUMNS=step.table.shape[1], BLOCK_BYTES=g.block_bytes, ROTARY=op.rotary,
+        COLUMNS=step.table.shape[1], BLOCK_BYTES=g.block_bytes, ROTARY=rotary,
         INTERLEAVED=op.interleaved, KEYS=tiles.keys, KEY_BLOCK=power(g.key),
         MERGES=tiles.merges, **sizes,
     )  # fmt: skip
@@ -81,6 +85,20 @@ def attend(step: Step, q, memory, op: PagedAttention, tiles: Tiles, sinks=None, 
     assert out[:, width:].isnan().all()
     assert out[int(step.query_start[-1]) :].isnan().all()
     return out[: int(step.query_start[-1]), :width].unflatten(1, (g.heads, g.value))
+
+
+def hadamard_queries(step: Step, q, op: PagedAttention, cos, sin) -> torch.Tensor:
+    """What meets the keys of an int8 cache, made by its kernel."""
+    g = step.geometry
+    width = padded(g.key)
+    out = torch.full((step.tokens, g.heads, width), float("nan"), dtype=torch.bfloat16)
+    interpreted("rotary").rotary_rows[(-(-step.tokens * g.heads // 8),)](
+        q, cos, sin, out, step.tokens, HEADS=g.heads, HEAD=g.key, WIDTH=width,
+        X_STRIDE=q.stride(0), TABLE_STRIDE=cos.stride(0), OUT_STRIDE=g.heads * width,
+        ROTARY=op.rotary, INTERLEAVED=op.interleaved, HADAMARD=width & -width, BLOCK_ROWS=8,
+        BLOCK=power(g.key), PORTABLE=True,
+    )  # fmt: skip
+    return out
 
 
 def power(size: int) -> int:

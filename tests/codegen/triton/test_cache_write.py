@@ -95,9 +95,9 @@ def test_rotary_rows(dim, interleaved, out_type):
     out = torch.full((tokens + 1, heads * head + 8), float("nan"), dtype=out_type)
     interpreted("rotary").rotary_rows[(4,)](
         x, angle.cos(), angle.sin(), out, tokens,
-        HEADS=heads, HEAD=head, X_STRIDE=x.stride(0), TABLE_STRIDE=dim // 2,
-        OUT_STRIDE=out.stride(0), ROTARY=dim, INTERLEAVED=interleaved, BLOCK_ROWS=4, BLOCK=32,
-        PORTABLE=True,
+        HEADS=heads, HEAD=head, WIDTH=head, X_STRIDE=x.stride(0), TABLE_STRIDE=dim // 2,
+        OUT_STRIDE=out.stride(0), ROTARY=dim, INTERLEAVED=interleaved, HADAMARD=0,
+        BLOCK_ROWS=4, BLOCK=32, PORTABLE=True,
     )  # fmt: skip
     want = Rotary(dim, interleaved).reference(view, angle.cos(), angle.sin()).to(out_type)
     assert torch.equal(out[:tokens, : heads * head], want.flatten(1))

