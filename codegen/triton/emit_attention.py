@@ -61,7 +61,7 @@ def _rotate(
             "out_ptr": program.write(out),
             "tokens": program.size(tokens),
         },
-        lambda machine, form: Choice(grid, constants),
+        lambda machine, form: Choice(grid, {**constants, "PORTABLE": not machine.overlaps}),
     )
 
 
@@ -85,10 +85,11 @@ def cache_write(program: Program, node: Node, op: CacheWrite) -> None:
         "KEY_BLOCK": power_of_two(padded(key)), "VALUE_BLOCK": power_of_two(padded(value)),
     }  # fmt: skip
 
-    def choose(_: Machine, form: Form) -> Choice:
+    def choose(machine: Machine, form: Form) -> Choice:
         block = 8 if form.wide else 1
         grid = (extent(tokens, block), Extent("", heads))
-        return Choice(grid, {**constants, "BLOCK_TOKENS": block}, num_warps=4 if form.wide else 1)
+        facts = {"BLOCK_TOKENS": block, "PORTABLE": not machine.overlaps}
+        return Choice(grid, constants | facts, num_warps=4 if form.wide else 1)
 
     program.launch(
         "cache_write.cache_write",
@@ -129,7 +130,8 @@ def paged_attention(program: Program, node: Node, op: PagedAttention) -> None:
 
     def choose(machine: Machine, form: Form) -> Choice:
         loop = key_loop(tiles, machine)
-        return Choice(grid, {**constants, "KEYS": loop.keys}, loop.num_warps, loop.num_stages)
+        facts = {"KEYS": loop.keys, "PORTABLE": not machine.overlaps}
+        return Choice(grid, constants | facts, loop.num_warps, loop.num_stages)
 
     program.launch(
         "paged_attention.paged_attention",

@@ -15,7 +15,7 @@ from .machines import Machine
 from .operands import Choice, Operand, extent
 from .program import Program
 
-_PIECE = 2048
+PIECE = 2048
 """Logits of a row that one program looks at, where programs share a row."""
 _BLOCK = 4096
 """Lanes of a program that has a row of its own."""
@@ -28,10 +28,10 @@ def emit_argmax(program: Program) -> None:
     """Two launches: pieces of rows, then rows."""
     logits, vocab = _logits(program)
     token = program.keep("argmax", TensorType(DType.I32, (R,)))
-    pieces = -(-vocab // _PIECE)
+    pieces = -(-vocab // PIECE)
     value = program.fresh(TensorType(DType.F32, (R, pieces)))
     place = program.fresh(TensorType(DType.I32, (R, pieces)))
-    sizes = {"STRIDE": vocab, "VOCAB": vocab, "PIECE": _PIECE, "BLOCK": 1024, "PIECES": pieces}
+    sizes = {"STRIDE": vocab, "VOCAB": vocab, "PIECE": PIECE, "BLOCK": 1024, "PIECES": pieces}
     width = {"PIECES": pieces, "BLOCK": _power_of_two(pieces)}
     _launch(
         program,
@@ -80,7 +80,7 @@ def emit_sampling(program: Program) -> None:
         program,
         "sampling.change_rows",
         {"logits_ptr": program.update(logits), "choices_ptr": program.update(choices)},
-        Choice((extent(R), Extent("", vocab, 0, _PIECE)), shape | {"PIECE": _PIECE, "BLOCK": 1024}),
+        Choice((extent(R), Extent("", vocab, 0, PIECE)), shape | {"PIECE": PIECE, "BLOCK": 1024}),
     )
     _launch(
         program,

@@ -31,9 +31,14 @@ class Form:
         return found * dim.scale
 
 
-def forms_of(limits: Limits) -> tuple[Form, ...]:
+FEW = (1, 2)
+"""Where rows may depend on their batch, so few have kernels of their own."""
+
+
+def forms_of(limits: Limits, batch_invariant: bool = True) -> tuple[Form, ...]:
     """The forms of a program with these limits, by rising number of rows."""
-    narrow = [rows for rows in NARROW if rows < limits.max_tokens]
+    kinds = NARROW if batch_invariant else (*FEW, *NARROW)
+    narrow = [rows for rows in kinds if rows < limits.max_tokens]
     return tuple(
         Form(
             rows,

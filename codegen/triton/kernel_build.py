@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import linecache
 import re
 import subprocess
@@ -110,10 +111,11 @@ def _options(spec: KernelSpec, sm: int, ptx_version: int) -> dict[str, Any]:
 
 def _source_of(spec: KernelSpec) -> ASTSource:
     function = _function_of(spec)
-    types, constants = dict(spec.types), dict(spec.constants)
+    types, constants = dict(spec.types), _defaults(function) | dict(spec.constants)
     wanted = [name for name in function.arg_names if name not in constants]
     if wanted != [name for name, _ in spec.types] or not constants.keys() <= {*function.arg_names}:
-        raise ValueError(f"its parameters are {', '.join(function.arg_names)}")
+        given = ", ".join([*types, *dict(spec.constants)])
+        raise ValueError(f"it has {', '.join(function.arg_names)}, and is given {given}")
     aligned = [n for n, kind in spec.types if kind.startswith("*") and n not in spec.unaligned]
     index = {name: (at,) for at, name in enumerate(function.arg_names)}
     return ASTSource(
@@ -122,6 +124,13 @@ def _source_of(spec: KernelSpec) -> ASTSource:
         constexprs={index[name]: value for name, value in constants.items()},
         attrs={index[name]: [["tt.divisibility", 16]] for name in aligned},
     )
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    """Values of parameters that needn't be given."""
+    parameters = inspect.signature(function.fn).parameters.values()
+    known = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {"PORTABLE": False} | known if "PORTABLE" in function.arg_names else known
 
 
 def _function_of(spec: KernelSpec) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Constant = int | float | bool | str | None
+Constant = int | float | bool | str | None | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,8 +14,8 @@ class KernelSpec:
     `function`: `module.name` in `kernels/`; or, with `source`, the name of a function in that text,
     which is a module that may import from `kernels` (`from .norm import …`).
     `types`: parameters that a launch passes, in the kernel's order, in Triton's words (`*bf16`,
-    `i32`, `fp32`); `constants`: all others. Pointers are to addresses that are multiples of 16
-    bytes but for the `unaligned`.
+    `i32`, `fp32`); `constants`: all others but those with a default. `PORTABLE` has one: False.
+    Pointers are to addresses that are multiples of 16 bytes but for the `unaligned`.
     `num_warps`: threads of a block in 32s; `num_stages`: of loads before their use in a loop. `pdl`
     and `cooperative`: how it is launched.
     """

@@ -109,7 +109,7 @@ class Program:
     @property
     def forms(self) -> tuple[Form, ...]:
         """For how many rows launches choose their kernels."""
-        return forms_of(self.limits)
+        return forms_of(self.limits, self.batch_invariant)
 
     def capacity(self, dim: Dim) -> int:
         """The largest value of a dimension."""

@@ -6,22 +6,21 @@ runs it for many callers.
 """
 
 import heapq
-from time import monotonic, perf_counter
+from time import monotonic
 
 from msgspec import Struct
 
-from ...artifact.program import Program, StepOutputs
+from ...artifact.program import Program, submits
 from ...base.errors import LlmcError
+from .ahead import StepsAhead
 from .cache.manager import CacheManager
+from .in_turn import Steps, StepsInTurn
 from .metrics.counters import EngineCounters, Gauges
-from .next_tokens import take_next
 from .request import Delta, FinishReason, Request, check_prompt
 from .running import Running, Taken
 from .sampling.parameters import check_params
 from .sampling.sampler import Sampler
 from .schedule.scheduler import Scheduler
-from .schedule.step_inputs import step_inputs
-from .schedule.step_plan import StepPlan
 from .schedule.step_shape import MixedSteps, UniformSteps
 from .speculation.proposer import Proposer
 
@@ -64,10 +63,15 @@ class Engine:
         self.scheduler = Scheduler(limits, self.cache, shape, proposer)
         self.sampler = Sampler()
         self.counters = EngineCounters()
+        parts = self.scheduler, self.sampler, self.counters
+        self._steps: Steps = (
+            StepsAhead(program, *parts, waits=proposer is not None)
+            if submits(program)
+            else StepsInTurn(program, *parts)
+        )
         self._running: dict[int, Running] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._news: list[Delta] = []
-        self._with_state = 0
         self._last_step = -1.0  # no request has had a token then
 
     @property
@@ -111,7 +115,7 @@ class Engine:
         if request.params.prompt_logprobs is not None:
             request.prompt_logprobs.append(None)  # nothing tells about the first token
         self._running[id(request)] = running
-        self._with_state += running.state is not None
+        self._steps.added(running)
         self.counters.added(request)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, id(request)))
@@ -122,50 +126,19 @@ class Engine:
             self.scheduler.add(running)
 
     def step(self) -> list[Delta]:
-        """Computes one step, if there is anything to compute, and returns what is new."""
-        plan = self._schedule()
-        taken = self._run(plan) if plan.sequences else []
-        return self._tell(taken)
+        """Computes one step, if there is anything to compute, and returns what is new. With a
+        program that works by itself, the news are of the step before, and this one runs on."""
+        self._expire()
+        self._steps.compute(self._note)
+        return self._take_news()
 
-    def _schedule(self) -> StepPlan[Running]:
-        if self._deadlines and self._deadlines[0][0] <= monotonic():
-            self._expire()
-        return self.scheduler.schedule()
+    def settle(self) -> None:
+        """Waits for what the program computes; its news come with the next step. To be called
+        before others use the program."""
+        self._steps.settle(self._note)
 
-    def _run(self, plan: StepPlan[Running]) -> list[Taken]:
-        """Executes a plan, and gives their next tokens to the sequences that are due."""
-        outputs = self._execute(plan)
-        taken, accepted = take_next(plan, outputs, self.sampler, greedy=not self._with_state)
-        self.scheduler.advance(plan, accepted)
-        return taken
-
-    def _execute(self, plan: StepPlan[Running]) -> StepOutputs:
-        for copy in plan.copies:
-            self.program.copy_block(*copy)
-        for running in plan.admitted:
-            self._note_admission(running)
-        for _ in range(plan.preempted):
-            self.counters.preempted()
-        if self._with_state:
-            self.sampler.prepare([running.state for running in plan.sequences])
-        inputs = step_inputs(plan, len(self.cache.groups))
-        began = perf_counter()
-        outputs = self.program.step(inputs)
-        seconds = perf_counter() - began
-        own, decoding, drafted = sum(plan.counts), plan.decoding, plan.drafted
-        self.scheduler.shape.observe(decoding, own - decoding, seconds, drafted)
-        self.counters.step(seconds, own + drafted, len(plan.sequences))
-        return outputs
-
-    def _note_admission(self, running: Running) -> None:
-        request = running.request
-        if not request.timings.scheduled:
-            request.timings.scheduled = monotonic()
-            request.cached_tokens = running.cached
-            self.counters.scheduled(request)
-
-    def _tell(self, taken: list[Taken]) -> list[Delta]:
-        """What is new: of those who have got tokens, and of those who ended between steps."""
+    def _note(self, taken: list[Taken]) -> None:
+        """Notes what is new of those who have got tokens in a step."""
         now = monotonic()
         previous, self._last_step = self._last_step, now
         given, continuing = 0, 0
@@ -184,6 +157,9 @@ class Engine:
         self.counters.tokens(given)
         if continuing:
             self.counters.inter_token(now - previous, continuing)
+
+    def _take_news(self) -> list[Delta]:
+        """Also of those who ended between steps."""
         news, self._news = self._news, []
         return news
 
@@ -206,7 +182,7 @@ class Engine:
         self._news.append(running.last_delta(reason))
         request.timings.finished = monotonic()
         del self._running[id(request)]
-        self._with_state -= running.state is not None
+        self._steps.ended(running)
         self.scheduler.remove(running)
         self._release_followers(running)
         self.counters.finished(request)
@@ -219,7 +195,9 @@ class Engine:
                 self.scheduler.add(follower)
 
     def _expire(self) -> None:
-        now = monotonic()
+        if not self._deadlines or self._deadlines[0][0] > (now := monotonic()):
+            return
+        self._steps.before_end(self._note)
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, identity = heapq.heappop(self._deadlines)
             running = self._running.get(identity)
@@ -228,6 +206,8 @@ class Engine:
 
     def finish(self, request: Request, reason: FinishReason = "aborted") -> None:
         """Ends a request from outside (its reader left); nothing happens if it has ended."""
+        if id(request) in self._running:
+            self._steps.before_end(self._note)
         running = self._running.get(id(request))
         if running is not None:
             self._finish(running, reason)
@@ -245,9 +225,10 @@ class Engine:
     def gauges(self) -> Gauges:
         """How it stands now."""
         pools = self.cache.pools
+        running = len(self.scheduler.running) + self._steps.leaving
         return Gauges(
-            running=len(self.scheduler.running),
-            waiting=len(self._running) - len(self.scheduler.running),
+            running=running,
+            waiting=len(self._running) - running,
             cache_used=sum(pool.used for pool in pools),
             cache_cached=sum(pool.kept for pool in pools),
             cache_total=sum(pool.size for pool in pools),

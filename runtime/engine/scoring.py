@@ -35,6 +35,7 @@ def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int,
             count = min(sequence.uncomputed, limits.max_tokens, limits.max_logits_rows)
             engine.cache.grow(granted[0], start, start + count)
             plan = StepPlan((sequence,), (count,), (count,))
+            engine.settle()
             outputs = engine.program.step(step_inputs(plan, len(engine.cache.groups)))
             sequence.computed += count
             yield start, outputs.logits

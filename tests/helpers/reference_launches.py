@@ -29,8 +29,9 @@ from llmc.artifact.launch_plan import (
     Size,
 )
 from llmc.artifact.manifest import CacheGroup
+from llmc.codegen.triton.emit_sampling import PIECE
 from llmc.codegen.triton.generate import Generated
-from llmc.codegen.triton.layout import TRITON_LAYOUT
+from llmc.codegen.triton.layout import unpack
 from llmc.codegen.views import View
 from llmc.ir.graph import Node, Value
 from llmc.ir.interpreter import scalar_tensor
@@ -117,6 +118,7 @@ class ReferenceLaunches:
         nodes = program.origins[number]
         if not nodes:
             addresses = dict(zip(program.launches[number].operands, found.args, strict=False))
+            addresses["vocab"] = program.graph.vocab_size
             SPECIAL[program.launches[number].function](found, addresses, env)
         elif number + 1 == len(program.origins) or program.origins[number + 1] != nodes:
             _Step(self, found, env).compute(nodes)
@@ -138,16 +140,28 @@ def _step_metadata(found: FakeLaunch, at: Mapping[str, Any], env: Env) -> None:
         positions[token] = lengths[s] - starts[s + 1] + token if s < sequences else 0
 
 
-def _argmax(found: FakeLaunch, at: Mapping[str, Any], env: Env) -> None:
-    """The best token of each row."""
-    out = found.array(at["out_ptr"], np.int32, env["R"])
-    vocab = at["vocab"]
-    out[:] = found.array(at["logits_ptr"], np.float32, env["R"], vocab).argmax(axis=1)
+def _argmax_pieces(found: FakeLaunch, at: Mapping[str, Any], env: Env) -> None:
+    """The best token of each row, as if the first piece were the whole row."""
+    rows, pieces, _ = found.grid
+    logits = found.array(at["logits_ptr"], np.float32, rows, at["vocab"])
+    value = found.array(at["value_ptr"], np.float32, rows, pieces)
+    place = found.array(at["id_ptr"], np.int32, rows, pieces)
+    value[:], place[:] = -np.inf, -1
+    value[:, 0], place[:, 0] = logits.max(axis=1), logits.argmax(axis=1)
+
+
+def _argmax_rows(found: FakeLaunch, at: Mapping[str, Any], env: Env) -> None:
+    """The best of the pieces; the first is the whole row."""
+    rows = found.grid[0]
+    pieces = -(-at["vocab"] // PIECE)
+    place = found.array(at["id_ptr"], np.int32, rows, pieces)
+    found.array(at["token_ptr"], np.int32, rows)[:] = place[:, 0]
 
 
 SPECIAL: dict[str, Callable[[FakeLaunch, Mapping[str, Any], Env], None]] = {
     "step_metadata.step_metadata": _step_metadata,
-    "sampling.argmax_rows": _argmax,
+    "argmax.argmax_pieces": _argmax_pieces,
+    "argmax.argmax_rows": _argmax_rows,
 }
 """Launches that are of no node."""
 
@@ -201,7 +215,7 @@ class _Step:
             tensor = program.weights.packed(value)
             data = self.found.gpu.bytes_at(self.base("weights") + tensor.offset, tensor.nbytes)
             shape = [d for d in value.type.shape if isinstance(d, int)]
-            values = TRITON_LAYOUT.unpack(value.type.dtype, shape, data)
+            values = unpack(value.type.dtype, shape, data)
             self.owner._weights[value] = torch.from_numpy(np.array(values, np.float32))
         return self.owner._weights[value]
 

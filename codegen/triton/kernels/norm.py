@@ -17,32 +17,13 @@ from .quantize import BLOCK, block_codes, row_codes, row_scale
 
 @triton.jit
 def norm_rows(
-    x_ptr,
-    residual_ptr,
-    weight_ptr,
-    bias_ptr,
-    sum_ptr,
-    out_ptr,
-    scale_ptr,
-    total_ptr,
-    rows,
-    X_STRIDE: tl.constexpr,
-    RESIDUAL_STRIDE: tl.constexpr,
-    SUM_STRIDE: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
-    SCALE_STRIDE: tl.constexpr,
-    GROUP: tl.constexpr,
-    N: tl.constexpr,
-    EPS: tl.constexpr,
-    CENTERED: tl.constexpr,
-    ADD: tl.constexpr,
-    WEIGHT: tl.constexpr,
-    BIAS: tl.constexpr,
-    QUANTIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, scale_ptr, total_ptr, rows,
+    X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr,
+    EPS: tl.constexpr, CENTERED: tl.constexpr, ADD: tl.constexpr, WEIGHT: tl.constexpr,
+    BIAS: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
     PORTABLE: tl.constexpr = False,
-):
+):  # fmt: skip
     """Rows `ROWS * program …` of `rows`.
 
     Row r lies at element `r // GROUP * STRIDE + r % GROUP * N` (GROUP: the heads of a token, or 1).

@@ -6,6 +6,7 @@ another place of the batch or given a new state, and goes on the same. Needs no 
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 from ....artifact.choice import Choice, Edits
@@ -88,7 +89,7 @@ class SamplingState:
             for token in output[self._counted :]:
                 self._count(choice.edits, token)
             self._counted = len(output)
-        choice.forbidden = self._forbidden(output)
+        choice.forbidden = self._forbidden(len(output), output)
         if self.matcher is not None:
             try:
                 choice.allowed = self.matcher.mask()
@@ -96,9 +97,27 @@ class SamplingState:
                 self.error, choice.allowed = error, None
         return choice
 
-    def take(self) -> int:
-        """Notes what was chosen, and returns it."""
-        choice = self.choice
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a choice depends on which tokens came before, and not on their number alone."""
+        params = self.request.params
+        penalties = params.presence_penalty or params.frequency_penalty
+        penalized = bool(penalties) or params.repetition_penalty != 1
+        return penalized or bool(self._bad_words) or self.matcher is not None
+
+    def choice_ahead(self, row: int, index: int) -> Choice:
+        """The choice of output token `index`, from logits row `row`, of a state that needs no
+        tokens: those before may be unknown. A new object each time."""
+        choice = copy(self.choice)
+        choice.row = row
+        if choice.temperature:
+            choice.uniform = uniform(self._seed, index)
+        choice.forbidden = self._forbidden(index, ())
+        return choice
+
+    def take(self, choice: Choice | None = None) -> int:
+        """Notes what was chosen (by the latest `next_choice`, or by this one), and returns it."""
+        choice = self.choice if choice is None else choice
         token = choice.token
         if token < 0:
             self.error = self.error or _nothing_left(self.request)
@@ -126,16 +145,16 @@ class SamplingState:
             edits.minus[place] += params.presence_penalty
         edits.minus[place] += params.frequency_penalty
 
-    def _forbidden(self, output: list[int]) -> Sequence[int]:
+    def _forbidden(self, index: int, output: Sequence[int]) -> Sequence[int]:
         if not self._may_forbid:
             return ()
-        if len(output) < self.request.params.min_tokens:
+        if index < self.request.params.min_tokens:
             return [*self._single_bad_words, *self.request.eos_ids, *self._completed(output)]
         if self._bad_words:
             return [*self._single_bad_words, *self._completed(output)]
         return self._single_bad_words
 
-    def _completed(self, output: list[int]) -> list[int]:
+    def _completed(self, output: Sequence[int]) -> list[int]:
         """The last ids of the bad words whose other ids the sequence ends with."""
         if not self._bad_words:
             return []

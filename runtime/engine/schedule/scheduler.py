@@ -47,10 +47,14 @@ class Scheduler(Struct, Generic[AnySequence]):
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         elif sequence in self.running:
-            self.running.remove(sequence)
-            self._release(sequence)
+            self.leave(sequence)
         if self.proposer is not None:
             self.proposer.finished(sequence)
+
+    def leave(self, sequence: AnySequence) -> None:
+        """Takes the blocks back of a running sequence that no further step computes."""
+        self.running.remove(sequence)
+        self._release(sequence)
 
     def schedule(self) -> StepPlan[AnySequence]:
         """The next step; empty if there is nothing to do."""

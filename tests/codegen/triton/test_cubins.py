@@ -129,7 +129,8 @@ def test_what_triton_refuses_is_one_line() -> None:
     assert "tl.arange(0, 16)" in error.message
     assert "\n" not in error.message
     missing = KernelSpec("add", (("x_ptr", "*fp32"),), source=SOURCE)
-    assert "its parameters are x_ptr, y_ptr, out_ptr, n, scale, BLOCK" in refusal(missing).message
+    words = "it has x_ptr, y_ptr, out_ptr, n, scale, BLOCK, and is given x_ptr"
+    assert words in refusal(missing).message
     assert "nowhere" in refusal(KernelSpec("nowhere.at_all", ())).message
     broken = KernelSpec("f", (), source="import triton\nraise SyntaxError('no such thing')\n")
     assert "no such thing" in refusal(broken).message
@@ -181,6 +182,36 @@ def test_a_process_that_ends_is_told_of() -> None:
     error = refusal(KernelSpec("f", (), source=text))
     assert error.id == "LLMC-E0706"
     assert error.message.endswith("compiled the kernel f: LLVM ERROR: too much")
+
+
+def test_constants_are_of_many_kinds_and_may_have_defaults() -> None:
+    """Each decides what is stored, or there would be nothing to see."""
+    text = """
+import triton
+import triton.language as tl
+@triton.jit
+def f(x_ptr, w_ptr, n, SIZES: tl.constexpr, NAME: tl.constexpr, LEAST: tl.constexpr,
+      PORTABLE: tl.constexpr, MORE: tl.constexpr = 3):
+    tl.static_assert(w_ptr is None)
+    tl.static_assert(NAME == "name")
+    tl.static_assert(LEAST < -1e30)
+    tl.static_assert(len(SIZES) == 2)
+    for i in tl.static_range(len(SIZES)):
+        if n == i:
+            tl.store(x_ptr + SIZES[i], 0x1234 + MORE)
+    if PORTABLE:
+        tl.store(x_ptr, 0x4321)
+"""
+    constants = (("w_ptr", None), ("SIZES", (5, 70)), ("NAME", "name"), ("LEAST", -float("inf")))
+    spec = KernelSpec("f", (("x_ptr", "*i32"), ("n", "i32")), constants, source=text)
+    given = KernelSpec("f", spec.types, (*constants, ("MORE", 4), ("PORTABLE", True)), source=text)
+    for kernel, stored in ((spec, {0x1237}), (given, {0x1238, 0x4321})):
+        ptx = compile_kernel(kernel, 90, keep_ptx=True).ptx
+        numbers = {
+            int(number, 0) for number in re.findall(r"mov\.[bu]32 \s*%r\d+, (0x\w+|\d+);", ptx)
+        }
+        assert {n for n in numbers if n > 0x1000} == stored
+        assert "+280]" in ptx or "280;" in ptx  # 70 elements
 
 
 def test_stop_ends_it_at_once(tmp_path: Path) -> None:

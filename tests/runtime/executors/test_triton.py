@@ -211,18 +211,21 @@ def test_inputs_that_kernels_must_not_see_stop_at_the_border(bad: dict[str, Any]
     program.close()
 
 
-def test_steps_that_nobody_asks_about_run_all_the_same() -> None:
+@pytest.mark.parametrize("drawn", [False, True])
+def test_steps_that_nobody_asks_about_run_all_the_same(drawn: bool) -> None:
+    """Nothing that they read is written over while they wait for the GPU."""
     gpu = FakeGpu(toy_kernels())
     program = toy_executor(gpu)
     tokens = prompts_of(4)
-    choices = [Choice(row=0, temperature=1.0, uniform=0.5)]
-    held = program.submit(inputs_for(tokens, [4]), choices)
-    for _ in range(5):
-        tokens[0].append(7)
-        program.submit(inputs_for(tokens, [1]), [Choice(row=0, temperature=1.0, uniform=0.2)])
-    tokens[0].append(8)
+    held, chosen = program.submit(inputs_for(tokens, [4])), 50
+    for number in range(9):
+        choices = [Choice(row=0, temperature=1.0, uniform=number / 10)] if drawn and number else []
+        tokens[0].append(-1 if number else 50)
+        program.submit(inputs_for(tokens, [1]), choices)
+        tokens[0][-1] = chosen
+        chosen = int(choices[0].uniform * 97) if choices else best(tokens[0])
+    tokens[0].append(chosen)
     assert program.step(inputs_for(tokens, [1])).argmax == [best(tokens[0])]
-    assert choices[0].token == 48
     assert held.outputs().argmax == [best(tokens[0][:4])]
     closed = ref(program)
     del program, held
