@@ -55,8 +55,7 @@ def _finish_map(
         template,
         {"BLOCK": BLOCK},
         {"lines": tile.lines, "out": place, "value": term.text, **facts},
-        axis,
-        BLOCK,
+        [(tile.count(axis), BLOCK)],
     )
     return replace(kernel, in_place=_in_place(tile, out, str(place["place"])))
 

@@ -120,7 +120,8 @@ class GraphRun:
             n: self.memory[o] if isinstance(o, Storage) else o for n, o in operands.items()
         }
         constants = {**choice.constants, "OVERLAPS": False, "PORTABLE": True}
-        kernel[(choice.grid[0].value(self.env),)](**arguments, **constants)
+        grid = tuple(extent.value(self.env) for extent in choice.grid)
+        kernel[grid](**arguments, **constants)
 
     # ---- what tests call ----------------------------------------------------------------------
 

@@ -140,6 +140,26 @@ def test_extremes_of_integers(dtype: DType) -> None:
     check(g, {"in0": values})
 
 
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_products_in_tiles(dtype: DType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One matrix for all rows, one for each head, tokens in the middle, a transposed right side."""
+    monkeypatch.setitem(generic_cases.SIZES, "T", 35)
+    g = Graph("products")
+    x, heads = given(g, T, 2, 40, dtype=dtype), given(g, 2, 40, 17, dtype=dtype)
+    whole, tall = given(g, 70, 40, dtype=dtype), given(g, 3, 1, 20, 40, dtype=dtype)
+    by_head = result(g, MatMul(), result(g, Permute((-2, -3, -1)), x), heads)
+    flat = result(g, Slice(-1, 0, 40), result(g, Reshape((T, 80)), x))
+    turned = result(g, Permute((-1, -2)), whole)
+    g.outputs = [
+        by_head,
+        result(g, MatMul(), flat, turned),
+        result(g, MatMul(), tall, heads),
+        result(g, MatMul(), whole, result(g, Permute((-1, -2)), flat)),
+    ]
+    run = check(g, inputs_of("products", g), tolerance=1e-5)  # sums of 40, in another order
+    assert [k.function for k in run.kernels] == ["product_tiles"] * 4
+
+
 # ---- what runs beside a row -------------------------------------------------------------------
 
 

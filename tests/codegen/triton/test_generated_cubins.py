@@ -30,7 +30,7 @@ def kernels_of(graph: Graph) -> list[Launched]:
 
 def every_template() -> Graph:
     g = Graph("every")
-    x, at, w = given(g, T, 300), given(g, T, 4, dtype=DType.I64), given(g, 300, 5)
+    x, at, w = given(g, T, 300), given(g, T, 4, dtype=DType.I64), given(g, 300, 24)
     scores = result(g, Softmax(-1), result(g, Unary("tanh"), x))
     g.outputs = [
         *g.append(TopK(3), [scores]).outputs,
