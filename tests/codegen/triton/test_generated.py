@@ -21,6 +21,8 @@ from llmc.ir.ops import (
     Cast,
     Concat,
     CumSum,
+    Expand,
+    Full,
     Gather,
     Iota,
     MatMul,
@@ -100,6 +102,27 @@ def test_nothing_to_be_kept_and_scalars() -> None:
         result(g, Reduce("amin", (-2,), keepdim=True), x),
     ]
     check(g, inputs_of("small", g))
+
+
+def constants_only(g: Graph) -> None:
+    """Tiles that vary along no index, or along one of two."""
+    flat = result(g, Full((T, 3)), scalar(2.5))
+    flag = result(g, Binary("lt"), result(g, Iota(3)), scalar(1))
+    g.outputs = [
+        result(g, Unary("neg"), flat),
+        result(g, Reduce("sum", (-1,)), flat),
+        result(g, Reduce("any", (-1,)), result(g, Expand((T, 3)), flag)),
+        result(g, Softmax(-1), result(g, Where(), flag, flat, scalar(float("-inf")))),
+        result(g, Concat(-1), flat, result(g, Full((T, 2)), scalar(float("nan")))),
+        result(g, Binary("eq"), result(g, Full((T, 1)), scalar(True)), scalar(False)),
+    ]
+
+
+def test_constants_only() -> None:
+    g = Graph("constants")
+    constants_only(g)
+    given(g, T, 1)  # says what T is
+    check(g, inputs_of("constants", g))
 
 
 @pytest.mark.parametrize("fn", ["amax", "amin", "argmax", "sum"])
