@@ -25,6 +25,7 @@ from llmc.ir.ops import (
     Full,
     Gather,
     Iota,
+    LogitsRows,
     MatMul,
     Op,
     Permute,
@@ -39,10 +40,10 @@ from llmc.ir.ops import (
 )
 from llmc.ir.roles import State
 from llmc.ir.scalar import scalar
-from llmc.ir.types import DType, T, TensorType
+from llmc.ir.types import DType, R, T, TensorType
 
 Inputs = dict[str, torch.Tensor]
-BY_SIZE = ["mixed_types", "views", "reshape_of_turned", "scatter", "reductions", "logits_rows"]
+BY_SIZE = ["mixed_types", "views", "reshape_of_turned", "scatter", "scans", "logits_rows"]
 
 
 def check(graph: Graph, inputs: Inputs, tolerance: float | None = None) -> GraphRun:
@@ -235,6 +236,22 @@ def test_wide_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(".to(tl.int64) *" in k.source for k in near.kernels)
 
 
+def test_values_stored_in_16_bits() -> None:
+    """f32 values that lie in memory as bf16: rounded once where they are written."""
+    g = Graph("stored")
+    x, rows = given(g, T, 6), given(g, R, dtype=DType.I32)
+    y = result(g, Softmax(-1), x)
+    g.outputs = [y, result(g, LogitsRows(), y, rows), result(g, Reduce("sum", (-1,)), y)]
+    inputs = inputs_of("stored", g)
+    run = GraphRun(g, inputs, generic_cases.SIZES)
+    run.stored = dict.fromkeys(g.outputs[:2], DType.BF16)
+    soft, picked, total = run.run()
+    want = torch.softmax(inputs["in0"], -1)
+    torch.testing.assert_close(soft, want.bfloat16(), rtol=2**-7, atol=0)
+    assert torch.equal(picked, soft[inputs["in1"].long()])
+    torch.testing.assert_close(total, soft.float().sum(-1))
+
+
 # ---- fusion -----------------------------------------------------------------------------------
 
 
@@ -369,7 +386,7 @@ class Chains:
         return self(Unary("tanh"), self(Binary("sub"), x, total))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_graphs(seed: int) -> None:
     graph = Chains(seed).build(14)
     inputs = inputs_of("random", graph)
