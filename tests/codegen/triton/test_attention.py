@@ -59,25 +59,24 @@ def attend(step: Step, q, memory, op: PagedAttention, tiles: Tiles, sinks=None, 
         "GROUP": g.group, "KV_HEADS": g.kv_heads, "VALUE": g.value, "OUT_STRIDE": out.stride(0),
         "SCALE": op.scale, "SOFTCAP": op.softcap, "WINDOW": op.window, "SINKS": op.sinks,
         "SHORT": tiles.short, "SEGMENT": tiles.segment, "LEVELS": tiles.levels,
-        "SEGMENTS": tiles.most(step), "ROWS": tiles.rows, "VALUE_BLOCK": power(g.value),
+        "SEGMENTS": tiles.most(step), "VALUE_BLOCK": power(g.value),
         "PORTABLE": True,
     }  # fmt: skip
     sinks = torch.zeros(1) if sinks is None else sinks
     rotary = op.rotary
     if g.cache == torch.int8:
         q, rotary = hadamard_queries(step, q, op, cos, sin), 0
-    kernels = interpreted("paged_attention")
-    kernels.paged_attention[(tiles.programs,)](
+    interpreted("paged_attention").paged_attention[(tiles.programs,)](
         q, pool_pointer(g, memory), sinks, cos, sin, step.query_start, step.context_len,
         step.table, work, partial, stats, arrivals, out, step.slots,
         KEY=g.key, Q_STRIDE=q.stride(0), TABLE_STRIDE=cos.stride(0),
         COLUMNS=step.table.shape[1], BLOCK_BYTES=g.block_bytes, ROTARY=rotary,
         INTERLEAVED=op.interleaved, KEYS=tiles.keys, KEY_BLOCK=power(g.key),
-        MERGES=tiles.merges, **sizes,
+        ROWS=tiles.rows, MERGES=tiles.merges, **sizes,
     )  # fmt: skip
     assert (arrivals == 0).all()
     if not tiles.merges:
-        kernels.merge_segments[(step.slots, g.kv_heads, arrivals.shape[2])](
+        interpreted("attention_merge").merge_segments[(step.slots, g.kv_heads)](
             sinks, step.query_start, step.context_len, partial, stats, out, **sizes
         )
     assert partial[-64:].isnan().all()
