@@ -98,8 +98,10 @@ def _float64(operand: Any) -> np.ndarray:
     data = operand.data
     if not np.issubdtype(data.dtype, np.floating):
         data = interpreter._convert_float(data, operand.dtype, tl.float32, None)
-    return data.view(np.float32).astype(np.float64) if data.dtype == np.uint32 else data.astype(
-        np.float64
+    return (
+        data.view(np.float32).astype(np.float64)
+        if data.dtype == np.uint32
+        else data.astype(np.float64)
     )
 
 
@@ -146,8 +148,8 @@ _CONVERT, _FROM_INT, _DOT, _PATCH, _REFUSE = (
     JITFunction.__call__,
 )
 interpreter._convert_float = _convert_rounding
-interpreter.InterpreterBuilder.create_si_to_fp = _from_int
-interpreter.InterpreterBuilder.create_dot = _dot
+setattr(interpreter.InterpreterBuilder, "create_si_to_fp", _from_int)  # noqa: B010
+setattr(interpreter.InterpreterBuilder, "create_dot", _dot)  # noqa: B010
 interpreter._patch_lang = _patch_once
 setattr(JITFunction, "__call__", _call)  # noqa: B010
 

@@ -39,10 +39,11 @@ class LateStep:
         ids = [token if token >= 0 else known[-1 - token] for token in self.inputs.token_ids]
         ids = [max(token, 0) for token in ids]  # where none could be chosen
         self.rows = super(LateToy, self.program).step(replace(self.inputs, token_ids=ids)).logits
-        self.tokens = self.rows.argmax(axis=1).tolist()
+        tokens = self.rows.argmax(axis=1).tolist()
         for choice in self.asked:
             draw_row(self.rows[choice.row].copy(), choice)
-            self.tokens[choice.row] = choice.token
+            tokens[choice.row] = choice.token
+        self.tokens = tokens
 
     def outputs(self) -> StepOutputs:
         self.program.run_until(self.number)

@@ -1,4 +1,4 @@
-"""A zoo model as a program of the triton target, on a fake GPU: what a compile makes, without files.
+"""A zoo model as a program of the triton target, on a fake GPU: as compiled, without files.
 
 In: a family, a scheme. Out: the executor that serving has, over a GPU whose kernels are the ops'
 references (or whatever `bind` gives).
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from configured import configured
 from fake_gpu import Bind, FakeGpu
 from llmc.artifact.launch_plan import LaunchPlan
@@ -27,6 +26,7 @@ from llmc.weights.stream import WeightStream
 from llmc.weights.table import WeightTable
 from reference_launches import ReferenceLaunches, reference_plan
 from tiny_model import ZooModel
+from transformers import PreTrainedModel
 
 LEVEL = "sm90"
 
@@ -87,7 +87,7 @@ def planned(
     max_tokens: int = 512,
     max_sequences: int = 8,
     max_logits_rows: int = 64,
-    build: Callable[[], torch.nn.Module] | None = None,
+    build: Callable[[], PreTrainedModel] | None = None,
     **options: Any,
 ) -> Planned:
     """Lower `model` for the triton target, and pack its weights."""

@@ -112,7 +112,7 @@ class ReferenceLaunches:
         for argument, address in zip(launch.arguments, found.args, strict=True):
             if isinstance(argument, Pointer):
                 self._bases[argument.space, argument.group] = address - argument.offset
-        env = dict(zip(SIZES, found.args[-3:], strict=True))
+        env: dict[str, int] = dict(zip(SIZES, found.args[-3:], strict=True))
         env["S1"] = env["S"] + 1
         program = self.generated.program
         nodes = program.origins[number]

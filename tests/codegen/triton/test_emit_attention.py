@@ -160,6 +160,7 @@ def test_a_layer(pool, window, form):
     op = node_of["paged_attention"].op
     wide = [x if x.dtype == torch.int8 else x.float() for x in pools]
     expected = op.reference(q, *wide, *arrays, cos, sin)
+    assert isinstance(expected, torch.Tensor)
     result = memory.operand(program.read(node_of["paged_attention"].output))
     result = result[: expected.numel()].view_as(expected)
     assert (result - expected).abs().max() < (1e-5 if pool == "f32" else 3e-2)

@@ -12,10 +12,11 @@ from linear_cases import Case, make_weight, padded_rows, quantized_weight
 from llmc.ir.ops.linear import GroupedLinear, Linear
 from llmc.passes.fuse_gated import ACTIVATIONS
 
+# By the type of outputs: the relative and the absolute error.
 CLOSE = {
-    torch.float32: {"rtol": 2e-5, "atol": 2e-4},
-    torch.bfloat16: {"rtol": 2**-8, "atol": 1e-3},
-    torch.float16: {"rtol": 2**-11, "atol": 1e-3},
+    torch.float32: (2e-5, 2e-4),
+    torch.bfloat16: (2**-8, 1e-3),
+    torch.float16: (2**-11, 1e-3),
 }
 
 
@@ -26,7 +27,12 @@ def _seed() -> None:
 
 def check(case: Case, **tile: object) -> None:
     found, expected = case.run(**tile), case.expected()
-    torch.testing.assert_close(found.double(), expected, **CLOSE[case.out_dtype])
+    close(found, expected, case.out_dtype)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    rtol, atol = CLOSE[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=atol)
 
 
 def rows_of(count: int, k: int, dtype: torch.dtype) -> torch.Tensor:
@@ -175,7 +181,7 @@ def test_one_or_two_rows_without_tensor_cores(kind: str, n: int, k: int, rows: i
     op = Linear(bias=True, residual=True, act="relu2", softcap=5.0)
     residual, x = padded_rows(torch.randn(rows, n)), rows_of(rows, k, torch.float32)
     case = Case(op, weight, x, torch.randn(1, n), residual)
-    torch.testing.assert_close(case.run_gemv().double(), case.expected(), **CLOSE[torch.float32])
+    close(case.run_gemv(), case.expected(), torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["bf16", "i8c"])
@@ -184,4 +190,4 @@ def test_a_gated_row_without_tensor_cores(kind: str) -> None:
     op = Linear(act="silu", gated=True, out=19)
     case = Case(op, weight, padded_rows(rows_of(1, 40, weight.compute) * 0.2))
     found = case.run_gemv(ROWS=1)
-    torch.testing.assert_close(found.double(), case.expected(), **CLOSE[torch.float32])
+    close(found, case.expected(), torch.float32)
