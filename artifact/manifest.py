@@ -1,21 +1,21 @@
 """The schema of `manifest.json`: what an artifact says about itself.
 
-In: the bytes of a manifest, and the sizes of the entries beside it. Out: a `Manifest` in which
-every number is within bounds and every name leads somewhere, or an `LlmcError` (E0505, E0508).
+In: the bytes of a manifest. Out: a `Manifest` of which every number is within bounds, or an
+`LlmcError` (E0505, E0508). `manifest_check.py` says whether every name in it leads somewhere.
 The compiler builds the same structs and encodes them; both sides share only this file.
 
 Three entries are not in `Manifest.entries`: the manifest itself, `certificate.json` (measurements,
 outside what two compiles must have in common) and `SHA256SUMS`, which holds the digests of both.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ..base.errors import LlmcError
-from .targets import AnyProgramOptions, Count, CpuProgramOptions, Positive
+from .bounds import Count, Positive
+from .targets import AnyProgramOptions, CpuProgramOptions
 
 FORMAT_VERSION = 3
 """Version of the container and of this schema."""
@@ -298,64 +298,11 @@ def decode_entry(data: bytes | memoryview, type: type[T], name: str) -> T:
         raise invalid(f"{name}: {error}") from error
 
 
-def check(manifest: Manifest, sizes: Mapping[str, int]) -> None:
-    """Raises E0508 unless every name in the manifest leads somewhere and every range is inside.
-
-    `sizes`: bytes of each entry that the container really holds.
-    """
-    listed = {name: entry.size for name, entry in manifest.entries.items()}
-    present = {n: s for n, s in sizes.items() if n not in (MANIFEST, CERTIFICATE, SUMS)}
-    if listed != present:
-        wrong = sorted(listed.items() ^ present.items())
-        raise invalid(f"entries and manifest disagree about {wrong[0][0]}")
-    text = (manifest.tokenizer, manifest.chat_template, manifest.generation, manifest.text_vectors)
-    for name in (*text, *manifest.named_templates.values()):
-        if name is not None and name not in sizes:
-            raise invalid(f"there is no entry {name}")
-    for name, weights in manifest.weights.items():
-        _check_weights(name, weights, sizes)
-    for variant in manifest.variants:
-        _check_variant(variant, manifest, sizes)
-
-
 def weight_bytes(manifest: Manifest, variant: Variant) -> int:
     """Bytes of a variant's weights: its weights entry, or the program that holds them."""
     if variant.weights is None:
         return manifest.entries[variant.program].size
     return manifest.weights[variant.weights].nbytes
-
-
-def _check_weights(name: str, weights: Weights, sizes: Mapping[str, int]) -> None:
-    if name not in sizes:
-        raise invalid(f"there is no entry {name}")
-    if weights.data_offset < 8 or weights.data_offset + weights.nbytes != sizes[name]:
-        raise invalid(f"{name}: the data section isn't the rest of the entry")
-    if weights.data_offset % WEIGHTS_ALIGNMENT:
-        raise invalid(f"{name}: the data section isn't aligned to {WEIGHTS_ALIGNMENT} bytes")
-    for tensor_name, tensor in weights.tensors.items():
-        if tensor.offset + tensor.nbytes > weights.nbytes:
-            raise invalid(f"{name}: {tensor_name} lies outside the data section")
-
-
-def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int]) -> None:
-    label = f"variant {variant.target}/{variant.level}"
-    if variant.options.__struct_config__.tag != variant.target:
-        raise invalid(f"{label}: its options are of another target")
-    if variant.program not in sizes:
-        raise invalid(f"{label}: there is no entry {variant.program}")
-    if variant.weights is not None and variant.weights not in manifest.weights:
-        raise invalid(f"{label}: {variant.weights} is not listed as weights")
-    plan = variant.memory_plan
-    for buffer in plan.buffers:
-        if buffer.offset + buffer.nbytes > plan.arena_bytes:
-            raise invalid(f"{label}: buffer {buffer.name} lies outside the arena")
-    for group in variant.cache_groups:
-        if group.block_size != variant.limits.block_size:
-            raise invalid(f"{label}: cache group {group.name} has another block size")
-        if group.bytes_per_block != group.expected_bytes_per_block():
-            raise invalid(f"{label}: cache group {group.name} has a wrong bytes_per_block")
-        if (group.kind == "sliding") != (group.window > 0):
-            raise invalid(f"{label}: cache group {group.name} has a wrong window")
 
 
 def invalid(cause: str) -> LlmcError:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..base.errors import LlmcError
 from . import archive
-from .manifest import MANIFEST, SUMS, Manifest, check, check_version, decode, invalid
+from .manifest import MANIFEST, SUMS, Manifest, check_version, decode, invalid
+from .manifest_check import check
 
 _SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]{1,255})\n")
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+from .bounds import Count, Positive
+from .launch_plan import LaunchPlan
 
 
 class CompileOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +44,19 @@ class TrtCompileOptions(CompileOptions, frozen=True, kw_only=True, forbid_unknow
     refit: Annotated[
         bool,
         Meta(description="Let the trt engine take other weights later.", extra={"flag": "--refit"}),
+    ] = False
+
+
+class TritonCompileOptions(CompileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which kernels a program may have."""
+
+    batch_variant: Annotated[
+        bool,
+        Meta(
+            description="Let triton programs run one or two sequences on kernels of their own: "
+            "faster, but a result then depends on what runs beside it.",
+            extra={"flag": "--batch-variant"},
+        ),
     ] = False
 
 
@@ -93,10 +106,20 @@ class InductorProgramOptions(ProgramOptions, frozen=True, kw_only=True, tag="ind
     sites: list[Count]
 
 
+class TritonProgramOptions(ProgramOptions, frozen=True, kw_only=True, tag="triton"):
+    """`plan`: everything that a step does."""
+
+    plan: LaunchPlan
+
+
 OptionsT = TypeVar("OptionsT", bound=ProgramOptions)
 
 AnyProgramOptions = (
-    CpuProgramOptions | OnnxProgramOptions | TrtProgramOptions | InductorProgramOptions
+    CpuProgramOptions
+    | OnnxProgramOptions
+    | TrtProgramOptions
+    | InductorProgramOptions
+    | TritonProgramOptions
 )
 
 
@@ -125,6 +148,14 @@ _INSTRUCTION_SETS = {
     "level_help": f"Instruction sets of cpu and inductor: {', '.join(CPU_LEVELS)} "
     f"(default: {CPU_LEVELS[0]}).",
     "levels": CPU_LEVELS,
+    "level_error": "LLMC-E0202",
+}
+
+_GPUS = {
+    "flag": "--sm",
+    "metavar": "N,…",
+    "level_help": "GPUs of trt and triton, by compute capability, such as 86,89,120.",
+    "levels": (),
     "level_error": "LLMC-E0202",
 }
 
@@ -157,13 +188,18 @@ TARGETS: dict[str, TargetInfo] = {
             folder="tensorrt",
             extra="trt",
             runs_on="NVIDIA GPUs, TensorRT for RTX",
-            flag="--sm",
-            metavar="N,…",
-            level_help="GPUs that trt engines are for, such as 86,89,120.",
-            levels=(),
-            level_error="LLMC-E0202",
             schemes=("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8"),
             request=TrtCompileOptions,
+            **_GPUS,
+        ),
+        TargetInfo(
+            name="triton",
+            folder="triton",
+            extra="triton",
+            runs_on="NVIDIA GPUs from compute capability 8.0 on",
+            schemes=("f32", "bf16", "fp16", "int8", "int4", "int4-sym"),
+            request=TritonCompileOptions,
+            **_GPUS,
         ),
         TargetInfo(
             name="inductor",

@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from .manifest import TEXT_VECTORS, Count, decode_entry, invalid
+from .bounds import Count
+from .manifest import TEXT_VECTORS, decode_entry, invalid
 
 FIXED_TIME = "2026-01-02T03:04:05"
 """What templates that ask for the time are told while vectors are made and replayed."""

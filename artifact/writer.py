@@ -24,7 +24,8 @@ import msgspec
 
 from ..base.errors import LlmcError
 from . import archive
-from .manifest import CERTIFICATE, MANIFEST, SUMS, Entry, Manifest, check, encode
+from .manifest import CERTIFICATE, MANIFEST, SUMS, Entry, Manifest, encode
+from .manifest_check import check
 
 _CHUNK = 1 << 20
 

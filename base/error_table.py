@@ -357,8 +357,8 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0706": ErrorInfo(
         "the toolchain failed",
-        "The C++ compiler couldn't be run, or refused the generated code.",
-        "reinstall ziglang; if it stays so, report the compiler's message",
+        "The compiler (C++, or Triton's) couldn't be run, or refused the generated code.",
+        "install the target's tools again; if it stays so, report the compiler's message",
     ),
     "LLMC-E0707": ErrorInfo(
         "reading or writing failed",

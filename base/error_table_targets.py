@@ -22,9 +22,9 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "install that version, or compile the artifact again",
     ),
     "LLMC-E0514": ErrorInfo(
-        "no GPU here that the engine is for",
-        "A TensorRT engine names the GPUs that it was built for, by compute capability; this "
-        "machine has none of them, or no driver.",
+        "no GPU here that the program is for",
+        "A TensorRT engine and a set of Triton kernels name the GPUs that they were built for, by "
+        "compute capability; this machine has none of them, or no driver that is new enough.",
         "compile with --sm for this machine's GPU; TensorRT for RTX has no H100 (SM90)",
     ),
     "LLMC-E0720": ErrorInfo(

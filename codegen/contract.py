@@ -55,15 +55,19 @@ class Compiled(Protocol):
     def vocab_size(self) -> int: ...
 
     def options(self, level: str) -> AnyProgramOptions:
-        """What the executor of a level must know beside all that."""
+        """What the executor of a level must know beside all that, as far as it is known before
+        `build`."""
         ...
 
     def dumps(self) -> Mapping[str, str]:
         """Text of what was decided, by the names of files for `LLMC_DUMP`."""
         ...
 
-    def build(self, level: str, out: Path, build: Build) -> None:
-        """Make the program of one level at `out` (complete or not at all). May run in a thread."""
+    def build(self, level: str, out: Path, build: Build) -> AnyProgramOptions | None:
+        """Make the program of one level at `out` (complete or not at all). May run in a thread.
+
+        Gives the options again if building has completed them.
+        """
         ...
 
 

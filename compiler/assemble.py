@@ -34,6 +34,7 @@ from ..artifact.manifest import (
     decode,
     encode,
 )
+from ..artifact.targets import AnyProgramOptions
 from ..artifact.writer import ArtifactWriter
 from ..base.errors import LlmcError
 from ..base.progress import Progress
@@ -127,6 +128,17 @@ def variant_of(program: Program, level: str) -> Variant:
         vocab_size=compiled.vocab_size,
         decode_weight_bytes=decode_bytes(program),
     )
+
+
+def with_options(manifest: Manifest, entry: str, options: AnyProgramOptions | None) -> Manifest:
+    """The manifest with what building has found out about the program at `entry`."""
+    if options is None:
+        return manifest
+    variants = [
+        msgspec.structs.replace(v, options=options) if v.program == entry else v
+        for v in manifest.variants
+    ]
+    return msgspec.structs.replace(manifest, variants=variants)
 
 
 def decode_bytes(program: Program) -> int:

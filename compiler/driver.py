@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from ..artifact.manifest import Manifest
-from ..artifact.targets import SCHEMES
+from ..artifact.targets import SCHEMES, AnyProgramOptions
 from ..artifact.writer import ArtifactWriter
 from ..base.errors import LlmcError
 from ..base.failures import extras_named
@@ -36,6 +36,7 @@ from .assemble import (
     draft_manifest,
     record_vectors,
     variant_of,
+    with_options,
     write_weights,
 )
 from .block_notes import block_notes
@@ -193,7 +194,7 @@ def _write(
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)
         for program, level, file, built in builds:
-            built.result()
+            manifest = with_options(manifest, program.entry(level), built.result())
             writer.add(program.entry(level), file)
     graph = programs[0].graph
     manifest = add_text_entries(writer, source, lowered.text, graph, manifest, weights)
@@ -269,7 +270,7 @@ def _check_memory(max_ram: int | None) -> None:
 @contextmanager
 def _builds(
     programs: Sequence[Program], folder: Path, source: ModelSource, progress: Progress
-) -> Iterator[list[tuple[Program, str, Path, Future[None]]]]:
+) -> Iterator[list[tuple[Program, str, Path, Future[AnyProgramOptions | None]]]]:
     """Programs being built, one after another; leaving early ends what runs at once."""
     pool = ThreadPoolExecutor(max_workers=1)
     build = Build(RecipeValues(source.reader), lambda: sample_ids(source), progress=progress)

@@ -18,11 +18,11 @@ from ...ir.types import DType, TensorType
 from ...passes.place_barriers import place_barriers
 from ...passes.plan_memory import plan_memory
 from ...passes.verify_plan import verify_plan
+from ..views import View
 from .emit_attention import SCRATCH
 from .emit_movement import copy, dense
 from .emitters import emit_node
 from .function import C_TYPE, Function, Pool, call
-from .layout import View
 from .operands import takes_place_of
 
 

@@ -8,9 +8,9 @@ from ...ir.graph import Node
 from ...ir.ops import Binary, Cast, Full, Iota, Unary, Where
 from ...ir.ops.elementwise import promote
 from ...ir.types import DType
+from ..views import View, expand, is_whole
 from .emitters import emits
 from .function import C_TYPE, Function
-from .layout import View, expand, is_whole
 from .loops import Nest, loop_nest
 
 _ON_FLOAT = {

@@ -10,10 +10,10 @@ from ...ir.ops.linear import quantized_types
 from ...ir.tiles import PANEL
 from ...ir.types import Dim
 from ...weights.formats.registry import is_quantized
+from ..views import View
 from .emit_movement import row_lookup
 from .emitters import emits
 from .function import Function, call, float_literal
-from .layout import View
 from .loops import Nest, loop_nest
 from .operands import Matrix, dense_matrix, int32, matrix, takes_place_of, vector
 from .packing import PACKED, panel_bytes

@@ -7,28 +7,28 @@ from dataclasses import replace
 from ...ir.graph import Node, Value
 from ...ir.ops import Concat, Expand, Gather, LogitsRows, Permute, Reshape, Scatter, Slice
 from ...ir.types import DType, TensorType
-from . import layout
+from .. import views
+from ..views import View
 from .emitters import emits
 from .function import Function
-from .layout import View
 from .loops import Nest, element, loop_nest, term
 
 
 @emits(Permute)
 def permute(fn: Function, node: Node, op: Permute) -> None:
-    fn.views[node.output] = layout.permute(fn.view(node.inputs[0]), op.dims)
+    fn.views[node.output] = views.permute(fn.view(node.inputs[0]), op.dims)
 
 
 @emits(Expand)
 def expand(fn: Function, node: Node, op: Expand) -> None:
-    fn.views[node.output] = layout.expand(fn.view(node.inputs[0]), op.shape)
+    fn.views[node.output] = views.expand(fn.view(node.inputs[0]), op.shape)
 
 
 @emits(Slice)
 def slice_(fn: Function, node: Node, op: Slice) -> None:
     length = node.output.type.shape[op.dim]
     assert isinstance(length, int)
-    fn.views[node.output] = layout.slice_dim(
+    fn.views[node.output] = views.slice_dim(
         fn.view(node.inputs[0]), op.dim, op.start, length, op.step
     )
 
@@ -40,17 +40,17 @@ def reshape(fn: Function, node: Node, op: Reshape) -> None:
 
 def reshaped(fn: Function, view: View, shape: tuple) -> View:
     """`view` under another shape: the same memory if strides express it, else a copy."""
-    result = layout.reshape(view, shape)
+    result = views.reshape(view, shape)
     if result is not None:
         return result
-    common = layout.refine(view.shape, shape)
+    common = views.refine(view.shape, shape)
     if common is not None:
         target = fn.fresh(TensorType(view.dtype, tuple(shape)))
-        source, parts = layout.reshape(view, common), layout.reshape(target, common)
+        source, parts = views.reshape(view, common), views.reshape(target, common)
         if source is not None and parts is not None:
             copy(fn, source, parts)
             return target
-    result = layout.reshape(dense(fn, view), shape)
+    result = views.reshape(dense(fn, view), shape)
     if result is None:
         raise fn.refuse(f"a reshape of {view.type} that mixes tokens")
     return result
@@ -58,7 +58,7 @@ def reshaped(fn: Function, view: View, shape: tuple) -> View:
 
 def dense(fn: Function, view: View) -> View:
     """`view` if it is laid out like a fresh value, else a copy that is."""
-    if layout.is_dense(view):
+    if views.is_dense(view):
         return view
     target = fn.fresh(view.type)
     copy(fn, view, target)
@@ -76,10 +76,10 @@ def as_dtype(fn: Function, view: View, dtype: DType) -> View:
 
 def copy(fn: Function, source: View, target: View) -> None:
     """A step that copies `source` to `target` (same shape), converting the element type."""
-    views = [target, source]
+    places = [target, source]
     lines = loop_nest(
         target.shape,
-        views,
+        places,
         lambda nest: [f"op::store({nest.at(target)}, op::load({nest.at(source)}));"],
         simd=True,
     )
@@ -95,7 +95,7 @@ def concat(fn: Function, node: Node, op: Concat) -> None:
     for part in parts:
         length = part.shape[op.dim]
         assert isinstance(length, int)
-        target = layout.slice_dim(out, op.dim, start, length, 1)
+        target = views.slice_dim(out, op.dim, start, length, 1)
         lines += _copy_lines(part, target)
         start += length
     fn.step(lines, parts, [out], rowwise=True)
@@ -132,7 +132,7 @@ def scatter(fn: Function, node: Node, op: Scatter) -> None:
     x, index, source = (fn.view(v) for v in node.inputs)
     if not isinstance(x.shape[op.dim], int) or not isinstance(index.shape[op.dim], int):
         raise fn.refuse("a scatter along a symbolic dimension")
-    source = layout.expand(source, index.shape)
+    source = views.expand(source, index.shape)
     out = fn.result(node.output)
     rest, stride = _without(out, op.dim, index.shape)
 
@@ -173,7 +173,7 @@ def row_lookup(fn: Function, node: Node, table: View, ids: Value) -> None:
     """Embedding from a table that is stored row-major."""
     index = fn.view(ids)
     out = fn.result(node.output)
-    wide = layout.expand(
+    wide = views.expand(
         replace(index, shape=(*index.shape, 1), strides=(*index.strides, 0)), out.shape
     )
     lead = len(out.shape) - 1

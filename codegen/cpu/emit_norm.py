@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Norm
+from ..views import View
 from .emit_linear import MADE, make_rows
 from .emitters import emits
 from .function import Function, call, float_literal
-from .layout import View
 from .operands import Matrix, matrix, takes_place_of, try_matrix, vector
 
 

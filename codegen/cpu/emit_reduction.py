@@ -8,10 +8,10 @@ from math import prod
 from ...ir.graph import Node
 from ...ir.ops import CumSum, MatMul, Reduce, Softmax, TopK
 from ...ir.types import DType
+from ..views import View, expand
 from .emit_elementwise import compute_type
 from .emitters import emits
 from .function import Function
-from .layout import View, expand
 from .loops import Body, Nest, element, loop_nest, term, wrap
 
 # fn: (start, update of `a` with element `x`). Sums of floats are kept in double, which is more

@@ -17,7 +17,7 @@ from ...ir.plan import Access, Buffer, Schedule, Step
 from ...ir.scalar import scalar_of
 from ...ir.types import Dim, DType, Sym, TensorType, numel
 from ...weights.table import WeightTable
-from .layout import Storage, View, whole
+from ..views import Storage, View, whole
 from .traffic import Kernel, Traffic, kernel_name, traffic_of
 
 C_TYPE: dict[DType, str] = {

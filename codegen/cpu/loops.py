@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...ir.types import Dim, Sym
-from .layout import View, storage_order
+from ..views import View, storage_order
 
 Body = Callable[["Nest"], list[str]]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ...ir.graph import Value
 from ...ir.types import Dim, DType, Sym
+from ..views import View, is_whole, packed_tail, rows
 from .emit_movement import as_dtype, dense
 from .function import Function, size_expression
-from .layout import View, is_whole, packed_tail, rows
 
 
 @dataclass(frozen=True, slots=True)

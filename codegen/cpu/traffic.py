@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...ir.types import Dim, numel
-from .layout import View
+from ..views import View
 
 _KERNEL = re.compile(r"\b(?!made\b)(\w+)\((?:made\.team\(\)|team)[,)]")
 """A call with the team as its first argument (`function.call`)."""

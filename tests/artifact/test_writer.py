@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from llmc.artifact import archive, reader
 from llmc.artifact import manifest as artifact
 from llmc.artifact import writer as container
+from llmc.artifact.manifest_check import check
 from llmc.artifact.reader import ArtifactReader
 from llmc.artifact.writer import ArtifactWriter
 from llmc.base.errors import LlmcError
@@ -251,7 +252,7 @@ def test_inconsistent_manifests_are_refused(tiny_manifest):
     sizes = {"programs/cpu/portable.so": 1, WEIGHTS: 4096 + 5000}
     entries = {n: artifact.Entry(sha256="0" * 64, size=s) for n, s in sizes.items()}
     good = msgspec.structs.replace(manifest, entries=entries)
-    artifact.check(good, sizes)
+    check(good, sizes)
     variant, weights = good.variants[0], good.weights[WEIGHTS]
     group = msgspec.structs.replace(variant.cache_groups[0], bytes_per_block=255)
     beyond = msgspec.structs.replace(weights.tensors["w000"], offset=1)
@@ -275,7 +276,7 @@ def test_inconsistent_manifests_are_refused(tiny_manifest):
     ]
     for manifest in bad:
         with pytest.raises(LlmcError, match="E0508"):
-            artifact.check(manifest, sizes)
+            check(manifest, sizes)
 
 
 def fail(writer, error):

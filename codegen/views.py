@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
-from ...ir.types import Dim, DType, Sym, TensorType
+from ..ir.types import Dim, DType, Sym, TensorType
 
 # Stands for one unit of a symbol when sizes are compared: larger than any real stride
 # factor and prime, so a product that holds it can't be mistaken for another one.
@@ -22,7 +22,7 @@ _UNIT = 2_147_483_647
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A buffer as generated code knows it: a typed pointer variable called `name`."""
+    """A buffer as generated code knows it, by its `name`."""
 
     name: str
     dtype: DType
@@ -56,7 +56,7 @@ class View:
 
     @property
     def pointer(self) -> str:
-        """C++ expression of the address of the first element."""
+        """Address of the first element as an expression of C."""
         assert self.storage is not None, "a literal has no address"
         return f"{self.storage.name} + {self.offset}" if self.offset else self.storage.name
 

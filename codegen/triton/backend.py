@@ -1,0 +1,165 @@
+"""The triton target: kernels compiled ahead of time for each GPU that was asked for.
+
+A level is a compute capability (`sm90`). All levels share weights, launches and the memory plan;
+they differ in tiles, and so in kernels and grids. No GPU is needed to build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
+from ...artifact.targets import TritonCompileOptions, TritonProgramOptions
+from ...base.errors import LlmcError
+from ...ir.graph import Graph
+from ...ir.states import PAGED
+from ...passes.features import Features
+from ...passes.quantize import Scheme, find_scheme
+from ...weights.layout import Layout
+from ...weights.table import WeightTable
+from ..contract import Build, Request, Requirements
+from .check_plan import check_plan
+from .cubins import compile_all, require_triton
+from .generate import Generated, generate
+from .layout import TRITON_LAYOUT
+from .listing import listing
+from .machines import MACHINES, Machine
+from .plan import MachinePlan, plan_for
+from .precision import CACHES, SCHEMES
+
+EXECUTOR_PACKAGES = {"cuda-core": ">=1.0", "cuda-bindings": ">=13.0"}
+FEATURES = Features((PAGED,), gated_panels=True)
+"""Kernels of ours, whose inputs stay as they are: codes of weights meet 16-bit activations."""
+
+
+@dataclass(frozen=True)
+class CompiledTriton:
+    """The launches of a step, and for each level the plan that its machine runs."""
+
+    generated: Generated
+    plans: Mapping[str, MachinePlan] = field(repr=False)
+
+    @property
+    def limits(self) -> Limits:
+        return self.generated.program.limits
+
+    @property
+    def cache_groups(self) -> list[CacheGroup]:
+        return self.generated.program.groups
+
+    @property
+    def vocab_size(self) -> int:
+        return self.generated.program.graph.vocab_size
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """The arena, which is the same on every machine."""
+        plan = self.generated.memory
+        buffers = [
+            Buffer(name=name, offset=p.offset, nbytes=p.nbytes, first=p.first, last=p.last)
+            for name, p in sorted(plan.placements.items(), key=lambda item: item[1].first)
+        ]
+        return MemoryPlan(arena_bytes=plan.arena_bytes, buffers=buffers)
+
+    def options(self, level: str) -> TritonProgramOptions:
+        """The launch plan, whose kernels have no place in the program before they are built."""
+        return TritonProgramOptions(plan=self.plans[level].plan)
+
+    def dumps(self) -> Mapping[str, str]:
+        """What each launch runs and touches, and its bytes, per level."""
+        return {f"{level}.plan.txt": listing(plan.plan) for level, plan in self.plans.items()}
+
+    def build(self, level: str, out: Path, build: Build) -> TritonProgramOptions:
+        """Compile the kernels of `level`.
+
+        Raises:
+            LlmcError: LLMC-E0706, the compiler refuses a kernel; E0703, Triton is missing.
+        """
+        plan = self.plans[level]
+        cubins = compile_all(plan.specs, plan.plan.sm, build.stop, build.progress)
+        located, entry = plan.located(cubins)
+        part = out.with_suffix(".part")
+        part.write_bytes(entry)
+        part.replace(out)
+        return TritonProgramOptions(plan=located)
+
+
+@dataclass(frozen=True)
+class ConfiguredTriton:
+    """NVIDIA GPUs from compute capability 8.0 on."""
+
+    scheme: Scheme
+    machines: tuple[Machine, ...]
+    batch_invariant: bool
+    name: str = "triton"
+    layout: Layout = TRITON_LAYOUT
+    weights_entry: str = "weights/triton.safetensors"
+    suffix: str = ".cubins"
+    tools: tuple[str, ...] = ("triton",)
+    features: Features = FEATURES
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """One for each machine: `sm90`."""
+        return tuple(f"sm{machine.sm}" for machine in self.machines)
+
+    def require_tools(self) -> None:
+        """Building needs Triton."""
+        require_triton()
+
+    def requirements(self, level: str) -> Requirements:
+        """CUDA's packages; the kernels themselves don't care what the host is."""
+        return Requirements("any", "any", packages=EXECUTOR_PACKAGES)
+
+    def lower(self, graph: Graph, limits: Limits, weights: WeightTable | None) -> CompiledTriton:
+        """Launches, memory plan and the kernels of every level.
+
+        Raises:
+            LlmcError: LLMC-E0401 an op that can't be done; LLMC-E0103 a wrong plan.
+        """
+        assert weights is not None
+        invariant = self.batch_invariant
+        generated = generate(graph, limits, weights, self.scheme, batch_invariant=invariant)
+        plans = {}
+        for level, machine in zip(self.levels, self.machines, strict=True):
+            plans[level] = plan_for(generated.program, generated.memory, machine)
+            blocks = [group.bytes_per_block for group in generated.program.groups]
+            arena = generated.memory.arena_bytes
+            check_plan(plans[level].plan, arena, weights.nbytes, blocks)
+        return CompiledTriton(generated, plans)
+
+
+class TritonBackend:
+    """Levels are compute capabilities: `90`, `sm90` or `9.0`."""
+
+    def configure(self, request: Request) -> ConfiguredTriton:
+        """Errors: as `Backend.configure` has them."""
+        options = request.options
+        assert isinstance(options, TritonCompileOptions)
+        scheme = find_scheme(
+            request.scheme, request.kv_cache, target="triton", schemes=SCHEMES, caches=CACHES
+        )
+        if request.as_stored:
+            scheme = scheme.as_stored()
+        if not request.levels:
+            known = ", ".join(map(str, MACHINES))
+            raise LlmcError(
+                "LLMC-E0202", "target triton needs to know the GPUs", f"name them: --sm {known}"
+            )
+        machines = dict.fromkeys(_machine(word) for word in request.levels)
+        return ConfiguredTriton(scheme, tuple(machines), not options.batch_variant)
+
+
+def _machine(word: str) -> Machine:
+    """The machine of `sm90`, `90` or `9.0`."""
+    number = word.lower().removeprefix("sm").replace("_", "").replace(".", "")
+    found = MACHINES.get(int(number)) if number.isdecimal() else None
+    if found is None:
+        known = ", ".join(map(str, MACHINES))
+        raise LlmcError("LLMC-E0202", f"no GPU {word!r} to build for", f"it builds for {known}")
+    return found
+
+
+BACKEND = TritonBackend()

@@ -1,0 +1,1 @@
+"""Hand-written Triton kernels. They import Triton and one another, nothing else."""

@@ -1,0 +1,151 @@
+"""Tiles of linear layers: a table of what was found for shapes, else a formula.
+
+In: the machine, the weight's shape and format, the most rows of the launch. Out: a `Tile`, the
+constants of `kernels/linear.py` and how many warps and stages run it.
+
+What may never differ between the tiles of one layer: BLOCK_K, and the kind of instruction. BLOCK_K
+follows from the format and K alone; BLOCK_N is at least 64, so that Hopper always takes `wgmma`.
+
+Formula. Up to 64 rows a layer is bound by memory: 64 weight rows a block, stages as deep as shared
+memory allows for the blocks that a multiprocessor holds. More rows: larger tiles, so that operands
+are read from shared memory less often, as long as there are blocks for every multiprocessor.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from math import log2
+from pathlib import Path
+from typing import Any
+
+from ...ir.tiles import BLOCK
+from ...ir.types import DType
+from ...weights.formats.registry import is_quantized
+from .layout import in_panels
+from .machines import Machine
+
+NARROW = (8, 16, 32, 64)
+WIDE = 128
+PANEL_BLOCKS = 4
+"""Blocks of 32 columns that a step takes of weights in panels."""
+SIDE_BY_SIDE = 8
+"""Tiles of rows that walk along N together: a wave of blocks then re-reads few weights from L2."""
+NEAR = 1.0
+"""Largest distance, in factors of two of N and K together, of a row of the table."""
+_MOST_STAGES, _FEWEST_STAGES, _MOST_BLOCKS = 8, 2, 4
+_RESERVED = 1024
+"""Bytes of shared memory that a block takes beyond what it asks for; a multiprocessor has that much
+more than one block may ask for."""
+_BARRIERS = 256
+"""Bytes of shared memory, at most, that Triton adds for barriers and such."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a launch of a linear layer is cut."""
+
+    block_n: int
+    block_t: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    group: int = 1
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The constants that `linear_rows` and `grouped_linear` both have."""
+        return {
+            "BLOCK_N": self.block_n,
+            "BLOCK_T": self.block_t,
+            "BLOCK_K": self.block_k,
+            "STAGES": self.num_stages,
+        }
+
+
+def linear_tile(
+    machine: Machine, dtype: DType, n: int, k: int, rows: int, *, x_size: int = 2, experts: int = 1
+) -> Tile:
+    """The tile of a layer [n, k] for at most `rows` rows in elements of `x_size` bytes.
+
+    `experts`: the rows are shared out to so many weights; all of them work at once.
+    """
+    block_k = block_of_k(dtype, k)
+    panels = in_panels(dtype)
+    block_t = _block_t(dtype, -(-2 * rows // experts) if experts > 1 else rows)
+    row = _nearest(machine.sm, str(dtype), n, k, block_t) if experts == 1 else None
+    if row is not None:
+        group = SIDE_BY_SIDE if rows > NARROW[-1] else 1
+        return Tile(row["block_n"], block_t, block_k, row["num_warps"], row["num_stages"], group)
+    wide = block_t >= WIDE and _fills(machine, n, rows)
+    block_n = 128 if wide else 64
+    tiles = -(-n // block_n) * (-(-rows // block_t) if experts == 1 else min(experts, rows))
+    nbytes = block_k * (block_n * _bytes(dtype) + block_t * _x_bytes(dtype, x_size))
+    stages = min(_stages(machine, tiles, nbytes), max(_FEWEST_STAGES, -(-k // block_k)))
+    group = SIDE_BY_SIDE if rows > NARROW[-1] and experts == 1 else 1
+    # Products with panels hold sums of 4 blocks side by side, so the same tile takes more warps.
+    many = block_n * block_t * (2 if panels else 1) >= 64 * WIDE and dtype is not DType.F32
+    warps = 8 if many else 4
+    return Tile(block_n, block_t, block_k, warps, stages, group)
+
+
+def block_of_k(dtype: DType, k: int) -> int:
+    """Columns of a step along K: 128 bytes of weights, or half where only that divides K."""
+    if in_panels(dtype):
+        return PANEL_BLOCKS * BLOCK
+    full = 128 // max(1, _bytes(dtype))
+    return next((size for size in (full, full // 2) if k % size == 0), full)
+
+
+def _bytes(dtype: DType) -> int:
+    """Bytes of shared memory that a weight takes at most; codes of fewer bits take a byte."""
+    return 1 if is_quantized(dtype) else dtype.itemsize
+
+
+def _x_bytes(dtype: DType, x_size: int) -> int:
+    """Of an element of x; where it must be rounded, the rounded one lies there too."""
+    multiplied = 4 if dtype is DType.F32 else 2
+    return x_size if x_size == multiplied else x_size + multiplied
+
+
+def _block_t(dtype: DType, rows: int) -> int:
+    """The height of tiles. Products in f32 don't use tensor cores, taller ones gain nothing; those
+    with panels have no registers for them."""
+    widest = NARROW[-1] if dtype is DType.F32 or in_panels(dtype) else WIDE
+    return next((height for height in NARROW if rows <= height), widest)
+
+
+def _fills(machine: Machine, n: int, rows: int) -> bool:
+    """Tiles of 128 by 128 give most multiprocessors one."""
+    return -(-n // 128) * -(-rows // 128) >= 0.8 * machine.multiprocessors
+
+
+def _stages(machine: Machine, tiles: int, stage_bytes: int) -> int:
+    """The deepest pipeline that fits as often as blocks share a multiprocessor."""
+    blocks = min(_MOST_BLOCKS, max(1, -(-tiles // machine.multiprocessors)))
+    while blocks > 1 and _fitting(machine, blocks, stage_bytes) < 3:
+        blocks -= 1
+    return max(_FEWEST_STAGES, min(_MOST_STAGES, _fitting(machine, blocks, stage_bytes)))
+
+
+def _fitting(machine: Machine, blocks: int, stage_bytes: int) -> int:
+    share = (machine.shared_bytes + _RESERVED) // blocks - _RESERVED
+    return (min(share, machine.shared_bytes) - _BARRIERS) // stage_bytes
+
+
+@cache
+def table() -> tuple[dict[str, Any], ...]:
+    """The rows of `linear_tiles.toml`."""
+    text = Path(__file__).with_name("linear_tiles.toml").read_text(encoding="utf-8")
+    return tuple(tomllib.loads(text)["tile"])
+
+
+def _nearest(sm: int, format: str, n: int, k: int, block_t: int) -> dict[str, Any] | None:
+    def distance(row: dict[str, Any]) -> float:
+        return abs(log2(row["n"] / n)) + abs(log2(row["k"] / k))
+
+    key = (sm, format, block_t)
+    rows = [row for row in table() if (row["sm"], row["format"], row["block_t"]) == key]
+    best = min(rows, key=distance, default=None)
+    return best if best is not None and distance(best) <= NEAR else None
