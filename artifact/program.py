@@ -6,6 +6,7 @@ and mixtures of them differ only in these arrays.
 """
 
 from collections.abc import Callable, Sequence
+from operator import le
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from msgspec import Struct
@@ -16,6 +17,8 @@ from .manifest import CacheGroup, Limits
 
 __all__ = [
     "CacheGroup",
+    "CheckedTable",
+    "InputCheck",
     "Limits",
     "Program",
     "StepInputs",
@@ -154,53 +157,133 @@ def submits(program: Program) -> TypeGuard[SubmittingProgram]:
 
 
 def check_inputs(inputs: StepInputs, program: Program, rows_before: int = 0) -> None:
-    """Raises E0100 for inputs that native code must not see: they would read or write outside.
+    """What `InputCheck.check` does, once."""
+    InputCheck(program).check(inputs, rows_before)
 
-    The scheduler never makes such inputs; this is the border where that is certain. `rows_before`:
-    logits rows of the step submitted before, for which token ids below 0 may stand.
+
+class InputCheck:
+    """The border of native code: what passes reads and writes nothing outside of its arrays and
+    pools. The scheduler never makes other inputs; here that is certain.
+
+    `tables`: per cache group what is known of its block table. Most rows are those of the step
+    before, so only others are looked at.
     """
-    limits = program.limits
-    tokens, rows = inputs.token_ids, inputs.logits_rows
+
+    __slots__ = ("_limits", "_numbers", "_vocab_size", "tables")
+
+    def __init__(self, program: Program) -> None:
+        limits = self._limits = program.limits
+        self._vocab_size = program.vocab_size
+        self._numbers = list(range(limits.max_sequences + 1))
+        self.tables = [
+            CheckedTable(group, blocks, limits)
+            for group, blocks in zip(program.cache_groups, program.cache_blocks, strict=True)
+        ]
+
+    def check(self, inputs: StepInputs, rows_before: int = 0) -> None:
+        """Raises E0100 for inputs that native code must not see. `rows_before`: logits rows of the
+        step submitted before, for which token ids below 0 may stand."""
+        limits = self._limits
+        tokens, rows, lengths = inputs.token_ids, inputs.logits_rows, inputs.context_len
+        count = len(lengths)
+        if not 0 < len(tokens) <= limits.max_tokens or not 0 < count <= limits.max_sequences:
+            raise _wrong(f"{len(tokens)} tokens of {count} sequences are over the limits")
+        if len(rows) > limits.max_logits_rows:
+            raise _wrong(f"{len(rows)} logits rows are over the limit")
+        firsts = inputs.positions
+        each_one = len(tokens) == count and inputs.query_start == self._numbers[: count + 1]
+        if not each_one:
+            firsts = _first_positions(inputs)
+        elif [first + 1 for first in firsts] != lengths:
+            raise _wrong("positions do not follow from the context lengths")
+        if min(firsts) < 0 or max(lengths) > limits.max_context:
+            raise _wrong("a context length is out of range")
+        _check_range("token id", tokens, self._vocab_size, -rows_before)
+        if not each_one or rows != self._numbers[:count]:
+            _check_range("logits row", rows, len(tokens))
+        if len(inputs.block_tables) != len(self.tables):
+            raise _wrong("there must be one block table per cache group")
+        for known, table in zip(self.tables, inputs.block_tables, strict=True):
+            known.check(table, firsts, lengths)
+
+
+def _first_positions(inputs: StepInputs) -> list[int]:
+    """Of each sequence, the position of its first query token; all others must follow from it."""
     starts, lengths = inputs.query_start, inputs.context_len
-    if not 0 < len(tokens) <= limits.max_tokens or not 0 < len(lengths) <= limits.max_sequences:
-        raise _wrong(f"{len(tokens)} tokens of {len(lengths)} sequences are over the limits")
-    if len(rows) > limits.max_logits_rows:
-        raise _wrong(f"{len(rows)} logits rows are over the limit")
-    if len(starts) != len(lengths) + 1 or starts[0] != 0 or starts[-1] != len(tokens):
+    if len(starts) != len(lengths) + 1 or starts[0] != 0 or starts[-1] != len(inputs.token_ids):
         raise _wrong("query_start does not divide the tokens")
     firsts, positions = [], []
     for start, end, length in zip(starts, starts[1:], lengths, strict=False):
-        first = length - (end - start)
-        if not 0 <= first < length <= limits.max_context:
-            raise _wrong("a context length is out of range")
-        firsts.append(first)
-        positions += range(first, length)
+        if start >= end:
+            raise _wrong("a sequence has no tokens")
+        firsts.append(length - (end - start))
+        positions += range(firsts[-1], length)
     if inputs.positions != positions:
         raise _wrong("positions do not follow from the context lengths")
-    _check_range("token id", tokens, program.vocab_size, -rows_before)
-    _check_range("logits row", rows, len(tokens))
-    _check_tables(inputs, program, firsts, lengths)
+    return firsts
 
 
-def _check_tables(
-    inputs: StepInputs, program: Program, firsts: list[int], lengths: list[int]
-) -> None:
-    """Every position that attention reads or the step writes lies in a block of the pool."""
-    if len(inputs.block_tables) != len(program.cache_groups):
-        raise _wrong("there must be one block table per cache group")
-    size = program.limits.block_size
-    for group, blocks, table in zip(
-        program.cache_groups, program.cache_blocks, inputs.block_tables, strict=True
-    ):
+class CheckedTable:
+    """Copies of the rows of a block table that have passed, and where sequences may be that have
+    them. Whoever has copied the rows that `changed` names, in any order, clears it.
+
+    Every position that attention reads or a step writes must lie in a block of the pool. So a row
+    serves first positions from `_firsts` on, and lengths up to `_ends`.
+    """
+
+    __slots__ = ("_blocks", "_ends", "_firsts", "_limits", "_name", "_window", "changed", "rows")
+
+    def __init__(self, group: CacheGroup, blocks: int, limits: Limits) -> None:
+        self._name, self._window = group.name, group.window
+        self._blocks, self._limits = blocks, limits
+        self.rows: list[list[int]] = []
+        self.changed: set[int] = set()
+        self._firsts: list[int] = []
+        self._ends: list[int] = []
+
+    def check(
+        self, table: Sequence[BlockRow], firsts: Sequence[int], lengths: Sequence[int]
+    ) -> None:
+        """Raises E0100 unless `table` has a good row for each sequence."""
         if len(table) != len(lengths):
-            raise _wrong(f"the block table of {group.name} has {len(table)} rows")
-        for row, first, length in zip(table, firsts, lengths, strict=True):
-            oldest = max(first - (group.window - 1), 0) if group.window else 0
-            used = row[oldest // size : (length - 1) // size + 1]
-            if not length <= len(row) * size < program.limits.max_context + size:
-                raise _wrong(f"the block table of {group.name} has a wrong length")
-            if min(used) < 0 or max(row) >= blocks:
-                raise _wrong(f"the block table of {group.name} names no block of its pool")
+            raise _wrong(f"the block table of {self._name} has {len(table)} rows")
+        if table != self.rows:  # compares the blocks of all rows
+            self._look_at(table)
+        if not all(map(le, lengths, self._ends)):
+            raise _wrong(f"the block table of {self._name} has a wrong length")
+        if not all(map(le, self._firsts, firsts)):
+            raise self._no_block()
+
+    def _look_at(self, table: Sequence[BlockRow]) -> None:
+        known, count = self.rows, len(table)
+        del known[count:], self._firsts[count:], self._ends[count:]
+        for place, row in enumerate(table):
+            if place < len(known) and row == known[place]:
+                continue
+            copied = [*row]
+            first, end = self._bounds(copied)
+            known[place : place + 1] = [copied]
+            self._firsts[place : place + 1] = [first]
+            self._ends[place : place + 1] = [end]
+            self.changed.add(place)
+
+    def _bounds(self, row: BlockRow) -> tuple[int, int]:
+        """The least first position that `row` serves, and the greatest length."""
+        size, most = self._limits.block_size, self._limits.max_context
+        end = len(row) * size
+        if not 0 < end < most + size:
+            raise _wrong(f"the block table of {self._name} has a wrong length")
+        if max(row) >= self._blocks:
+            raise self._no_block()
+        if min(row) >= 0:
+            return 0, end
+        if not self._window:
+            raise self._no_block()
+        freed = max(place for place, block in enumerate(row) if block < 0) + 1
+        return freed * size + self._window - 1, end
+
+    def _no_block(self) -> LlmcError:
+        return _wrong(f"the block table of {self._name} names no block of its pool")
 
 
 def _check_range(what: str, values: list[int], end: int, first: int = 0) -> None:

@@ -14,7 +14,7 @@ from weakref import ref
 
 from ...artifact.choice import Choice
 from ...artifact.manifest import CacheGroup, Limits, Variant
-from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...artifact.program import InputCheck, StepInputs, StepOutputs
 from ...artifact.targets import TritonProgramOptions, options_of
 from ...base.errors import LlmcError
 from . import cuda_device
@@ -87,7 +87,8 @@ class TritonExecutor:
             loaded = load_program(variant, plan, memoryview(program), weights, gpu, cache_blocks)
             self._spaces, self._launches = loaded.spaces, loaded.launches
             self._graphs = StepGraphs(gpu, loaded.launches, self.limits)
-            self._block = StepBlock(gpu, plan, loaded.spaces.step, AHEAD + 1)
+            self._check = check = InputCheck(self)
+            self._block = StepBlock(gpu, plan, loaded.spaces.step, AHEAD + 1, check.tables)
             self._slots = token_slots(gpu, self.limits.max_logits_rows, AHEAD)
             self._sampling = Sampling(
                 gpu,
@@ -115,7 +116,7 @@ class TritonExecutor:
             raise LlmcError("LLMC-E0100", "the program is closed")
         if not all(self.draws(choice) for choice in choices):
             raise LlmcError("LLMC-E0100", "the program can't draw such a choice")
-        check_inputs(inputs, self, self._rows)
+        self._check.check(inputs, self._rows)
         self._gpu.attach()
         place = self._count % AHEAD
         before = self._under_way[place]

@@ -3,100 +3,150 @@
 Arrays go through pinned memory, of which there is more than one piece: the next step's are written
 while the GPU still reads the last one's. A step may be padded to the sizes of a recorded graph:
 tokens and positions with 0, `query_start` with the number of tokens (sequences without any),
-`context_len` and logits rows with 0, block tables with -1.
+`context_len` and logits rows with 0, block tables with -1. Block tables stay on the GPU from step
+to step, so only what has changed in them is sent.
 """
 
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...artifact.launch_plan import LaunchPlan
-from ...artifact.program import StepInputs
+from ...artifact.launch_plan import LaunchPlan, Region
+from ...artifact.program import CheckedTable, StepInputs
 from .gpu_device import Event, GpuDevice
 from .triton_launches import StepSizes
 
 _I32 = 4
+_NO_BLOCK = -1
+_ARRAYS = "token_ids", "positions", "query_start", "context_len", "logits_rows"
 _WIDE_GAP = 32 << 10
 """Bytes between two used parts from which on a second copy is cheaper than copying them too."""
 
 
 class _Piece(NamedTuple):
     data: memoryview
-    ints: memoryview
     read: Event
 
 
-class StepBlock:
-    """The step's arrays, at `address`. `pieces`: of pinned memory."""
+class _Table:
+    """A block table in the step's memory, of which only rows that change are written. `known`:
+    its rows, which have been checked; `begin`: its first i32; `filled`: rows that aren't empty.
+    `unsent`: bytes [begin, end) that the GPU doesn't have."""
 
-    def __init__(self, gpu: GpuDevice, plan: LaunchPlan, address: int, pieces: int) -> None:
-        self._gpu, self._plan, self._address = gpu, plan, address
-        self._pieces = []
-        for _ in range(pieces):
-            data = gpu.allocate_pinned(-(-plan.step_bytes // _I32) * _I32)
-            self._pieces.append(_Piece(data, data.cast("i"), gpu.create_event()))
+    def __init__(self, known: CheckedTable, region: Region, ints: memoryview, columns: int) -> None:
+        self._known, self._ints, self._columns = known, ints, columns
+        self._begin = region.offset // _I32
+        self._filled = region.nbytes // _I32 // columns
+        self.unsent: tuple[int, int] | None = None
+
+    def write(self) -> None:
+        """Writes the rows that have changed."""
+        known = self._known
+        rows, count, filled = known.rows, len(known.rows), self._filled
+        if not known.changed and count == filled:
+            return
+        changed = {place for place in known.changed if place < count}
+        known.changed.clear()
+        columns, ints = self._columns, self._ints
+        for place in changed:
+            at = self._begin + place * columns
+            ints[at : at + len(rows[place])] = array("i", rows[place])
+        if count < filled:
+            at, end = self._begin + count * columns, self._begin + filled * columns
+            ints[at:end] = array("i", [_NO_BLOCK]) * (end - at)
+            changed |= {count, filled - 1}
+        self._filled = count
+        if changed:
+            self._add(
+                self._begin + min(changed) * columns, self._begin + (max(changed) + 1) * columns
+            )
+
+    def _add(self, begin: int, end: int) -> None:
+        first, last = self.unsent or (begin * _I32, end * _I32)
+        self.unsent = min(first, begin * _I32), max(last, end * _I32)
+
+
+class StepBlock:
+    """The step's arrays, at `address`, of which `_host` is what the GPU has when all is done that
+    was begun. `pieces`: of pinned memory; `tables`: by group, what has been checked."""
+
+    def __init__(
+        self,
+        gpu: GpuDevice,
+        plan: LaunchPlan,
+        address: int,
+        pieces: int,
+        tables: Sequence[CheckedTable],
+    ) -> None:
+        self._gpu, self._address = gpu, address
+        nbytes = -(-plan.step_bytes // _I32) * _I32
+        self._host = memoryview(bytearray(nbytes))
+        self._ints = ints = self._host.cast("i")
+        self._pieces = [
+            _Piece(gpu.allocate_pinned(nbytes), gpu.create_event()) for _ in range(pieces)
+        ]
         self._next = 0
-        self._tables = [plan.step[name] for name in _tables(plan)]
-        self._no_blocks = array("i", [-1]) * plan.columns
+        self._offsets = [plan.step[name].offset for name in _ARRAYS]
+        self._tables = [
+            _Table(known, plan.step[f"table.{group}"], ints, plan.columns)
+            for group, known in enumerate(tables)
+        ]
 
     def send(self, inputs: StepInputs, sizes: StepSizes) -> None:
         """Begins the copy of a step's arrays, padded to `sizes`."""
         piece = self._pieces[self._next]
         self._next = (self._next + 1) % len(self._pieces)
+        used = self._write(inputs, sizes)
         self._gpu.wait(piece.read)
-        for begin, end in _spans(self._write(piece.ints, inputs, sizes)):
-            self._gpu.upload(self._address + begin, piece.data[begin:end])
+        for begin, end in _spans(used):
+            data = piece.data[begin:end]
+            data[:] = self._host[begin:end]
+            self._gpu.upload(self._address + begin, data)
+        for table in self._tables:
+            table.unsent = None
         self._gpu.record(piece.read)
 
-    def _write(
-        self, ints: memoryview, inputs: StepInputs, sizes: StepSizes
-    ) -> Iterator[tuple[int, int]]:
-        """Writes the arrays; yields the bytes [begin, end) that each takes."""
-        tokens, sequences = len(inputs.token_ids), sizes.sequences
+    def _write(self, inputs: StepInputs, sizes: StepSizes) -> list[tuple[int, int]]:
+        """Writes the arrays; gives the bytes [begin, end) in which there is something new."""
+        tokens, sequences, rows = sizes
         known = inputs.token_ids
         if min(known) < 0:
-            known = [max(token, 0) for token in known]  # `take_tokens` brings the others
-        for name, values, count, padding in (
-            ("token_ids", known, sizes.tokens, 0),
-            ("positions", inputs.positions, sizes.tokens, 0),
-            ("query_start", inputs.query_start, sequences + 1, tokens),
-            ("context_len", inputs.context_len, sequences, 0),
-            ("logits_rows", inputs.logits_rows, sizes.rows, 0),
+            known = [token if token > 0 else 0 for token in known]  # `take_tokens` brings others
+        ints, used = self._ints, []
+        for offset, values, count, padding in zip(
+            self._offsets,
+            (
+                known,
+                inputs.positions,
+                inputs.query_start,
+                inputs.context_len,
+                inputs.logits_rows,
+            ),
+            (tokens, tokens, sequences + 1, sequences, rows),
+            (0, 0, len(known), 0, 0),
+            strict=True,
         ):
-            begin = self._plan.step[name].offset
-            numbers = array("i", values) + array("i", [padding]) * (count - len(values))
-            ints[begin // _I32 : begin // _I32 + count] = numbers
-            yield begin, begin + count * _I32
-        for region, table in zip(self._tables, inputs.block_tables, strict=True):
-            self._write_table(ints, region.offset // _I32, table, sequences)
-            yield region.offset, region.offset + sequences * self._plan.columns * _I32
-
-    def _write_table(
-        self, ints: memoryview, begin: int, table: Sequence[Sequence[int]], sequences: int
-    ) -> None:
-        columns = self._plan.columns
-        for row in table:
-            ints[begin : begin + len(row)] = array("i", row)
-            begin += columns
-        for _ in range(sequences - len(table)):
-            ints[begin : begin + columns] = self._no_blocks
-            begin += columns
+            numbers = array("i", values)
+            if count > len(numbers):
+                numbers.extend([padding] * (count - len(numbers)))
+            begin = offset // _I32
+            ints[begin : begin + count] = numbers
+            used.append((offset, offset + count * _I32))
+        for table in self._tables:
+            table.write()
+            if table.unsent is not None:
+                used.append(table.unsent)
+        return used
 
     def take_tokens(self, token_ids: Sequence[int], earlier: int) -> None:
         """Puts tokens that only the GPU knows where ids of -1 - k stand. `earlier`: the address of
         the step before's tokens, i32 by their rows."""
-        target = self._address + self._plan.step["token_ids"].offset
+        target = self._address + self._offsets[0]
         for place, row, count in _runs(token_ids):
             self._gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
 
 
-def _tables(plan: LaunchPlan) -> list[str]:
-    """Names of the block tables, by group."""
-    count = sum(name.startswith("table.") for name in plan.step)
-    return [f"table.{group}" for group in range(count)]
-
-
-def _spans(used: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+def _spans(used: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sorted parts that together cover all used ones; near ones become one."""
     spans: list[tuple[int, int]] = []
     for begin, end in sorted(used):

@@ -34,8 +34,7 @@ class LateStep:
         """Of each logits row, once it is computed: what was chosen, or the argmax."""
 
     def compute(self, before: "LateStep | None") -> None:
-        known = before.tokens if before is not None else []
-        assert known is not None
+        known = (before and before.tokens) or []
         ids = [token if token >= 0 else known[-1 - token] for token in self.inputs.token_ids]
         ids = [max(token, 0) for token in ids]  # where none could be chosen
         self.rows = super(LateToy, self.program).step(replace(self.inputs, token_ids=ids)).logits

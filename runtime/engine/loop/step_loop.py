@@ -150,6 +150,11 @@ class StepLoop:
                 self._answer(request, sink, reason)
 
     def pause(self, pause: Pause) -> None:
+        if self.failed is None and not self._ended:
+            try:
+                self.engine.settle()  # a step may be under way between two calls
+            except BaseException as error:
+                self._fail(error)
         if self.failed is not None or self._ended:
             pause.refused = self.refusal
             pause.granted.set()
