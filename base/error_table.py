@@ -49,9 +49,12 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
         "choose one of those that `llmc compile --help` lists",
     ),
     "LLMC-E0202": ErrorInfo(
-        "unknown instruction-set level",
-        "`--cpu` names a level that this version doesn't know.",
-        "choose one of the levels that `llmc compile --help` lists",
+        "unknown instruction-set level or GPU",
+        "`--cpu` names a level, or `--sm` a compute capability, that this version or the target "
+        "doesn't build for; or `--sm` is missing for target triton, which has no default: it "
+        "builds for GPUs that this machine doesn't have.",
+        "choose one of the levels that `llmc compile --help` lists, or the compute capability of "
+        "the GPU that will run it: `nvidia-smi --query-gpu=compute_cap --format=csv`",
     ),
     "LLMC-E0203": ErrorInfo(
         "unknown target",
@@ -315,8 +318,11 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0601": ErrorInfo(
         "not enough memory to load the model",
-        "Weights, workspace and the smallest useful cache need more memory than is available.",
-        "free memory, lower --max-context, or compile with fewer bits",
+        "Weights, workspace and the smallest useful cache need more memory than is available: the "
+        "machine's, or, for a program of target triton or trt, the GPU's, which other processes "
+        "may be using.",
+        "free memory (`nvidia-smi` shows who has the GPU's), lower --max-context, or compile with "
+        "fewer bits; `llmc inspect FILE --memory` says what is needed",
     ),
     "LLMC-E0602": ErrorInfo(
         "not enough memory to compile",
@@ -342,7 +348,8 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0703": ErrorInfo(
         "a package is missing",
-        "What was asked for needs an optional part of llmc that isn't installed.",
+        "What was asked for needs an optional part of llmc that isn't installed. Target triton "
+        "needs the extra `triton` to compile, and the extra `cuda` to run.",
         "install it as the message says",
     ),
     "LLMC-E0704": ErrorInfo(
@@ -357,7 +364,9 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0706": ErrorInfo(
         "the toolchain failed",
-        "The compiler (C++, or Triton's) couldn't be run, or refused the generated code.",
+        "The compiler (C++, or Triton's) couldn't be run, or refused the generated code. Of target "
+        "triton the message names the kernel; its compiler runs in processes of its own, and one "
+        "that ended without an answer is often out of memory.",
         "install the target's tools again; if it stays so, report the compiler's message",
     ),
     "LLMC-E0707": ErrorInfo(

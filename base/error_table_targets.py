@@ -5,8 +5,8 @@ from .error_info import ErrorInfo
 TARGET_ERRORS: dict[str, ErrorInfo] = {
     "LLMC-E0231": ErrorInfo(
         "the target can't compute in this scheme",
-        "The runtime that the target compiles for has no operators for these weights, activations "
-        "or this cache. llmc doesn't replace them by others without being asked.",
+        "The target has no kernels or operators for these weights, activations or this cache. llmc "
+        "doesn't replace them by others without being asked.",
         "docs/compatibility.md says which schemes each target has",
     ),
     "LLMC-E0241": ErrorInfo(
@@ -24,8 +24,11 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
     "LLMC-E0514": ErrorInfo(
         "no GPU here that the program is for",
         "A TensorRT engine and a set of Triton kernels name the GPUs that they were built for, by "
-        "compute capability; this machine has none of them, or no driver that is new enough.",
-        "compile with --sm for this machine's GPU; TensorRT for RTX has no H100 (SM90)",
+        "compute capability; this machine has none of them, or no driver that is new enough. "
+        "Kernels of target triton for SM90 and later run on exactly that SM, those for SM80 to SM89 "
+        "on later ones of these, too; they need a driver that knows CUDA 12.3. TensorRT for RTX "
+        "doesn't build for SM90 and SM100.",
+        "compile with --sm for this machine's GPU (several: --sm 80,90), or update its driver",
     ),
     "LLMC-E0720": ErrorInfo(
         "TensorRT refused the model",

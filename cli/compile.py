@@ -50,7 +50,8 @@ def compile_(
     llmc compile smollm2-135m --int4 -o smol.llmc
     llmc compile ./my-checkpoint --quant bf16 --cpu x86-64-v3,x86-64-v4,portable -o my.llmc
     llmc compile smollm2-135m --int4 --target cpu,onnx -o both.llmc
-    llmc compile smollm2-135m --int8 --target trt --sm 86,89 -o gpu.llmc
+    llmc compile smollm2-135m --int4 --target triton --sm 90 -o gpu.llmc
+    llmc compile smollm2-135m --int8 --target trt --sm 86,89 -o rtx.llmc
     llmc compile ./my-base --lora ./my-adapter --int4 -o tuned.llmc
     """
     scheme = scheme_of(int8, int4, fp8, quant)

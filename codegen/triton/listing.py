@@ -7,21 +7,26 @@ In front the number of the launch, behind it the kernel of each form, then what 
 
 from __future__ import annotations
 
-from ...artifact.launch_plan import NO_KERNEL, Launch, LaunchPlan, Number, Pointer, Size
+from ...artifact.launch_plan import NO_KERNEL, Kernel, Launch, LaunchPlan, Number, Pointer, Size
 
 
 def listing(plan: LaunchPlan) -> str:
     """Kernels, then launches, then what is launched to draw tokens."""
     lines = [f"# SM{plan.sm}: {len(plan.kernels)} kernels, {len(plan.launches)} launches"]
     for number, kernel in enumerate(plan.kernels):
-        lines.append(
-            f"k{number:<4} {kernel.label}: {kernel.threads} threads, {kernel.shared} bytes shared, "
-            f"{kernel.registers} registers, {kernel.spill_bytes} spilled"
-        )
+        lines.append(f"k{number:<4} {kernel.label}: {kernel.threads} threads{_facts(kernel)}")
     lines += [_line(plan, i, launch) for i, launch in enumerate(plan.launches)]
     lines += ["# to draw tokens"] if plan.sampling else []
     lines += [_line(plan, i, launch) for i, launch in enumerate(plan.sampling)]
     return "\n".join(lines) + "\n"
+
+
+def _facts(kernel: Kernel) -> str:
+    """What is known of a kernel when it has been built."""
+    if not kernel.nbytes:
+        return ""
+    registers, spilled = kernel.registers, kernel.spill_bytes
+    return f", {kernel.shared} bytes shared, {registers} registers, {spilled} spilled"
 
 
 def _line(plan: LaunchPlan, number: int, launch: Launch) -> str:

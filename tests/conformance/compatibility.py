@@ -10,6 +10,9 @@ A cell is compiled from a checkpoint folder into an artifact, loaded, and driven
 schedule of `models/conformance.py`. In f32 it is compared with transformers eager. In other schemes
 with the interpreter on the graph of that target and scheme, which has the same rounded weights: so
 a difference is what the program computes otherwise, not what rounding costs.
+
+Programs of `triton` need a GPU, and their kernels take long to compile: here the launch plan is run
+by the runtime's executor on a fake GPU, whose kernels are the ops' references.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from llmc.models.conformance import Report, Text, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
 from llmc.runtime.api.model import load
 from llmc.weights.values import RecipeValues
+from planned_program import planned
 from tiny_model import ZooModel
 from zoo import ZOO
 
@@ -64,9 +68,11 @@ class Column:
     target: str
     options: tuple[tuple[str, str], ...] = ()
 
+    levels: tuple[str, ...] = ()
+
     def configured(self, scheme: str) -> Any:
         options: dict[str, Any] = dict(self.options)
-        return configured(self.target, scheme, **options)
+        return configured(self.target, scheme, levels=self.levels, **options)
 
 
 COLUMNS = (
@@ -74,6 +80,7 @@ COLUMNS = (
     Column("onnx", "onnx"),
     Column("onnx, dialect standard", "onnx", (("dialect", "standard"),)),
     Column("trt", "trt"),
+    Column("triton", "triton", levels=("90",)),
     Column("inductor", "inductor"),
 )
 """A new target or dialect gets a line here (a test says so)."""
@@ -86,11 +93,17 @@ _LEGEND = {
     "router of some others to other experts;",
     "refused": "an error id: refused before weights are read (`llmc explain ID`);",
     "fails": "an error id with `!`: it should be done, and isn't;",
+    "planned": "a number in parentheses: its plan runs, with the runtime's executor, on a fake GPU "
+    "that finishes late and whose kernels are the ops' references; no GPU has run it yet, and "
+    "kernels are tested by themselves (docs/triton.md);",
     "built": "built: compiled, but there was no machine to run it on;",
     NOT_RUN: "not run: nobody has tried yet.",
 }
 _REFUSALS = (2, 4)
 """Exit codes: what was asked for can't be done, or the model can't."""
+_FAKE = ("triton",)
+"""Targets that run on a fake GPU here."""
+_FAKE_BLOCKS = 11
 _NO_MACHINE = ("LLMC-E0506", "LLMC-E0507", "LLMC-E0514", "LLMC-E0703")
 """What loading says where the program's device or its driver isn't there."""
 TOLERANCE = {"f32": 1e-4}
@@ -125,6 +138,8 @@ def attempt(cell: Cell) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         try:
             cell.column.configured(cell.scheme)
+            if cell.column.target in _FAKE:
+                return _run_plan(cell)
             path = _compile(cell, Path(folder))
         except LlmcError as error:
             status = "refused" if error.exit_code in _REFUSALS else "fails"
@@ -135,6 +150,18 @@ def attempt(cell: Cell) -> Result:
             if error.id in _NO_MACHINE:
                 return {"status": "built"}
             return {"status": "fails", "error": error.id}
+
+
+def _run_plan(cell: Cell) -> Result:
+    """What the plan gives with references in place of kernels; `planned` if it is right."""
+    program = planned(cell.model, cell.scheme).by_references(_FAKE_BLOCKS, seed=1)
+    try:
+        report = run_schedule(program, _references(cell), max_context=cell.model.max_context)
+    finally:
+        program.close()
+    status = _status(cell, report)
+    known = {"conforms": "planned"}.get(status, status)
+    return {"status": known, "worst": float(f"{report.worst:.1e}")}
 
 
 def _compile(cell: Cell, folder: Path) -> Path:
@@ -249,6 +276,8 @@ def _text(result: Result | None) -> str:
     if result["status"] == "built":
         return "built"
     text = str(result["error"]) if "error" in result else f"{result['worst']:.1e}"
+    if result["status"] == "planned":
+        return f"({text})"
     return text + {"differs": "!", "fails": "!", "routes": "~"}.get(str(result["status"]), "")
 
 

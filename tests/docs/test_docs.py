@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
 from llmc.artifact import manifest as artifact
-from llmc.artifact import targets, text_vectors
+from llmc.artifact import launch_plan, targets, text_vectors
 from llmc.base.error_table import ERRORS
 from llmc.base.sizes import parse_size
 from llmc.cli import compile as compiling
@@ -162,6 +162,9 @@ def test_every_field_of_the_manifest_is_described() -> None:
     structs += [artifact.Generation]
     structs += [text_vectors.TextVectors, text_vectors.EncodedText, text_vectors.RenderedChat]
     structs += [targets.CacheInput, *get_args(targets.AnyProgramOptions)]
+    structs += [launch_plan.LaunchPlan, launch_plan.Kernel, launch_plan.Launch]
+    structs += [launch_plan.FormLaunch, launch_plan.Extent, launch_plan.Region]
+    structs += [launch_plan.Pointer, launch_plan.Size, launch_plan.Number]
     for struct in structs:
         rows = FORMAT.section(f"### `{struct.__name__}`").rows("| field |")
         fields = [row[0].strip("`") for row in rows]
