@@ -64,6 +64,14 @@ class Planned:
         launches = ReferenceLaunches(self.compiled.generated, plan)
         return self.executor(plan, entry, launches.bind, blocks, seed=seed)
 
+    def by_kernels(self, blocks: int, *, seed: int | None = None) -> TritonExecutor:
+        """An executor whose kernels are the plan's own, under Triton's interpreter."""
+        from interpreted_launches import InterpretedLaunches
+
+        sizes = [group.bytes_per_block for group in self.compiled.cache_groups]
+        launches = InterpretedLaunches(self.compiled.plans[LEVEL], sizes)
+        return self.executor(launches.plan, launches.entry, launches.bind, blocks, seed=seed)
+
     def executor(
         self, plan: LaunchPlan, entry: bytes, bind: Bind, blocks: int, *, seed: int | None = None
     ) -> TritonExecutor:
