@@ -1,5 +1,4 @@
-"""Time for a run: every part has a deadline, the whole has one, and what is left out has a reason.
-"""
+"""Time for a run: parts and the whole have deadlines, and what is left out has a reason."""
 
 from __future__ import annotations
 

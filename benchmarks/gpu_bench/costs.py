@@ -62,9 +62,7 @@ def _tables(graph: Graph, table: WeightTable) -> dict[str, WeightTensor]:
 def _cache_bytes(compiled: CompiledTriton, case: Case) -> int:
     """Written for each token, read up to the end of each sequence."""
     seen = case.sequences * case.context + case.tokens
-    return sum(
-        group.bytes_per_block // group.block_size * seen for group in compiled.cache_groups
-    )
+    return sum(group.bytes_per_block // group.block_size * seen for group in compiled.cache_groups)
 
 
 def _operations(node: Node, case: Case, env: dict[str, int]) -> int:

@@ -74,8 +74,10 @@ def _section(name: str, format: NumberFormat, spread: float) -> tuple[str, float
         case "factors":
             return "bytes", 0, _FACTORS
         case "mins":  # in the middle of the codes' values, which count up from it
-            return "f16", -1.1 * scale * 2 ** (format.bits - 1), -0.9 * scale * 2 ** (
-                format.bits - 1
+            return (
+                "f16",
+                -1.1 * scale * 2 ** (format.bits - 1),
+                -0.9 * scale * 2 ** (format.bits - 1),
             )
         case "row scales":
             return "f32", 0.9 * scale, 1.1 * scale

@@ -24,6 +24,9 @@ PROMPTS = (5, 77, 33, 1)
 """Tokens of the sequences that are compared bit by bit."""
 QUERY = 4
 
+Rows = np.ndarray[Any, Any]
+"""f32 [..., vocab]."""
+
 
 class Check(Struct, frozen=True):
     """A claim about a program. `value` and `tolerance`: the largest difference, of the range of a
@@ -99,9 +102,7 @@ def _chosen(name: str, program: Program, prompts: Sequence[Sequence[int]]) -> Ch
     return Check(name, "the largest logit is chosen", wrong == 0, float(wrong))
 
 
-def _two_steps(
-    program: Program, prompts: Sequence[tuple[int, Sequence[int]]]
-) -> list[np.ndarray[Any, Any]]:
+def _two_steps(program: Program, prompts: Sequence[tuple[int, Sequence[int]]]) -> list[Rows]:
     """Logits of each sequence: after its prompt, and after one more token."""
     room = program.limits.max_context
     first = program.step(step_inputs(program, [Part(i, ids, 0) for i, ids in prompts], room))
@@ -111,9 +112,7 @@ def _two_steps(
     return list(np.stack((before, after), axis=1))
 
 
-def _verified(
-    program: Program, prompt: Sequence[int]
-) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+def _verified(program: Program, prompt: Sequence[int]) -> tuple[list[Rows], list[Rows]]:
     """The logits of four more tokens: in one step, and one by one."""
     room, start = program.limits.max_context, len(prompt)
     more = [11, 2, 7, 5]
@@ -127,16 +126,12 @@ def _verified(
     return at_once, singly
 
 
-def _same(
-    name: str, claim: str, one: Sequence[np.ndarray[Any, Any]], other: Sequence[np.ndarray[Any, Any]]
-) -> Check:
+def _same(name: str, claim: str, one: Sequence[Rows], other: Sequence[Rows]) -> Check:
     """Bits, so that NaN equals NaN and 0 isn't -0; but NaN passes nowhere."""
     rows = [
         (a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
         for a, b in zip(one, other, strict=True)
     ]
-    differ = sum(
-        int((a.view(np.uint32) != b.view(np.uint32)).any(axis=1).sum()) for a, b in rows
-    )
+    differ = sum(int((a.view(np.uint32) != b.view(np.uint32)).any(axis=1).sum()) for a, b in rows)
     finite = all(bool(np.isfinite(a).all()) for a, _ in rows)
     return Check(name, claim, finite and differ == 0, float(differ))

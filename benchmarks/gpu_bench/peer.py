@@ -45,7 +45,7 @@ class Peer:
             env=variables,
             start_new_session=True,  # so that its compilers end with it
         )
-        self._buffer = b""
+        self._buffer, self._open = b"", True
         try:
             began = self._answer(seconds)
         except BaseException:
@@ -95,10 +95,13 @@ class Peer:
 
     def close(self) -> None:
         """End it, with its children. May be called twice."""
+        if not self._open:
+            return
+        self._open = False
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None and not stream.closed:
+            if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()

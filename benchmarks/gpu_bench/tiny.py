@@ -147,7 +147,5 @@ def _rounded_logits(
     interpreted: Program = InterpretedProgram(
         program.graph, limits, blocks, lambda value: tensor_of(values, value)
     )
-    return [
-        np.array(interpreted.step(step_inputs(interpreted, [Part(0, ids, 0, True)], longest)).logits)
-        for ids in texts
-    ]
+    steps = [step_inputs(interpreted, [Part(0, ids, 0, True)], longest) for ids in texts]
+    return [np.array(interpreted.step(inputs).logits) for inputs in steps]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from llmc.runtime.executors.cuda_device import CudaDevice, checked, cuda_driver, facts
+from llmc.runtime.executors.gpu_device import Grid, Kernel, LaunchShape
 
 from .suite import Filling, WeightRecipe
 
@@ -47,8 +49,8 @@ class MarkedDevice(CudaDevice):
         assert self._marks is not None
         self._marks.append(event)
 
-    def launch(self, *arguments: Any) -> None:
-        super().launch(*arguments)
+    def launch(self, kernel: Kernel, grid: Grid, shape: LaunchShape, parameters: bytes) -> None:
+        super().launch(kernel, grid, shape, parameters)
         if self._marks is not None:
             self._mark()
 
@@ -57,7 +59,7 @@ class MarkedDevice(CudaDevice):
         marks, self._marks = self._marks or [], None
         times = [
             checked(self._driver.cuEventElapsedTime(a, b), "no time of an event") / 1e3
-            for a, b in zip(marks, marks[1:], strict=False)
+            for a, b in pairwise(marks)
         ]
         for event in marks:
             self._driver.cuEventDestroy(event)

@@ -29,8 +29,7 @@ class Layer(nn.Module):
         self.after = nn.RMSNorm(hidden, eps=config["rms_norm_eps"])
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], at: Tensor, cache: Tensor) -> Tensor:
-        """x [S, hidden]; turn: cosine and sine [size]; at: i64 [1]; cache [2, S, kv, room, size].
-        """
+        """x [S, hidden]; turn: cosine, sine [size]; at: i64 [1]; cache [2, S, kv, room, size]."""
         parts = self.qkv(self.before(x)).view(len(x), -1, self.size)
         q, k, v = parts.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         q, k = (part * turn[0] + _turned(part) * turn[1] for part in (q, k))
