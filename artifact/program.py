@@ -129,7 +129,7 @@ class SubmittingProgram(Program, Protocol):
 
     Steps and copies of blocks run one after the other, in the order in which they were asked for,
     so a block may be given to somebody else as soon as the last step that needs it was submitted.
-    At most two steps are under way. `step` is `submit` and `outputs`.
+    At most two steps are under way. `step` is `submit` and `outputs`; `close` waits for all.
     """
 
     def submit(self, inputs: StepInputs, choices: Sequence[Choice] = ()) -> SubmittedStep:

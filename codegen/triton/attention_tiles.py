@@ -139,7 +139,8 @@ class KeyLoop:
 def key_loop(tiles: AttentionTiles, machine: Machine) -> KeyLoop:
     """The same for every form of a layer. Accumulators of ROWS x head stand twice in registers.
 
-    Tiles are the largest that don't spill, by compiling them; f32 has no tensor cores.
+    Tiles are large ones that don't spill, by compiling them; f32 has no tensor cores. Where a warp
+    group multiplies, 8 warps would do the same products twice.
     """
     head = max(tiles.key_block, tiles.value_block)
     warps = max(4, tiles.rows // 16)
@@ -148,5 +149,6 @@ def key_loop(tiles: AttentionTiles, machine: Machine) -> KeyLoop:
     if head > 128:
         return KeyLoop(16, 2 * warps, 3)
     if head > 64:
-        return KeyLoop(16 if machine.sm >= 120 else 32, warps, 4)
+        grouped = machine.sm // 10 in (9, 10)
+        return KeyLoop(32, warps if grouped else 2 * warps, 4 if grouped else 3)
     return KeyLoop(64 if machine.sm < 120 else 32, warps, 3)

@@ -53,10 +53,10 @@ def _launch(program: Program, kernel: Generated) -> None:
         operands["size"] = program.size(kernel.size)
 
     def choose(machine: Machine, form: Form) -> Choice | None:
-        if kernel.count == 0:
+        if any(count == 0 for count, _ in kernel.grid):
             return None
         facts = {**kernel.constants, "OVERLAPS": machine.overlaps, "PORTABLE": False}
-        return Choice((extent(kernel.count, kernel.share),), facts)
+        return Choice(tuple(extent(*part) for part in kernel.grid), facts)
 
     out = kernel.pointers.get("out_ptr")
     pairs = [(out, kernel.pointers[name]) for name in kernel.in_place if out is not None]

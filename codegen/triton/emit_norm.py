@@ -13,7 +13,7 @@ from .forms import Form
 from .machines import Machine
 from .operands import Choice, Operand, extent
 from .program import Program
-from .row_views import GroupedRows, dense, group_of, grouped
+from .row_views import GroupedRows, dense, group_of, grouped, takes_place_of
 
 _PIECE = 8192
 """Elements of the longest rows that a program holds; longer ones are read in such pieces."""
@@ -58,11 +58,22 @@ def norm(program: Program, node: Node, op: Norm) -> None:
     }
     absent = {name: None for name, view in views.items() if view is None}
     constants = absent | _strides(inputs | outputs, group) | _facts(op, operands[0], group)
-    _launch(program, pointers, constants, grouped(operands[0], group))
+    places = _places(total, results[0], operands)
+    _launch(program, pointers, constants, grouped(operands[0], group), places)
+
+
+def _places(total: View | None, out: View, operands: list[View]) -> list[tuple[View, View]]:
+    """Results that may lie where an operand was: a program reads a row before it writes it."""
+    pairs = [(out, operands[0])] if total is None else [(out, operands[0]), (total, operands[1])]
+    return [(a, b) for a, b in pairs if takes_place_of(a, b)]
 
 
 def _launch(
-    program: Program, pointers: dict[str, Operand], constants: dict[str, object], x: GroupedRows
+    program: Program,
+    pointers: dict[str, Operand],
+    constants: dict[str, object],
+    x: GroupedRows,
+    places: list[tuple[View, View]],
 ) -> None:
     n = x.view.shape[-1]
     assert isinstance(n, int)
@@ -73,7 +84,9 @@ def _launch(
         known = constants | tile | {"PORTABLE": not machine.overlaps}
         return Choice((extent(x.count, tiles.rows),), known, num_warps=tiles.num_warps)
 
-    program.launch("norm.norm_rows", {**pointers, "rows": program.size(x.count)}, choose)
+    program.launch(
+        "norm.norm_rows", {**pointers, "rows": program.size(x.count)}, choose, in_place=places
+    )
 
 
 def _strides(views: dict[str, View | None], group: int) -> dict[str, object]:

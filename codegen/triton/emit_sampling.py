@@ -66,7 +66,7 @@ def emit_sampling(program: Program) -> None:
     ids, values = (program.fresh(TensorType(dtype, (R, block))) for dtype in (DType.I32, DType.F32))
     shape = {"STRIDE": vocab, "VOCAB": vocab}
     looks = shape | {"TOP": TOP, "CAPACITY": block, "BLOCK": block}
-    warps = max(1, block // 256)
+    warps = max(1, block // (256 if block == _BLOCK else 512))  # fewer warps: no spills
     common = {"logits_ptr": program.read(logits), "choices_ptr": program.read(choices)}
     space = {"ids_ptr": program.update(ids), "values_ptr": program.update(values)}
     fresh = {"ids_ptr": program.write(ids), "values_ptr": program.write(values)}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from ...ir.ops import CumSum, MatMul, Reduce, Scatter, Softmax, TopK
 from .generated_maps import map_kernel, scatter_kernel
+from .generated_products import matmul_kernel
 from .generated_rows import (
     cumsum_kernel,
-    matmul_kernel,
     reduce_kernel,
     softmax_kernel,
     top_k_kernel,

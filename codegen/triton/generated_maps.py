@@ -55,8 +55,7 @@ def _finish_map(
         template,
         {"BLOCK": BLOCK},
         {"lines": tile.lines, "out": place, "value": term.text, **facts},
-        axis,
-        BLOCK,
+        [(tile.count(axis), BLOCK)],
     )
     return replace(kernel, in_place=_in_place(tile, out, str(place["place"])))
 
@@ -69,7 +68,11 @@ def _in_place(tile: Tile, out: View, place: str) -> tuple[str, ...]:
         assert held is not None
         assert out.storage is not None
         same = held.numel == out.storage.numel and held.dtype.itemsize == out.dtype.itemsize
-        if same and {f"out_ptr + {address}" for address in addresses} == {place}:
+        if (
+            same
+            and not held.external
+            and {f"out_ptr + {address}" for address in addresses} == {place}
+        ):
             found.append(name)
     return tuple(found)
 

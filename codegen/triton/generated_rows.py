@@ -1,7 +1,7 @@
 """Generated kernels that read along a dimension: tiles of ROWS rows by COLUMNS of it.
 
 In: a node and what is computed inside it. Out: its kernel: reductions, softmax, running sums,
-top-k, small products. Tiles depend on the sizes that are known, so the order of a row's sum is the
+top-k. Tiles depend on the sizes that are known, so the order of a row's sum is the
 same whatever runs beside it.
 """
 
@@ -16,7 +16,7 @@ from ...ir.types import Dim, DType
 from .. import views
 from ..views import View
 from .expressions import Term, converted, held_as
-from .generated_text import Generated, Subject, finish, place_of, widening
+from .generated_text import Generated, Subject, finish, place_of, widening, with_unit
 from .tiles import Axis, Tile, frame_of, prod_of
 
 TILE = 1024
@@ -27,7 +27,7 @@ _LEAST = {DType.I64: -(2**63), DType.I32: -(2**31), DType.I8: -128, DType.U8: 0}
 
 
 @dataclass(slots=True)
-class _Rows:
+class Rows:
     """A kernel of rows in the making: the tile, and the dimensions that a row goes through."""
 
     subject: Subject
@@ -62,12 +62,11 @@ class _Rows:
             template,
             {"ROWS": rows, "COLUMNS": self.columns},
             {"tile": tile, **facts},
-            self.row,
-            rows,
+            [(self.tile.count(self.row), rows)],
         )
 
 
-def _rows(subject: Subject, shape: Sequence[Dim], dims: Sequence[int], most: int = TILE) -> _Rows:
+def rows_of(subject: Subject, shape: Sequence[Dim], dims: Sequence[int], most: int = TILE) -> Rows:
     """Tiles over `shape` that reduce `dims`."""
     across = tuple(sorted(d % len(shape) for d in dims))
     order = views.storage_order(shape)
@@ -77,13 +76,13 @@ def _rows(subject: Subject, shape: Sequence[Dim], dims: Sequence[int], most: int
     row = Axis("row", tuple(d for d in order if d not in across))
     tile = subject.tile(shape, [row, Axis("column", across)])
     columns = min(max(1 << (size - 1).bit_length(), 4), most)
-    return _Rows(subject, tile, size, across, columns)
+    return Rows(subject, tile, size, across, columns)
 
 
-def _reading(subject: Subject, value: Value, dims: Sequence[int], most: int = TILE) -> _Rows:
+def _reading(subject: Subject, value: Value, dims: Sequence[int], most: int = TILE) -> Rows:
     """Rows of `value`, computed inside or loaded."""
     shape = value.type.shape
-    rows = _rows(subject, shape, dims, most)
+    rows = rows_of(subject, shape, dims, most)
     rows.term = rows.tile.value(value, frame_of(shape))
     return rows
 
@@ -96,7 +95,7 @@ def reduce_kernel(subject: Subject) -> Generated:
     out = _kept_dims(subject.write(node.output), x.type.rank, rows.across)
     if op.fn == "argmax":
         return _argmax(rows, out, len(op.dims))
-    facts = _fold(op.fn, x.type.dtype, rows.size)
+    facts = fold(op.fn, x.type.dtype, rows.size)
     dtype = facts.pop("dtype")
     assert isinstance(dtype, DType)
     rows.term = replace(rows.term, text=converted(rows.term, dtype), dtype=dtype)
@@ -104,7 +103,7 @@ def reduce_kernel(subject: Subject) -> Generated:
     return rows.finish("reduce", {"out": place, "type": held_as(dtype), **facts})
 
 
-def _fold(fn: str, of: DType, size: int) -> dict[str, object]:
+def fold(fn: str, of: DType, size: int) -> dict[str, object]:
     """How `a` takes in `x`, and the result of a row."""
     total = "tl.sum(a, 1, keep_dims=True)"
     whole = DType.F32 if of.is_float else DType.I64
@@ -151,7 +150,7 @@ def _order(of: DType) -> dict[str, object]:
     return {"order": f"x.to({held_as(wide)})", "type": held_as(wide), "start": _LEAST[wide]}
 
 
-def _argmax(rows: _Rows, out: View, dims: int) -> Generated:
+def _argmax(rows: Rows, out: View, dims: int) -> Generated:
     if dims != 1:
         raise ValueError("argmax over several dimensions")
     facts = _order(rows.term.dtype)
@@ -198,38 +197,6 @@ def top_k_kernel(subject: Subject) -> Generated:
     return rows.finish("top_k", facts)
 
 
-def matmul_kernel(subject: Subject) -> Generated:
-    """The sum of a row times a column for each element: small products only."""
-    node = subject.node
-    a, b = (subject.read(v) for v in node.inputs)
-    out = subject.write(node.output)
-    shape = (*node.output.type.shape, a.shape[-1])
-    frame = frame_of(shape)
-    rows = _rows(subject, shape, [-1])
-    turned = views.permute(b, [*range(b.rank - 2), b.rank - 1, b.rank - 2])
-    left, right = (
-        rows.tile.load(views.expand(_unit(v, at), shape), frame, side)
-        for v, at, side in ((a, a.rank - 1, "left"), (turned, b.rank - 2, "right"))
-    )
-    facts = _fold("sum", node.output.type.dtype, rows.size)
-    dtype = facts.pop("dtype")
-    assert isinstance(dtype, DType)
-    product = rows.tile.named(
-        "v", "product", f"({converted(left, dtype)}) * ({converted(right, dtype)})", (), dtype
-    )
-    rows.term = product
-    place = rows.place(_unit(out, out.rank), whole=False)
-    return rows.finish("reduce", {"out": place, "type": held_as(dtype), **facts})
-
-
-def _unit(view: View, at: int) -> View:
-    """`view` with a dimension of size 1 before `at`."""
-    shape, strides = [*view.shape], [*view.strides]
-    shape.insert(at, 1)
-    strides.insert(at, 0)
-    return replace(view, shape=tuple(shape), strides=tuple(strides))
-
-
 def _fixed(view: View, dims: Sequence[int]) -> View:
     """`view` at the start of `dims`."""
     strides = tuple(0 if i in dims else s for i, s in enumerate(view.strides))
@@ -240,5 +207,5 @@ def _kept_dims(out: View, rank: int, across: Sequence[int]) -> View:
     """`out` with the reduced dimensions put back as size 1."""
     if out.rank < rank:
         for dim in across:
-            out = _unit(out, dim)
+            out = with_unit(out, dim)
     return out

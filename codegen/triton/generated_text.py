@@ -20,7 +20,8 @@ class Generated:
     """A kernel's text and its launch.
 
     `pointers`: the storage behind each pointer, in the order of the parameters; `size`: the symbol
-    whose value follows them, if there is one. The grid is `ceil(count / share)` programs.
+    whose value follows them, if there is one. `grid`: up to three times (count, share), for
+    `ceil(count / share)` programs.
     `in_place`: pointers that are read only where the result takes the element's place.
     """
 
@@ -30,8 +31,7 @@ class Generated:
     written: frozenset[str]
     size: Sym | None
     constants: Mapping[str, int]
-    count: Dim
-    share: int
+    grid: tuple[tuple[Dim, int], ...]
     in_place: tuple[str, ...] = ()
 
 
@@ -71,18 +71,15 @@ def finish(
     template: str,
     constants: Mapping[str, int],
     facts: Mapping[str, object],
-    axis: Axis,
-    share: int,
+    grid: Sequence[tuple[Dim, int]],
 ) -> Generated:
     """Print the kernel: pointers read, then written, the size, constants."""
-    count = tile.count(axis)
-    size = Sym(count.name) if isinstance(count, Sym) else None
+    size = next((Sym(d.name) for d in tile.shape if isinstance(d, Sym)), None)
     written = [p for p in tile.pointers if not p.startswith("x")]
     pointers = [p for p in tile.pointers if p.startswith("x")] + written
     parameters = [*pointers, *(["size"] if size else [])]
     parameters += [f"{c}: tl.constexpr" for c in (*constants, "OVERLAPS", "PORTABLE")]
-    total = str(count) if isinstance(count, int) else _times(count.scale)
-    facts = {**facts, "count": total, "widen": widening(tile.wide)}
+    facts = {**facts, "count": count_text(grid[0][0]), "widen": widening(tile.wide)}
     return Generated(
         name,
         render(template, name, parameters, facts),
@@ -90,10 +87,20 @@ def finish(
         frozenset(written),
         size,
         constants,
-        count,
-        share,
+        tuple(grid),
     )
 
 
-def _times(scale: int) -> str:
-    return "size" if scale == 1 else f"size * {scale}"
+def count_text(count: Dim) -> str:
+    """A number of elements in the kernel's words."""
+    if isinstance(count, int):
+        return str(count)
+    return "size" if count.scale == 1 else f"size * {count.scale}"
+
+
+def with_unit(view: View, at: int) -> View:
+    """`view` with a dimension of size 1 before `at`."""
+    shape, strides = [*view.shape], [*view.strides]
+    shape.insert(at, 1)
+    strides.insert(at, 0)
+    return replace(view, shape=tuple(shape), strides=tuple(strides))

@@ -90,7 +90,13 @@ def plan_for(program: Program, memory: MemoryPlan, machine: Machine) -> MachineP
     launches, sampling = planned(program.launches), planned(program.sampling)
     kernels = [
         Kernel(
-            label=spec.label, name=spec.function, offset=0, nbytes=0, threads=spec.num_warps * 32
+            label=spec.label,
+            name=spec.function,
+            offset=0,
+            nbytes=0,
+            threads=spec.num_warps * 32,
+            overlaps=spec.pdl,
+            cooperative=spec.cooperative,
         )
         for spec in specs.known
     ]

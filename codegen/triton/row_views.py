@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.types import Dim, DType, numel
-from ..views import View, is_dense, packed_tail, rows
+from ..views import View, is_dense, is_whole, packed_tail, rows
 from .emit_generated import emit_copy
 from .program import Program
 
@@ -50,3 +50,10 @@ def dense(program: Program, view: View, dtype: DType | None = None) -> View:
     copy = program.fresh(view.type if dtype is None else view.type.with_dtype(dtype))
     emit_copy(program, view, copy)
     return copy
+
+
+def takes_place_of(result: View, operand: View) -> bool:
+    """Whether a kernel that reads each element of `operand` before it writes that of `result` may
+    write it to the same place."""
+    same = result.strides == operand.strides and result.dtype == operand.dtype
+    return operand.storage is not None and is_whole(operand) and same

@@ -26,11 +26,13 @@ LARGEST_I32 = 2**31 - 1
 class Axis:
     """One index variable, called `name`; it counts through `dims`, the outermost first.
 
-    `dims` are places in the kernel's shape; the mask of the variable is `NAME_in`.
+    `dims` are places in the kernel's shape. The mask of the variable is `NAME_in`; one that can't
+    be past its end has none.
     """
 
     name: str
     dims: tuple[int, ...]
+    masked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class Tile:
     def mask(self, axes: Iterable[str], within: str = "") -> str:
         """The argument of a load or store that varies along `axes`, or ''."""
         chosen = set(axes)
-        masks = [f"{a.name}_in" for a in self.axes if a.name in chosen]
+        masks = [f"{a.name}_in" for a in self.axes if a.masked and a.name in chosen]
         masks += [within] if within else []
         return f", mask={' & '.join(masks)}" if masks else ""
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from .attention_merge import merge_rows, store_partial, store_result
 from .attention_rows import attend_segment, finish, merge
 from .attention_work import first_visible, interval_of, segment_of, segment_start
 from .rotary import load_rotated
@@ -146,160 +147,36 @@ def paged_attention(
                 top, total, mixed, segment_top, segment_total, segment_mixed, SCALE, SOFTCAP
             )
 
-        done = True
         if short & (segments > 1):
-            partial = (sequence * KV_HEADS + head).to(tl.int64) * SEGMENTS
-            partial = partial * (SHORT * GROUP) + tile * TILE * GROUP + row
-            _store_partial(
-                partial_ptr,
-                stats_ptr,
-                partial + (segment - lowest) * (SHORT * GROUP),
-                top,
-                total,
-                mixed,
-                owned,
-                VALUE,
-            )
-            done = False
+            base = (sequence * KV_HEADS + head).to(tl.int64) * SEGMENTS * (SHORT * GROUP)
+            base += tile * (TILE * GROUP)
+            at = base + (segment - lowest) * (SHORT * GROUP) + row
+            store_partial(partial_ptr, stats_ptr, at, top, total, mixed, owned, VALUE)
             if MERGES:
                 TILES: tl.constexpr = (SHORT + TILE - 1) // TILE
                 counter = arrivals_ptr + (sequence * KV_HEADS + head) * TILES + tile
                 tl.debug_barrier()  # the stores of all threads come before the arrival
-                done = tl.atomic_add(counter, 1, sem="acq_rel") == segments - 1
-                if done:
+                if tl.atomic_add(counter, 1, sem="acq_rel") == segments - 1:
                     tl.store(counter, 0)
-                    top, total, mixed = _merge_partials(
+                    merge_rows(
+                        sinks_ptr,
                         partial_ptr,
                         stats_ptr,
-                        partial,
+                        out_ptr,
+                        base,
                         segments,
-                        owned,
+                        first_token + tile * TILE,
+                        tl.minimum(queries_len - tile * TILE, TILE),
+                        head,
+                        GROUP,
                         SHORT * GROUP,
                         VALUE,
                         VALUE_BLOCK,
+                        OUT_STRIDE,
                         SCALE,
                         SOFTCAP,
+                        SINKS,
                     )
-        if done:
+        else:
             result = finish(top, total, mixed, sinks_ptr, query_head, SCALE, SOFTCAP, SINKS)
-            _store_result(out_ptr + query_row * OUT_STRIDE, query_head, result, owned, VALUE)
-
-
-@triton.jit
-def merge_segments(
-    sinks_ptr,
-    query_start_ptr,
-    context_len_ptr,
-    partial_ptr,
-    stats_ptr,
-    out_ptr,
-    GROUP: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    VALUE: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
-    SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SINKS: tl.constexpr,
-    SHORT: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    LEVELS: tl.constexpr,
-    SEGMENTS: tl.constexpr,
-    ROWS: tl.constexpr,
-    VALUE_BLOCK: tl.constexpr,
-    PORTABLE: tl.constexpr,
-):
-    """What `paged_attention` without MERGES left in scratch → out.
-
-    Grid: (S, KV_HEADS, ceil(SHORT / TILE)).
-    """
-    if not PORTABLE:
-        gdc_launch_dependents()
-        gdc_wait()
-    TILE: tl.constexpr = ROWS // GROUP
-    sequence = tl.program_id(0)
-    head = tl.program_id(1)
-    tile = tl.program_id(2)
-    first_token = tl.load(query_start_ptr + sequence)
-    queries_len = tl.load(query_start_ptr + sequence + 1) - first_token
-    context = tl.load(context_len_ptr + sequence)
-    lowest = segment_of(first_visible(context - queries_len, WINDOW), SEGMENT, LEVELS)
-    segments = segment_of(tl.maximum(context - 1, 0), SEGMENT, LEVELS) - lowest + 1
-    if (queries_len <= SHORT) & (segments > 1) & (tile * TILE < queries_len):
-        row = tl.arange(0, ROWS)
-        token = tile * TILE + row // GROUP
-        owned = (token < queries_len) & (row < TILE * GROUP)
-        partial = (sequence * KV_HEADS + head).to(tl.int64) * SEGMENTS
-        top, total, mixed = _merge_partials(
-            partial_ptr,
-            stats_ptr,
-            partial * (SHORT * GROUP) + tile * TILE * GROUP + row,
-            segments,
-            owned,
-            SHORT * GROUP,
-            VALUE,
-            VALUE_BLOCK,
-            SCALE,
-            SOFTCAP,
-        )
-        query_head = head * GROUP + row % GROUP
-        result = finish(top, total, mixed, sinks_ptr, query_head, SCALE, SOFTCAP, SINKS)
-        to = out_ptr + (first_token + token).to(tl.int64)[:, None] * OUT_STRIDE
-        _store_result(to, query_head, result, owned, VALUE)
-
-
-@triton.jit
-def _store_partial(partial_ptr, stats_ptr, at, top, total, mixed, owned, VALUE: tl.constexpr):
-    columns = tl.arange(0, mixed.shape[1])[None, :]
-    mask = owned[:, None] & (columns < VALUE)
-    tl.store(partial_ptr + at[:, None] * VALUE + columns, mixed, mask=mask)
-    tl.store(stats_ptr + at * 2, top, mask=owned)
-    tl.store(stats_ptr + at * 2 + 1, total, mask=owned)
-
-
-@triton.jit
-def _merge_partials(
-    partial_ptr,
-    stats_ptr,
-    at,
-    segments,
-    owned,
-    STRIDE: tl.constexpr,
-    VALUE: tl.constexpr,
-    VALUE_BLOCK: tl.constexpr,
-    SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-):
-    """Rows `at` of scratch and those STRIDE behind them, in order. Other programs wrote them."""
-    ROWS: tl.constexpr = owned.shape[0]
-    columns = tl.arange(0, VALUE_BLOCK)[None, :]
-    mask = owned[:, None] & (columns < VALUE)
-    top = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    mixed = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
-    for i in tl.range(segments, disable_licm=True):
-        each = at + i * STRIDE
-        segment_top = tl.load(
-            stats_ptr + each * 2, mask=owned, other=float("-inf"), cache_modifier=".cg"
-        )
-        segment_total = tl.load(
-            stats_ptr + each * 2 + 1, mask=owned, other=0.0, cache_modifier=".cg"
-        )
-        segment_mixed = tl.load(
-            partial_ptr + each[:, None] * VALUE + columns,
-            mask=mask,
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        top, total, mixed = merge(
-            top, total, mixed, segment_top, segment_total, segment_mixed, SCALE, SOFTCAP
-        )
-    return top, total, mixed
-
-
-@triton.jit
-def _store_result(row_ptr, heads, result, owned, VALUE: tl.constexpr):
-    columns = tl.arange(0, result.shape[1])[None, :]
-    to = row_ptr + heads[:, None] * VALUE + columns
-    mask = owned[:, None] & (columns < VALUE)
-    tl.store(to, result.to(row_ptr.dtype.element_ty), mask=mask)
+            store_result(out_ptr + query_row * OUT_STRIDE, query_head, result, owned, VALUE)

@@ -9,8 +9,8 @@ what comes out is multiplied with the block's scale in f32: `sum += scale * (cod
 `sum += minimum * (ones · x)`. So no weight is rounded.
 
 BLOCKS blocks are multiplied side by side, each with sums of its own, as one batched product: that
-is `mma.sync` on every GPU (so bits don't depend on a tile), and Triton gives each warp blocks of
-its own: no warp reads what another does. The sums are added at the end, in one order. What a row
+is `mma.sync` on every GPU (so bits don't depend on a tile), and Triton gives warps blocks of their
+own, so that none reads what another does. The sums are added at the end, in one order. What a row
 gets depends on BLOCKS, not on BLOCK_N, BLOCK_T, or warps.
 """
 
@@ -198,9 +198,10 @@ def block_product(
 
     `panel` is the number of the first panel, of all experts; panels past the last are the last one
     again. `x_at` i64 [BLOCK_T]: the elements of x_ptr at which its rows begin. BLOCK_N is a
-    multiple of 16, BLOCK_T at least 8, BLOCKS a power of two, best the number of warps; sums take
-    BLOCK_N * BLOCK_T / 16 registers then, of 2048 products at most. STAGES: K tiles that are on
-    their way at once.
+    multiple of 16 (of 32 for 5 bits, or their high bits aren't loaded asynchronously), BLOCK_T at
+    least 8, BLOCKS a power of two; warps are a multiple of BLOCKS, or else divide it. A thread has
+    BLOCKS * BLOCK_N * BLOCK_T / threads registers of sums, and as many of products: 64 still fit.
+    STAGES: K tiles that are on their way at once.
     """
     B: tl.constexpr = (K + 31) // 32
     FULL: tl.constexpr = K // (32 * BLOCKS) * BLOCKS

@@ -20,7 +20,7 @@ from llmc.codegen.views import Storage, View
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.scalar import scalar_of
-from llmc.ir.types import Dim, TensorType, bind_dim, numel
+from llmc.ir.types import Dim, DType, TensorType, bind_dim, numel
 
 PADDING = 7
 """Elements behind every buffer, which no kernel may write."""
@@ -55,6 +55,7 @@ class GraphRun:
         self.views: dict[Value, View] = {}
         self.kernels: list[Launched] = []
         self.nodes: tuple[Node, ...] = ()
+        self.stored: dict[Value, DType] = {}  # other element types than the values' own
         for value in graph.inputs:
             self.views[value] = self.fresh(value.type)
             self.tensor(self.views[value]).copy_(inputs[value.name])
@@ -75,7 +76,8 @@ class GraphRun:
         return self.views[value]
 
     def result(self, value: Value) -> View:
-        self.views[value] = view = self.fresh(value.type)
+        type = value.type.with_dtype(self.stored.get(value, value.type.dtype))
+        self.views[value] = view = self.fresh(type)
         return view
 
     def capacity(self, dim: Dim) -> int:
@@ -120,7 +122,8 @@ class GraphRun:
             n: self.memory[o] if isinstance(o, Storage) else o for n, o in operands.items()
         }
         constants = {**choice.constants, "OVERLAPS": False, "PORTABLE": True}
-        kernel[(choice.grid[0].value(self.env),)](**arguments, **constants)
+        grid = tuple(extent.value(self.env) for extent in choice.grid)
+        kernel[grid](**arguments, **constants)
 
     # ---- what tests call ----------------------------------------------------------------------
 

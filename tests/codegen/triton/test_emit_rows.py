@@ -38,6 +38,8 @@ def test_norms_with_all_operands(fn: str, quantize: bool) -> None:
     for value, tensor in zip(values, tensors, strict=True):
         run.give(value, tensor)
     emit_node(run.program, node)
+    (step,) = run.program.schedule.steps
+    assert len(step.in_place) == (1 if quantize else 2)
     run.run(tokens)
     want = op.reference(*tensors)
     for value, one in zip(node.outputs, want, strict=True):

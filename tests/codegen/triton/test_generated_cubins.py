@@ -9,7 +9,20 @@ from llmc.codegen.triton.kernel_build import build_kernel
 from llmc.codegen.triton.kernel_spec import KernelSpec
 from llmc.codegen.triton.operands import POINTER
 from llmc.ir.graph import Graph
-from llmc.ir.ops import Binary, CumSum, Gather, MatMul, Reduce, Scatter, Softmax, TopK, Unary
+from llmc.ir.ops import (
+    Binary,
+    Concat,
+    CumSum,
+    Full,
+    Gather,
+    MatMul,
+    Reduce,
+    Scatter,
+    Softmax,
+    TopK,
+    Unary,
+)
+from llmc.ir.scalar import scalar
 from llmc.ir.types import DType, T
 
 
@@ -30,7 +43,7 @@ def kernels_of(graph: Graph) -> list[Launched]:
 
 def every_template() -> Graph:
     g = Graph("every")
-    x, at, w = given(g, T, 300), given(g, T, 4, dtype=DType.I64), given(g, 300, 5)
+    x, at, w = given(g, T, 300), given(g, T, 4, dtype=DType.I64), given(g, 300, 24)
     scores = result(g, Softmax(-1), result(g, Unary("tanh"), x))
     g.outputs = [
         *g.append(TopK(3), [scores]).outputs,
@@ -54,9 +67,22 @@ def every_libdevice_function() -> Graph:
     return g
 
 
+def no_index() -> Graph:
+    """A tile of one number is stored, reduced and put beside another."""
+    g = Graph("constants")
+    given(g, T, 1)
+    flat = result(g, Full((T, 3)), scalar(2.5))
+    g.outputs = [
+        result(g, Unary("neg"), flat),
+        result(g, Reduce("sum", (-1,)), flat),
+        result(g, Concat(-1), flat, result(g, Full((T, 2)), scalar(float("nan")))),
+    ]
+    return g
+
+
 @pytest.mark.parametrize("sm", [80, 90, 100, 120])
 def test_compile(sm: int) -> None:
-    kernels = kernels_of(every_libdevice_function())
+    kernels = kernels_of(every_libdevice_function()) + kernels_of(no_index())
     kernels += kernels_of(every_template()) if sm == 90 else kernels_of(graph_of("scatter"))
     for kernel in kernels:
         cubin = build_kernel(spec_of(kernel, overlaps=sm >= 90), sm)

@@ -157,7 +157,8 @@ def compiled_source() -> Any:
     import linecache
 
     file, name = "<block_linear>", "llmc.codegen.triton.kernels.block_linear"
-    linecache.cache[file] = (len(SOURCE), None, SOURCE.splitlines(keepends=True), file)
+    lines: list[str] = [*SOURCE.splitlines(keepends=True)]
+    linecache.cache[file] = (len(SOURCE), None, lines, file)
     module = ModuleType(name)
     module.__package__, module.__file__ = name.rpartition(".")[0], file
     sys.modules[name] = module
@@ -165,12 +166,13 @@ def compiled_source() -> Any:
     return module
 
 
-def built(dtype: DType, sm: int, block_t: int) -> Any:
-    """The kernel at the tile that is meant for it: a warp for each of four blocks."""
+def built(dtype: DType, sm: int, tile: tuple[int, int, int, int]) -> Any:
+    """The kernel with tiles of (BLOCK_N, BLOCK_T, BLOCKS) and so many warps."""
+    block_n, block_t, blocks, num_warps = tile
     fn = compiled_source().linear
     constants: dict[str, Any] = {
         **block_constants(dtype, (4096, 4096)), "N": 4096, "X_STRIDE": 4096, "FIRST_PANEL": 0,
-        "BLOCK_N": 64, "BLOCK_T": block_t, "BLOCKS": 4, "STAGES": 4, "GATED": False,
+        "BLOCK_N": block_n, "BLOCK_T": block_t, "BLOCKS": blocks, "STAGES": 4, "GATED": False,
         "PORTABLE": False,
     }  # fmt: skip
     types = {"x_ptr": "*bf16", "w_ptr": "*u8", "out_ptr": "*fp32", "rows": "i32"}
@@ -181,7 +183,7 @@ def built(dtype: DType, sm: int, block_t: int) -> Any:
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(i,): [["tt.divisibility", 16]] for i in range(3)},
     )
-    options = {"num_warps": 4, "num_stages": 4, "enable_fp_fusion": True}
+    options = {"num_warps": num_warps, "num_stages": 4, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
 
 
@@ -196,11 +198,18 @@ def spilled_bytes(cubin: bytes, folder: Path) -> int:
     return sum(int(n) for n in found)
 
 
-@pytest.mark.parametrize("sm", [80, 90, 100, 120])
-@pytest.mark.parametrize("dtype", BLOCK_FORMATS)
-def test_cubins(dtype: DType, sm: int, tmp_path: Path) -> None:
+FEW_ROWS, FIVE_BITS, MANY_ROWS = (16, 8, 8, 8), (32, 8, 4, 4), (64, 64, 4, 8)
+BUILDS = [
+    (DType.I4S, 90, FEW_ROWS), (DType.I4A, 80, FEW_ROWS), (DType.I4K, 120, FEW_ROWS),
+    (DType.I5S, 80, FIVE_BITS), (DType.I5A, 100, FIVE_BITS), (DType.I5K, 90, FIVE_BITS),
+    (DType.I6K, 100, FEW_ROWS), (DType.I8B, 90, FEW_ROWS), (DType.I4K, 90, MANY_ROWS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "sm", "tile"), BUILDS)
+def test_cubins(dtype: DType, sm: int, tile: tuple[int, int, int, int], tmp_path: Path) -> None:
     """They spill nothing, and loads and codes are what the kernels are written for."""
-    kernel = built(dtype, sm, 8)
+    kernel = built(dtype, sm, tile)
     assert spilled_bytes(kernel.asm["cubin"], tmp_path) == 0
     ptx = kernel.asm["ptx"]
     loop = re.search(r"(\$L__BB0_\d+):((?:(?!\$L__BB0_\d+:).)*?)bra\s+\1;", ptx, re.DOTALL)
@@ -213,5 +222,4 @@ def test_cubins(dtype: DType, sm: int, tmp_path: Path) -> None:
     if dtype is not DType.I8B:
         assert "lop3.b32" in body
         assert "fma.rn.bf16x2" in body
-        # 64 codes a thread: no conversion of single ones.
-        assert "cvt.rn.bf16" not in body
+        assert "cvt.rn.bf16" not in body  # no code is converted by itself
