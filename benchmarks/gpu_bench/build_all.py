@@ -34,7 +34,7 @@ def build_all(
     shapes = [SHAPES[name] for name in models]
     programs += [(made, None) for made in lower_shapes(shapes, schemes, sm, refused, say)]
     say(f"compiling kernels after {time.monotonic() - begin:.0f} s")
-    cubins = compile_kernels([made for made, _ in programs], sm, ptxas)
+    cubins = compile_kernels([made for made, _ in programs], sm, ptxas, refused, say)
     say(f"{len(cubins)} kernels after {time.monotonic() - begin:.0f} s")
     for name, why in refused.items():
         say(f"left out: {name}: {why}")

@@ -6,7 +6,7 @@ each distinct one once, and a `Suite` in a folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,6 @@ from llmc.artifact.launch_plan import LaunchPlan
 from llmc.artifact.manifest import Limits, MemoryPlan, Variant
 from llmc.artifact.targets import TritonProgramOptions
 from llmc.base.errors import LlmcError
-from llmc.base.progress import Progress, silent
 from llmc.codegen.contract import Request
 from llmc.codegen.registry import compile_options, find_backend
 from llmc.codegen.triton.backend import CompiledTriton
@@ -32,7 +31,7 @@ from llmc.weights.table import WeightTable
 from . import suite as folder_of
 from .costs import step_cost
 from .fillings import weight_recipe
-from .shapes import CASES, LOGITS_ROWS, MAX_CONTEXT, MOST_SEQUENCES, Shape
+from .shapes import CASES, LOGITS_ROWS, MAX_CONTEXT, MOST_SEQUENCES, Case, Shape
 from .suite import Blobs, BuiltProgram, Expected, Suite
 
 Say = Callable[[str], None]
@@ -56,6 +55,10 @@ class Lowered:
     graph: Graph
     compiled: CompiledTriton
     table: WeightTable
+
+    @property
+    def name(self) -> str:
+        return "-".join(part for part in (self.model, self.scheme, self.kv_cache) if part)
 
     @property
     def specs(self) -> Sequence[KernelSpec]:
@@ -87,11 +90,11 @@ class Lowered:
             weight_bytes=self.table.nbytes,
         )
 
-    def timed(self, program: BuiltProgram) -> BuiltProgram:
+    def timed(self, program: BuiltProgram, cases: Mapping[str, Case] = CASES) -> BuiltProgram:
         """With what to fill weights with, and what steps cost."""
         costs = {
             name: step_cost(self.compiled, self.table, self.level, case)
-            for name, case in CASES.items()
+            for name, case in cases.items()
             if case.context <= self.compiled.limits.max_context
             and case.sequences <= self.compiled.limits.max_sequences
         }
@@ -119,11 +122,11 @@ def lower(
     return Lowered(name, scheme, kv_cache, level, graph, compiled, table)
 
 
-def traced_shape(shape: Shape) -> TracedModel:
+def traced_shape(shape: Shape, context: int = MAX_CONTEXT) -> TracedModel:
     """A shape, traced without weights."""
     from transformers import LlamaConfig
 
-    return trace_model(LlamaConfig(**shape.configuration()), MAX_CONTEXT, own_tensors)
+    return trace_model(LlamaConfig(**shape.configuration()), context, own_tensors)
 
 
 def lower_shapes(
@@ -147,12 +150,23 @@ def lower_shapes(
 
 
 def compile_kernels(
-    programs: Sequence[Lowered], sm: int, ptxas: Path | None = None, progress: Progress = silent
+    programs: Sequence[Lowered], sm: int, ptxas: Path | None, refused: dict[str, str], say: Say
 ) -> dict[KernelSpec, Cubin]:
-    """Every kernel of all programs, each distinct one once. Errors: LLMC-E0706."""
-    specs = list(dict.fromkeys(spec for program in programs for spec in program.specs))
-    cubins = compile_all(specs, sm, progress=progress, ptxas=ptxas)
-    return dict(zip(specs, cubins, strict=True))
+    """Kernels of all programs, each distinct one once. A program of which one can't be compiled is
+    in `refused`, with the reason; the others go on. Errors: LLMC-E0202, E0703."""
+    known: dict[KernelSpec, Cubin] = {}
+    for program in programs:
+        specs = [spec for spec in dict.fromkeys(program.specs) if spec not in known]
+        try:
+            cubins = compile_all(specs, sm, ptxas=ptxas) if specs else []
+        except LlmcError as error:
+            if error.id != "LLMC-E0706":
+                raise
+            refused[program.name] = str(error)
+            continue
+        known |= zip(specs, cubins, strict=True)
+        say(f"{program.name}: {len(specs)} kernels")
+    return known
 
 
 def located(program: Lowered, cubins: dict[KernelSpec, Cubin]) -> tuple[LaunchPlan, bytes]:
@@ -167,9 +181,11 @@ def write_suite(
     blobs: Blobs,
     suite: Suite,
 ) -> None:
-    """Write all of them; those with nothing to expect are to be timed."""
+    """Write all that have their kernels; those with nothing to expect are to be timed."""
     built = []
     for program, expected in programs:
+        if program.name in suite.refused:
+            continue
         made = program.built(*located(program, cubins), blobs)
         if expected is None:
             built.append(program.timed(made))

@@ -15,11 +15,11 @@ from llmc.weights.formats.registry import format_of, is_quantized
 from llmc.weights.recipes import Pack
 from llmc.weights.table import WeightTensor
 
-from .suite import Filling, WeightRecipe
+from .suite import Filling, Kind, WeightRecipe
 
 _FACTORS = 64
 """Factors of blocks in super-blocks are below this."""
-_KINDS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
+_KINDS: dict[str, Kind] = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 def weight_recipe(tensor: WeightTensor, seed: int) -> WeightRecipe:
@@ -42,7 +42,7 @@ def _plain(tensor: WeightTensor) -> list[Filling]:
     return [Filling(tensor.offset, tensor.nbytes, _kind(tensor), low, high)]
 
 
-def _kind(tensor: WeightTensor) -> str:
+def _kind(tensor: WeightTensor) -> Kind:
     kind = _KINDS.get(str(tensor.dtype))
     if kind is None:
         raise ValueError(f"{tensor.name}: nothing to fill {tensor.dtype} with")
@@ -64,7 +64,7 @@ def _packed(tensor: WeightTensor) -> list[Filling]:
     ]
 
 
-def _section(name: str, format: NumberFormat, spread: float) -> tuple[str, float, float]:
+def _section(name: str, format: NumberFormat, spread: float) -> tuple[Kind, float, float]:
     """Kind, lowest and highest number of a section."""
     factor = _FACTORS / 2 if format.has_super_blocks else 1.0
     scale = spread / (2**format.bits / sqrt(12)) / factor
@@ -73,12 +73,9 @@ def _section(name: str, format: NumberFormat, spread: float) -> tuple[str, float
             return "bytes", 0, 256
         case "factors":
             return "bytes", 0, _FACTORS
-        case "mins":  # in the middle of the codes' values, which count up from it
-            return (
-                "f16",
-                -1.1 * scale * 2 ** (format.bits - 1),
-                -0.9 * scale * 2 ** (format.bits - 1),
-            )
+        case "mins":  # codes count up from it: their middle becomes 0
+            middle = scale * 2 ** (format.bits - 1)
+            return "f16", -1.1 * middle, -0.9 * middle
         case "row scales":
             return "f32", 0.9 * scale, 1.1 * scale
         case _:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 
 from .results import Figure, Results
+from .shapes import Case
 from .suite import StepCost
 
 BANDWIDTH = {
@@ -31,22 +32,23 @@ HOST_SECONDS = 150e-6
 def step_figures(
     model: str,
     scheme: str,
-    case: str,
+    case: Case,
     seconds: float,
     cost: StepCost,
     limits: Mapping[str, list[float]],
 ) -> Iterator[Figure]:
     """The step, what it must do, and how near that is to what the machine can do."""
-    of = (model, scheme, case)
+    of = (model, scheme, case.name)
     yield Figure(*of, "step", seconds, "s")
+    yield Figure(*of, "tokens per second", case.tokens / seconds)
     yield Figure(*of, "bytes", cost.nbytes)
     yield Figure(*of, "operations", cost.operations)
     yield Figure(*of, "launches", cost.launches)
     fraction = cost.nbytes / seconds / median(limits["copy"])
-    goal = BANDWIDTH.get((model, scheme)) if case == "decode-1" else None
+    goal = BANDWIDTH.get((model, scheme)) if case.name == "decode-1" else None
     yield Figure(*of, "of copy bandwidth", fraction, at_least=goal)
     fraction = cost.operations / seconds / median(limits["matmul"])
-    goal = PREFILL.get(model) if case == "prefill-4096" and scheme == "bf16" else None
+    goal = PREFILL.get(model) if case.name == "prefill-4096" and scheme == "bf16" else None
     yield Figure(*of, "of matrix peak", fraction, at_least=goal)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from statistics import median
 
 from .results import Figure, Profile, Results
-from .shapes import CASES
 
 _TOP = 10
 """Kernels of a profile that are shown."""
@@ -53,7 +52,8 @@ def _tables(results: Results) -> Iterator[str]:
         yield ""
         yield f"{model} {scheme}"
         yield _COLUMNS
-        for name in CASES:
+        cases = dict.fromkeys(f.case for f in results.figures)
+        for name in cases:
             seconds = results.value(model, scheme, name, "step")
             if seconds:
                 yield _row(results, model, scheme, name, seconds)
@@ -68,17 +68,24 @@ def _tables(results: Results) -> Iterator[str]:
 def _row(results: Results, model: str, scheme: str, case: str, seconds: float) -> str:
     values = [
         results.value(model, scheme, case, quantity) or 0.0
-        for quantity in ("bytes", "of copy bandwidth", "of matrix peak", "launches")
+        for quantity in (
+            "tokens per second",
+            "bytes",
+            "of copy bandwidth",
+            "of matrix peak",
+            "launches",
+        )
     ]
     return (
-        f"  {case:12}{seconds * 1e6:8.0f} µs{CASES[case].tokens / seconds:11.0f}"
-        f"{values[0] / 1e9:8.2f}{values[1]:9.1%}{values[2]:9.1%}{values[3]:10.0f}"
+        f"  {case:12}{seconds * 1e6:8.0f} µs{values[0]:11.0f}{values[1] / 1e9:8.2f}"
+        f"{values[2]:9.1%}{values[3]:9.1%}{values[4]:10.0f}"
     )
 
 
 def _is_extra(figure: Figure) -> bool:
     """What has no column, or a goal."""
-    columns = ("step", "bytes", "operations", "launches", "of copy bandwidth", "of matrix peak")
+    columns = ("step", "tokens per second", "bytes", "operations", "launches")
+    columns += ("of copy bandwidth", "of matrix peak")
     return figure.quantity not in columns or figure.met is not None
 
 

@@ -21,6 +21,7 @@ class Figure(Struct, frozen=True):
     case: str
     quantity: Literal[
         "step",
+        "tokens per second",
         "bytes",
         "operations",
         "launches",

@@ -7,7 +7,7 @@ into the time is in the results with its reason, and the rest goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from .opened import Opened, opened
 from .peer import Peer, PeerLost
 from .profiles import profile_of
 from .results import Figure, Results
-from .shapes import CASES, HOST_CASE, PROFILED, SHAPES
+from .shapes import CASES, HOST_CASE, PROFILED, SHAPES, Case
 from .side import Side
 from .suite import Blobs, BuiltProgram, Suite
 from .timing import Runner, blocks_of
@@ -57,6 +57,7 @@ class Session:
     say: Say = print
     make_peer: Callable[[dict[str, Any], float], Peer] = Peer
     rounds: int = ROUNDS
+    cases: Mapping[str, Case] = field(default_factory=lambda: CASES)
     results: Results = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class Session:
         name, claim = built.name, "a cubin loads"
         try:
             with closing(self.side.device()) as device:
+                device.attach()
                 problem = gpu_problem(plan, device.properties)
                 if problem is not None:
                     raise problem
@@ -146,7 +148,7 @@ class Session:
 
     def _time(self, built: BuiltProgram, most: float) -> None:
         def run(deadline: Deadline) -> None:
-            cases = [CASES[name] for name in built.costs]
+            cases = [self.cases[name] for name in built.costs]
             blocks = blocks_of(cases, built.variant.limits.block_size)
             with opened(built, self.blobs, self.side, blocks) as program:
                 Timings(self, program, deadline).run()
@@ -160,14 +162,14 @@ class Timings:
 
     def __init__(self, session: Session, program: Opened, deadline: Deadline) -> None:
         self.session, self.program, self.deadline = session, program, deadline
-        self.built, self.results = program.built, session.results
+        self.built, self.results, self.cases = program.built, session.results, session.cases
         self.limits: dict[str, list[float]] = {"copy": [], "matmul": []}
         self.peer_times: dict[str, list[float]] = {}
         self.peer: Peer | None = None
 
     def run(self) -> None:
         """Warm up, take turns, and add what was found even if it breaks off."""
-        runners = [Runner(self.program, CASES[name]) for name in self.built.costs]
+        runners = [Runner(self.program, self.cases[name]) for name in self.built.costs]
         warm = [runner.warm_up() for runner in runners]  # all of them
         self.results.checks.append(Check(self.built.name, "logits are numbers", all(warm)))
         try:
@@ -197,7 +199,7 @@ class Timings:
             self.peer = self.session.make_peer(config, end - time.monotonic())
             self.results.peers[self.built.model] = self.peer.what
             for case in PEER_CASES:
-                sizes = CASES[case].sequences, CASES[case].context
+                sizes = self.cases[case].sequences, self.cases[case].context
                 self.peer.prepare(case, *sizes, end - time.monotonic())
                 self.peer_times[case] = []
         except PeerLost as lost:
@@ -230,10 +232,9 @@ class Timings:
             self.results.limits.setdefault(name, []).extend(values)
         for runner in runners:
             if runner.times and self.limits["matmul"]:
-                name = runner.case.name
-                cost, seconds = self.built.costs[name], runner.median
+                cost = self.built.costs[runner.case.name]
                 self.results.figures += goals.step_figures(
-                    *(model, scheme, name, seconds, cost), self.limits
+                    *(model, scheme, runner.case, runner.median, cost), self.limits
                 )
         for case, times in self.peer_times.items():
             if times:
@@ -245,7 +246,7 @@ class Timings:
     def _profiles(self) -> None:
         for name in PROFILED:
             if name in self.built.costs and self.deadline.allows(f"profile of {name}"):
-                self.results.profiles.append(profile_of(self.program, CASES[name]))
+                self.results.profiles.append(profile_of(self.program, self.cases[name]))
 
 
 def _tiny_blocks(built: BuiltProgram) -> int:

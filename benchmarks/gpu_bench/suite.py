@@ -21,6 +21,7 @@ FORMAT = 1
 INDEX, BLOBS = "suite.json", "blobs.xz"
 _ALIGNMENT = 16
 """Of cubins within a program entry."""
+Kind = Literal["bytes", "bf16", "f16", "f32"]
 
 
 class Filling(Struct, frozen=True, array_like=True):
@@ -31,7 +32,7 @@ class Filling(Struct, frozen=True, array_like=True):
 
     offset: int
     nbytes: int
-    kind: Literal["bytes", "bf16", "f16", "f32"]
+    kind: Kind
     low: float
     high: float
 

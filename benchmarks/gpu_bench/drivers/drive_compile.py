@@ -71,8 +71,9 @@ class Peer:
 
         def rewind() -> None:
             for layer in cache.layers:
-                if hasattr(layer, "cumulative_length"):
-                    layer.cumulative_length.fill_(context - 1)
+                length: Any = getattr(layer, "cumulative_length", None)
+                if length is not None:
+                    length.fill_(context - 1)
 
         forward()  # makes the cache
         rewind()

@@ -63,7 +63,7 @@ class PlainLlama(nn.Module):
             self.head.weight = self.embedding.weight
         size, theta = config["head_dim"], config["rope_parameters"]["rope_theta"]
         frequencies = 1.0 / theta ** (torch.arange(0, size, 2).float() / size)
-        self.register_buffer("frequencies", frequencies)
+        self.frequencies = nn.Buffer(frequencies)
         self.config = config
 
     def new_cache(self, sequences: int, room: int) -> list[Tensor]:
