@@ -11,9 +11,7 @@ from ...ir.types import DType, numel
 from ...weights.formats.registry import is_quantized
 from ..views import packed_tail, rows
 from .emitters import emits
-from .forms import Form
 from .layout import in_panels, row_stride
-from .machines import Machine
 from .operands import POINTER, Choice, Operand, extent
 from .program import Program
 from .row_views import dense
@@ -37,12 +35,8 @@ def embedding(program: Program, node: Node, op: Embedding) -> None:
         "out_ptr": program.write(program.result(node.output)),
         "tokens": program.size(count),
     }
-
-    def choose(machine: Machine, form: Form) -> Choice:
-        known = constants | {"PORTABLE": not machine.overlaps}
-        return Choice((extent(count), extent(width, block)), known)
-
-    program.launch("embedding.embedding_rows", operands, choose)
+    choice = Choice((extent(count), extent(width, block)), constants)
+    program.launch("embedding.embedding_rows", operands, lambda machine, form: choice)
 
 
 def _table(program: Program, table: Value) -> tuple[Operand, dict[str, Any]]:

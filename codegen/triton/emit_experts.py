@@ -29,9 +29,7 @@ def route_tokens(program: Program, node: Node, op: RouteTokens) -> None:
 
     def choose(machine: Machine, form: Form) -> Choice:
         pairs = min(max(1 << (form.most(tokens) * k - 1).bit_length(), 32), _PAIRS)
-        constants = {
-            "K": k, "EXPERTS": op.experts, "BLOCK": pairs, "PORTABLE": not machine.overlaps
-        }  # fmt: skip
+        constants = {"K": k, "EXPERTS": op.experts, "BLOCK": pairs}
         return Choice((Extent("", op.experts),), constants, num_warps=max(1, pairs // 256))
 
     program.launch(
@@ -64,10 +62,7 @@ def combine_experts(program: Program, node: Node, op: CombineExperts) -> None:
     constants = {
         "X_STRIDE": joined[1], "OUT_STRIDE": out_rows[1], "N": n, "K": k, "BLOCK_N": block,
     }  # fmt: skip
-
-    def choose(machine: Machine, form: Form) -> Choice:
-        return Choice(grid, constants | {"PORTABLE": not machine.overlaps}, num_warps=2)
-
+    choice = Choice(grid, constants, num_warps=2)
     program.launch(
         "experts.combine_experts",
         {
@@ -76,5 +71,5 @@ def combine_experts(program: Program, node: Node, op: CombineExperts) -> None:
             "weight_ptr": program.read(weights),
             "out_ptr": program.write(out),
         },
-        choose,
+        lambda machine, form: choice,
     )

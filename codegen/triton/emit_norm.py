@@ -9,8 +9,6 @@ from ...ir.ops import Norm
 from ...ir.types import DType
 from ..views import View
 from .emitters import emits
-from .forms import Form
-from .machines import Machine
 from .operands import Choice, Operand, extent
 from .program import Program
 from .row_views import GroupedRows, dense, group_of, grouped, takes_place_of
@@ -79,13 +77,12 @@ def _launch(
     assert isinstance(n, int)
     tiles = norm_tiles(n)
     tile = {"ROWS": tiles.rows, "BLOCK_N": tiles.block_n}
-
-    def choose(machine: Machine, form: Form) -> Choice:
-        known = constants | tile | {"PORTABLE": not machine.overlaps}
-        return Choice((extent(x.count, tiles.rows),), known, num_warps=tiles.num_warps)
-
+    choice = Choice((extent(x.count, tiles.rows),), constants | tile, num_warps=tiles.num_warps)
     program.launch(
-        "norm.norm_rows", {**pointers, "rows": program.size(x.count)}, choose, in_place=places
+        "norm.norm_rows",
+        {**pointers, "rows": program.size(x.count)},
+        lambda machine, form: choice,
+        in_place=places,
     )
 
 

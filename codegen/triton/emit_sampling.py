@@ -10,8 +10,6 @@ from ...artifact.device_choice import RECORD, RESULT, TOP
 from ...artifact.launch_plan import Extent
 from ...ir.types import DType, R, TensorType
 from ..views import View
-from .forms import Form
-from .machines import Machine
 from .operands import Choice, Operand, extent
 from .program import Program
 
@@ -112,11 +110,7 @@ def _logits(program: Program) -> tuple[View, int]:
 
 
 def _launch(program: Program, function: str, operands: dict[str, Operand], choice: Choice) -> None:
-    def choose(machine: Machine, form: Form) -> Choice:
-        constants = {**choice.constants, "PORTABLE": not machine.overlaps}
-        return Choice(choice.grid, constants, choice.num_warps)
-
-    program.launch(function, operands, choose)
+    program.launch(function, operands, lambda machine, form: choice)
 
 
 def _power_of_two(count: int) -> int:

@@ -54,7 +54,6 @@ def begin_step(program: Program) -> None:
                 "WORK_STRIDE": stride,
                 "STEPS": program.limits.max_sequences.bit_length(),
                 "BLOCK": BLOCK,
-                "PORTABLE": not machine.overlaps,
             },
         ),
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from interpreted_kernels import interpreted
+from llmc.ir.ops.attention import CacheWrite, PagedAttention
 from llmc.ir.ops.cache_codes import encode_keys, encode_values, padded
 from llmc.ir.types import DType
 
@@ -187,3 +189,42 @@ def _parts(
 def pool_pointer(geometry: Geometry, memory: torch.Tensor) -> torch.Tensor:
     """What kernels take: the layer's part of block 0, typed as the cache's elements."""
     return memory.view(-1)[GAP:].view(geometry.cache)
+
+
+def power(size: int) -> int:
+    """The width of a tile for heads of `size`."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def prepared(
+    step: Step,
+    q: torch.Tensor | None,
+    op: CacheWrite | PagedAttention,
+    tables: tuple[torch.Tensor, ...] = (),
+    memory: torch.Tensor | None = None,
+    k: torch.Tensor | None = None,
+    v: torch.Tensor | None = None,
+    block: int = 4,
+) -> torch.Tensor:
+    """`prepare_heads` under the interpreter: queries [T + 1, H, D rounded up], whose last row is
+    poison; k and v go to `memory`. `op` says what is rotated, of all that is given."""
+    g = step.geometry
+    width = padded(g.key)
+    codes = g.cache == torch.int8
+    kind = torch.bfloat16 if codes else g.cache
+    queries = torch.full((step.tokens + 1, g.heads, width), float("nan"), dtype=kind)
+    cos, sin = tables or (None, None)
+    heads, kv_heads = 0 if q is None else g.heads, 0 if k is None else g.kv_heads
+    pool = None if memory is None else pool_pointer(g, memory)
+    interpreted("prepare_heads").prepare_heads[(-(-step.tokens // block), heads + kv_heads)](
+        q, k, v, cos, sin, step.sequence_of(), step.positions(), step.table, queries, pool,
+        step.tokens, step.slots, HEADS=heads, KV_HEADS=kv_heads, KEY=g.key, VALUE=g.value,
+        Q_STRIDE=q.stride(0) if q is not None else 0,
+        K_STRIDE=k.stride(0) if k is not None else 0,
+        V_STRIDE=v.stride(0) if v is not None else 0,
+        TABLE_STRIDE=cos.stride(0) if cos is not None else 0, COLUMNS=step.table.shape[1],
+        BLOCK_BYTES=g.block_bytes, Q_ROTARY=op.rotary, K_ROTARY=op.rotary,
+        INTERLEAVED=op.interleaved, HADAMARD=width & -width if codes else 0, BLOCK_TOKENS=block,
+        KEY_BLOCK=power(g.key), VALUE_BLOCK=power(g.value), PORTABLE=True,
+    )  # fmt: skip
+    return queries

@@ -9,69 +9,21 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .attention_rows import finish, merge
-from .attention_work import first_visible, segment_of
 
-CHUNK: tl.constexpr = tl.constexpr(16)
+CHUNK: tl.constexpr = tl.constexpr(8)
 """Rows that are merged at a time: few registers, so that many segments are on their way."""
 
 
 @triton.jit
-def merge_segments(
-    sinks_ptr,
-    query_start_ptr,
-    context_len_ptr,
-    partial_ptr,
-    stats_ptr,
-    out_ptr,
-    GROUP: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    VALUE: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
-    SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SINKS: tl.constexpr,
-    SHORT: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    LEVELS: tl.constexpr,
-    SEGMENTS: tl.constexpr,
-    VALUE_BLOCK: tl.constexpr,
-    PORTABLE: tl.constexpr,
-):
-    """What `paged_attention` without MERGES left in scratch → out. Grid: (S, KV_HEADS)."""
-    if not PORTABLE:
-        gdc_launch_dependents()
-        gdc_wait()
-    sequence = tl.program_id(0)
-    head = tl.program_id(1)
-    first_token = tl.load(query_start_ptr + sequence)
-    queries = tl.load(query_start_ptr + sequence + 1) - first_token
-    context = tl.load(context_len_ptr + sequence)
-    lowest = segment_of(first_visible(context - queries, WINDOW), SEGMENT, LEVELS)
-    segments = segment_of(tl.maximum(context - 1, 0), SEGMENT, LEVELS) - lowest + 1
-    if (queries <= SHORT) & (segments > 1):
-        merge_rows(
-            sinks_ptr,
-            partial_ptr,
-            stats_ptr,
-            out_ptr,
-            (sequence * KV_HEADS + head).to(tl.int64) * (SEGMENTS * SHORT * GROUP),
-            segments,
-            first_token,
-            queries,
-            head,
-            GROUP,
-            SHORT * GROUP,
-            VALUE,
-            VALUE_BLOCK,
-            OUT_STRIDE,
-            SCALE,
-            SOFTCAP,
-            SINKS,
-        )
+def is_last(counter_ptr, count):
+    """Whether `count` - 1 others have left their results: then the counter is 0 again."""
+    tl.debug_barrier()  # the stores of all threads come before the arrival
+    last = tl.atomic_add(counter_ptr, 1, sem="acq_rel") == count - 1
+    if last:
+        tl.store(counter_ptr, 0)
+    return last
 
 
 @triton.jit

@@ -15,7 +15,51 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .attention_work import segment_start
+
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def attend_segments(
+    queries,
+    positions,
+    head_ptr,
+    table_ptr,
+    segment,
+    after,
+    start,
+    end,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    VALUE_BLOCK: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SEGMENT: tl.constexpr,
+    LEVELS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """What rows see of segments `segment` … `after` - 1 between the keys `start` and `end`.
+
+    Each is gone through by itself and then merged, as if another program had done it.
+    """
+    ROWS: tl.constexpr = queries.shape[0]
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    mixed = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
+    for each in tl.range(segment, after, disable_licm=True):
+        begin = tl.maximum(segment_start(each, SEGMENT, LEVELS), start // KEYS * KEYS)
+        segment_end = tl.minimum(segment_start(each + 1, SEGMENT, LEVELS), end)
+        segment_top, segment_total, segment_mixed = attend_segment(
+            queries, positions, head_ptr, table_ptr, begin, segment_end,
+            KEY, VALUE, VALUE_BLOCK, BLOCK_STRIDE, SCALE, SOFTCAP, WINDOW, KEYS,
+        )  # fmt: skip
+        top, total, mixed = merge(
+            top, total, mixed, segment_top, segment_total, segment_mixed, SCALE, SOFTCAP
+        )
+    return top, total, mixed
 
 
 @triton.jit
@@ -148,4 +192,4 @@ def finish(
         kept = tl.exp2(tl.fma(top, UNIT, -best))
         total = tl.fma(total, kept, tl.exp2(tl.fma(sink, LOG2E, -best)))
         mixed = mixed * kept[:, None]
-    return mixed / total[:, None]
+    return mixed * (1.0 / total)[:, None]

@@ -24,7 +24,8 @@ def segment_of(position, SEGMENT: tl.constexpr, LEVELS: tl.constexpr):
     for i in tl.static_range(LEVELS):
         level += (position >= PER_LEVEL * SEGMENT * ((2 << i) - 1)).to(tl.int32)
     inside = position - PER_LEVEL * SEGMENT * ((1 << level) - 1)
-    return level * PER_LEVEL + inside // (SEGMENT << level)
+    LOG: tl.constexpr = SEGMENT.bit_length() - 1
+    return level * PER_LEVEL + (inside >> (level + LOG))
 
 
 @triton.jit
@@ -58,6 +59,37 @@ def items_of(
     first = segment_of(first_visible(context - queries, WINDOW), SEGMENT, LEVELS)
     last = segment_of(tl.maximum(context - 1, 0), SEGMENT, LEVELS)
     return tl.where(queries <= SHORT, tiles * (last - first + 1), tiles)
+
+
+@triton.jit
+def item_of(
+    place,
+    queries,
+    context,
+    WINDOW: tl.constexpr,
+    TILE: tl.constexpr,
+    SHORT: tl.constexpr,
+    SEGMENT: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """The sequence's item number `place`: (tile, lowest, segments, segment, after).
+
+    It takes segments `segment` … `after` - 1 for a tile of query tokens. The sequence sees
+    `segments` from `lowest` on; they are divided among items if it is short.
+    """
+    earlier = context - queries
+    lowest = segment_of(first_visible(earlier, WINDOW), SEGMENT, LEVELS)
+    segments = segment_of(context - 1, SEGMENT, LEVELS) - lowest + 1
+    if queries <= SHORT:
+        tile = place // segments
+        segment = lowest + place - tile * segments
+        after = segment + 1
+    else:
+        tile = place
+        segment = segment_of(first_visible(earlier + tile * TILE, WINDOW), SEGMENT, LEVELS)
+        last = tl.minimum(earlier + tile * TILE + TILE, context) - 1
+        after = segment_of(last, SEGMENT, LEVELS) + 1
+    return tile, lowest, segments, segment, after
 
 
 @triton.jit
