@@ -25,7 +25,8 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "no GPU here that the program is for",
         "A TensorRT engine and a set of Triton kernels name the GPUs that they were built for, by "
         "compute capability; this machine has none of them, or no driver that is new enough.",
-        "compile with --sm for this machine's GPU; TensorRT for RTX has no H100 (SM90)",
+        "compile with --sm for the GPU of the machine that runs it (`nvidia-smi` names it; target "
+        "trt has no data-center GPUs), or with --target cpu as well",
     ),
     "LLMC-E0720": ErrorInfo(
         "TensorRT refused the model",
