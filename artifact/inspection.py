@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from ..base.errors import LlmcError
+from .launch_plan import LaunchPlan
 from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
 from .reader import ArtifactReader
+from .targets import TritonProgramOptions
 from .variants import variant_problem
 
 GRAPH = "graph.txt"
@@ -84,6 +86,8 @@ class Inspection:
             added = sum(self.manifest.entries[name].size for name in own)
             seen |= own
             yield f"  {_variant(variant)}  +{_size(added)}"
+            if isinstance(variant.options, TritonProgramOptions):
+                yield f"    {_launches(variant.options.plan)}"
             if problem is not None:
                 yield f"    not on this machine: {problem.message}"
 
@@ -107,6 +111,17 @@ def _variant(variant: Variant) -> str:
     needs = ", ".join([*variant.required_features, *packages]) or "nothing special"
     where = f"{variant.target} {variant.level} ({variant.system}/{variant.machine})"
     return f"{where}, needs {needs}"
+
+
+def _launches(plan: LaunchPlan) -> str:
+    """What a GPU is given to do, and what the largest of it needs."""
+    shared = max((kernel.shared for kernel in plan.kernels), default=0)
+    spills = sum(kernel.spill_bytes > 0 for kernel in plan.kernels)
+    return (
+        f"{len(plan.kernels)} kernels for SM{plan.sm}, {len(plan.launches)} launches a step"
+        f" and {len(plan.sampling)} to draw; up to {_size(shared)} of shared memory"
+        + (f"; {spills} spill registers" if spills else "")
+    )
 
 
 def _memory(variant: Variant, manifest: Manifest) -> str:

@@ -19,6 +19,8 @@ marked `overlaps` may start while the one before it still runs, and waits for it
 anything but the arguments marked `early`.
 """
 
+import struct
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -93,6 +95,26 @@ class Number(_Short, frozen=True, tag="n"):
 
 
 Argument = Pointer | Size | Number
+
+_CODES = {"i32": "i", "i64": "q", "f32": "f"}
+_SCRATCH_POINTERS = "QQ"
+
+
+def parameter_layout(arguments: Iterable[Argument]) -> struct.Struct:
+    """How a launch's parameters are packed: each aligned to its own size, and behind them two
+    pointers to scratch memory."""
+    codes = (_code(argument) for argument in arguments)
+    return struct.Struct("@" + "".join(codes) + _SCRATCH_POINTERS)
+
+
+def _code(argument: Argument) -> str:
+    match argument:
+        case Pointer():
+            return "Q"
+        case Size():
+            return "i"
+        case Number():
+            return _CODES[argument.dtype]
 
 
 class Kernel(_Plan, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ first thing that leads nowhere or reaches beyond what it is about.
 
 from collections.abc import Mapping
 
-from .launch_plan_check import STEP_ARRAYS, plan_problem
+from .launch_plan_check import Surroundings, plan_problem
 from .manifest import (
     CERTIFICATE,
     MANIFEST,
@@ -72,35 +72,20 @@ def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int
         if (group.kind == "sliding") != (group.window > 0):
             raise invalid(f"{label}: cache group {group.name} has a wrong window")
     if isinstance(variant.options, TritonProgramOptions):
-        problem = _launch_problem(variant.options, variant, manifest, sizes)
+        problem = plan_problem(variant.options.plan, _surroundings(variant, manifest, sizes))
         if problem is not None:
             raise invalid(f"{label}: {problem}")
 
 
-def _launch_problem(
-    options: TritonProgramOptions, variant: Variant, manifest: Manifest, sizes: Mapping[str, int]
-) -> str | None:
-    """What is wrong with a launch plan, at the variant's limits."""
-    limits, plan = variant.limits, options.plan
-    counts = (
-        limits.max_tokens,
-        limits.max_tokens,
-        limits.max_sequences + 1,
-        limits.max_sequences,
-        limits.max_logits_rows,
-    )
-    step = {name: 4 * count for name, count in zip(STEP_ARRAYS, counts, strict=True)}
-    for number in range(len(variant.cache_groups)):
-        step[f"table.{number}"] = 4 * limits.max_sequences * plan.columns
-    if plan.columns * limits.block_size < limits.max_context:
-        return "block tables are too narrow"
-    return plan_problem(
-        plan,
+def _surroundings(variant: Variant, manifest: Manifest, sizes: Mapping[str, int]) -> Surroundings:
+    """What a launch plan of this variant has to fit."""
+    return Surroundings(
         program_bytes=sizes[variant.program],
         spaces={
             "arena": variant.memory_plan.arena_bytes,
             "weights": 0 if variant.weights is None else manifest.weights[variant.weights].nbytes,
         },
         block_bytes=[group.bytes_per_block for group in variant.cache_groups],
-        step_sizes=step,
+        limits=variant.limits,
+        vocab_size=variant.vocab_size,
     )

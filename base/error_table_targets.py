@@ -28,7 +28,8 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "Kernels of target triton for SM90 and later run on exactly that SM, those for SM80 to SM89 "
         "on later ones of these, too; they need a driver that knows CUDA 12.3. TensorRT for RTX "
         "doesn't build for SM90 and SM100.",
-        "compile with --sm for this machine's GPU (several: --sm 80,90), or update its driver",
+        "compile with --sm for this machine's GPU, which `nvidia-smi` names (several: --sm 80,90), or "
+        "update its driver",
     ),
     "LLMC-E0720": ErrorInfo(
         "TensorRT refused the model",

@@ -19,6 +19,22 @@ def silent(stage: str, fraction: float) -> None:
     """A `Progress` that says nothing."""
 
 
+class Beside:
+    """A `Progress` of work that is done beside other work, and shown when that has ended."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, float] | None = None
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        self._last = stage, fraction
+
+    def show(self, progress: Progress, low: float, high: float) -> None:
+        """Tell what was said last. It takes from `low` to `high` of the whole."""
+        if self._last is not None:
+            stage, fraction = self._last
+            progress(stage, low + (high - low) * fraction)
+
+
 @contextmanager
 def reporter(out: TextIO | None = None, *, quiet: bool = False) -> Iterator[Progress]:
     """Give a `Progress` that writes to `out` (stderr) while the block runs."""
@@ -50,13 +66,12 @@ def _bar(out: TextIO) -> Iterator[Progress]:
 @contextmanager
 def _lines(out: TextIO) -> Iterator[Progress]:
     """One line when a stage begins, with the seconds since the start: logs keep every line."""
-    began, seen = perf_counter(), ""
+    began, seen = perf_counter(), set[str]()
 
     def progress(stage: str, fraction: float) -> None:
-        nonlocal seen
         raise_if_stopped()
-        if stage != seen:
-            seen = stage
+        if stage not in seen:  # work that is done side by side tells of its stages in turn
+            seen.add(stage)
             print(f"llmc: {perf_counter() - began:6.1f} s  {stage}", file=out, flush=True)
 
     yield progress

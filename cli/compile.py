@@ -1,6 +1,7 @@
 """`llmc compile`."""
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -150,10 +151,19 @@ def _require(option: str, identifier: str, value: str, allowed: tuple[str, ...])
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Import something large without looking for garbage on the way."""
+    """Import something large without looking for garbage on the way.
+
+    Nor does torch get to see Triton, which it would import for types of kernels that nobody here
+    traces: that takes its time, and what isn't collected in the end makes it complain on stderr.
+    """
     gc.disable()  # importing torch makes a million objects that stay
+    hidden = "triton" not in sys.modules
+    if hidden:
+        sys.modules["triton"] = None  # type: ignore[assignment]
     try:
         yield
         gc.freeze()  # nor are they looked through again later
     finally:
         gc.enable()
+        if hidden:
+            del sys.modules["triton"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +27,7 @@ from ..artifact.targets import SCHEMES, AnyProgramOptions
 from ..artifact.writer import ArtifactWriter
 from ..base.errors import LlmcError
 from ..base.failures import extras_named
-from ..base.progress import Progress, silent
+from ..base.progress import Beside, Progress, silent
 from ..codegen.contract import Build, Configured
 from ..weights.values import RecipeValues
 from .assemble import (
@@ -55,6 +55,9 @@ from .frontend.trace import build_on_meta
 from .quality import check_quality
 from .targets import Program, default_scheme, lower_for, resolve_targets
 from .text_entries import text_entries
+
+_LOOK_SECONDS = 0.1
+"""Between two looks at a build, which may be told to stop in between."""
 
 
 @dataclass
@@ -186,14 +189,18 @@ def _write(
     source, programs, manifest = lowered.source, lowered.programs, lowered.manifest
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="llmc-")))
-        builds = stack.enter_context(_builds(programs, folder, source, progress))
+        beside = Beside()
+        builds = stack.enter_context(_builds(programs, folder, source, beside))
         progress("probing the architecture", 0.2)
         with _one_torch_thread():
             wanted = [program.target.features for program in programs]
             lowered.notes.append(probe(source.config, source.config_bytes, wanted))
         weights = write_weights(writer, programs, source.reader, progress)
         progress("compiling programs", 0.9)
-        for program, level, file, built in builds:
+        for place, (program, level, file, built) in enumerate(builds):
+            low, high = (0.9 + 0.05 * (place + more) / len(builds) for more in (0, 1))
+            while not wait([built], timeout=_LOOK_SECONDS).done:
+                beside.show(progress, low, high)
             manifest = with_options(manifest, program.entry(level), built.result())
             writer.add(program.entry(level), file)
     graph = programs[0].graph

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -40,6 +40,8 @@ _VARIABLES = (
     *("ALLOW_", "AMDGCN_", "PROTON_", "CUDA_"),
 )
 _MOST_WORKERS = 16
+_LONG = ("paged_attention.", "sampling.")
+"""Kernels that take several times as long as others, and so begin first."""
 
 
 def require_triton() -> None:
@@ -93,13 +95,17 @@ def compile_all(
         for spec in dict.fromkeys(specs)
     ]
     with _Workers(min(len(jobs), available_cores(), _MOST_WORKERS)) as workers:
+        jobs.sort(key=lambda job: not job.spec.function.startswith(_LONG))
         futures = {workers.submit(job): job.spec for job in jobs}
-        _await([*futures], stop, progress)
+        stage = f"compiling {len(jobs)} kernels for SM{sm}"
+        _await([*futures], stop, lambda share: progress(stage, share))
         cubins = {spec: future.result() for future, spec in futures.items()}
     return [cubins[spec] for spec in specs]
 
 
-def _await(futures: Sequence[Future[Cubin]], stop: Event | None, progress: Progress) -> None:
+def _await(
+    futures: Sequence[Future[Cubin]], stop: Event | None, progress: Callable[[float], None]
+) -> None:
     """Until all are done, or the first failure."""
     pending = set(futures)
     while pending:
@@ -108,7 +114,7 @@ def _await(futures: Sequence[Future[Cubin]], stop: Event | None, progress: Progr
             future.result()
         if stop is not None and stop.is_set():
             raise LlmcError("LLMC-E0706", "the compile of kernels was stopped", "start it again")
-        progress("compiling kernels", 1 - len(pending) / len(futures))
+        progress(1 - len(pending) / len(futures))
 
 
 class _Workers:

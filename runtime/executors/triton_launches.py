@@ -21,13 +21,12 @@ from ...artifact.launch_plan import (
     Number,
     Pointer,
     Size,
+    parameter_layout,
 )
 from ...base.errors import LlmcError
 from . import gpu_device
 from .gpu_device import GpuDevice, LaunchShape
 
-_CODES = {"i32": "i", "i64": "q", "f32": "f"}
-_SCRATCH_POINTERS = "QQ"
 _SCRATCH_ALIGNMENT = 256
 
 
@@ -89,7 +88,7 @@ class Launches:
             self._check(launch)
 
     def _check(self, launch: Launch) -> None:
-        size = _layout(launch.arguments).size
+        size = parameter_layout(launch.arguments).size
         for form in launch.forms:
             if form.kernel == NO_KERNEL:
                 continue
@@ -185,7 +184,7 @@ def _prepared(
     numbers: list[int],
     grid: tuple[int, int, int],
 ) -> PreparedLaunch:
-    layout = _layout(arguments)
+    layout = parameter_layout(arguments)
     places = [place for place, argument in enumerate(arguments) if isinstance(argument, Size)]
     sizes = list(zip(places, numbers, strict=True))
     constant = None if sizes else layout.pack(*values)
@@ -198,19 +197,3 @@ def _shape(kernel: Kernel) -> LaunchShape:
 
 def _sizes(arguments: Iterable[Argument]) -> list[Size]:
     return [argument for argument in arguments if isinstance(argument, Size)]
-
-
-def _layout(arguments: Iterable[Argument]) -> struct.Struct:
-    """Of the parameters, each aligned to its own size."""
-    codes = (_code(argument) for argument in arguments)
-    return struct.Struct("@" + "".join(codes) + _SCRATCH_POINTERS)
-
-
-def _code(argument: Argument) -> str:
-    match argument:
-        case Pointer():
-            return "Q"
-        case Size():
-            return "i"
-        case Number():
-            return _CODES[argument.dtype]
