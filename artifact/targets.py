@@ -197,7 +197,7 @@ TARGETS: dict[str, TargetInfo] = {
             folder="triton",
             extra="triton",
             runs_on="NVIDIA GPUs from compute capability 8.0 on",
-            schemes=("f32", "bf16", "fp16", "int8", "int4", "int4-sym"),
+            schemes=("f32", "bf16", "fp16", "int8", "int4", "int4-sym", "fp8"),
             request=TritonCompileOptions,
             **_GPUS,
         ),

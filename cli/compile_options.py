@@ -32,7 +32,7 @@ Target = Annotated[
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="Short for --quant int8.")]
 Int4 = Annotated[bool, typer.Option("--int4", help="Short for --quant int4.")]
-Fp8 = Annotated[bool, typer.Option("--fp8", help="Short for --quant fp8 (trt).")]
+Fp8 = Annotated[bool, typer.Option("--fp8", help="Short for --quant fp8 (trt, triton).")]
 Quant = Annotated[
     str | None,
     typer.Option(

@@ -19,7 +19,7 @@ from typing import Protocol
 class DType(StrEnum):
     """Element type.
 
-    Those from `i8c` on are number formats of weights: `weights/formats/registry.py` says what each
+    Those from `f8c` on are number formats of weights: `weights/formats/registry.py` says what each
     means.
     """
 
@@ -31,6 +31,7 @@ class DType(StrEnum):
     I8 = "i8"
     U8 = "u8"
     BOOL = "bool"
+    F8C = "f8c"
     I8C = "i8c"
     I8B = "i8b"
     I6K = "i6k"

@@ -24,6 +24,9 @@ from ..weights import recipes as rec
 from ..weights.formats.registry import EIGHT_BITS, FORMATS, format_of, is_quantized
 from ..weights.held_blocks import held_formats, nearest_format, stored_blocks
 
+INTEGER_FORMATS = tuple(dtype for dtype, format in FORMATS.items() if not format.float_codes)
+"""What every target computes with."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -41,9 +44,12 @@ class Scheme:
     holds: tuple[DType, ...] = ()
     nearest: DType | None = None
 
-    def as_stored(self) -> Scheme:
-        """This scheme for what the checkpoint hasn't quantized; the rest as it stores it."""
-        return replace(self, holds=tuple(FORMATS), nearest=DType.I8B)
+    def as_stored(self, holds: tuple[DType, ...] = INTEGER_FORMATS) -> Scheme:
+        """This scheme for what the checkpoint hasn't quantized; the rest as it stores it.
+
+        `holds`: the formats that the target computes with.
+        """
+        return replace(self, holds=holds, nearest=DType.I8B)
 
 
 BLOCK_FORMATS = tuple(dtype for dtype, format in FORMATS.items() if not format.per_row)

@@ -5,6 +5,7 @@ Matrices [E, N, K] are E * N rows. Sections of a quantized one, all little-endia
 | format                     | codes              | scales            | then                  |
 |----------------------------|--------------------|-------------------|-----------------------|
 | `i8c`                      | i8 [rows, K]       | f32 [rows]        |                       |
+| `f8c`                      | E4M3 [rows, K]     | f32 [rows]        |                       |
 | `i8b`, `i5s`               | 8 bits [rows, Kp]  | f32 [rows, Kp/32] |                       |
 | `i6k`                      | 8 bits [rows, Kp]  | f32 [rows, Kp/16] |                       |
 | `i4s`                      | 4 bits [rows, Kp]  | f32 [rows, Kp/32] |                       |

@@ -17,6 +17,7 @@ from ...ir.graph import Graph
 from ...ir.states import PAGED
 from ...passes.features import Features
 from ...passes.quantize import Scheme, find_scheme
+from ...weights.formats.registry import FORMATS
 from ...weights.layout import Layout
 from ...weights.table import WeightTable
 from ..contract import Build, Request, Requirements
@@ -142,7 +143,7 @@ class TritonBackend:
             request.scheme, request.kv_cache, target="triton", schemes=SCHEMES, caches=CACHES
         )
         if request.as_stored:
-            scheme = scheme.as_stored()
+            scheme = scheme.as_stored(tuple(FORMATS))
         if not request.levels:
             known = ", ".join(map(str, MACHINES))
             raise LlmcError(

@@ -15,6 +15,7 @@ from .layout import in_panels, row_stride
 from .operands import POINTER, Choice, Operand, extent
 from .program import Program
 from .row_views import dense
+from .tiles import LARGEST_I32
 
 _WIDEST = 1024
 """Columns that a program copies at most."""
@@ -62,5 +63,6 @@ def _table(program: Program, table: Value) -> tuple[Operand, dict[str, Any]]:
         joined = rows(view)
     if joined is None:
         raise program.refuse(f"a table that lies as {view.strides}")
-    facts = {"FORMAT": "plain", "ROWS": 1, "TABLE_STRIDE": joined[1]}
+    known = count if isinstance(count, int) else LARGEST_I32
+    facts = {"FORMAT": "plain", "ROWS": known, "TABLE_STRIDE": joined[1]}
     return program.read(view), facts

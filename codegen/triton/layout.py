@@ -4,10 +4,10 @@ All numbers are little-endian. Three kinds:
 
 - Plain elements (f32, bf16, f16): rows [E * N, K]. From a row to the next are `row_stride`
   elements, K rounded up to 16 bytes; zeros pad it.
-- Codes with one scale a row (`i8c`): rows of codes in *fragment order*, `row_stride` is K rounded
-  up to 64; then f32 scales [E * N]. Of each 64 columns, column `16 s + 8 h + 2 q + j` stands at
-  place `16 q + 4 s + 2 h + j` (q, s < 4; h, j < 2): what a thread feeds to the tensor core are 16
-  bytes in a row.
+- Codes with one scale a row (`i8c`, `f8c`): rows of codes in *fragment order*, `row_stride` is K
+  rounded up to 64; then f32 scales [E * N]. Of each 64 columns, column `16 s + 8 h + 2 q + j`
+  stands at place `16 q + 4 s + 2 h + j` (q, s < 4; h, j < 2): what a thread feeds to the tensor
+  core are 16 bytes in a row.
 - All others, with scales per block: panels of 16 rows, `mma_panels.py`.
 """
 

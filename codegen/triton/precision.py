@@ -6,6 +6,7 @@
 | `bf16`     | bf16                                       | bf16     | bf16  |
 | `fp16`     | f16                                        | f16      | f16   |
 | `int8`     | 8 bits, a scale for each row               | bf16     | bf16  |
+| `fp8`      | 8-bit floats, a scale for each row         | bf16     | bf16  |
 | `int4`     | 4 bits in K-quants of blocks of 32         | bf16     | bf16  |
 | `int4-sym` | 4 bits, a scale for each block of 32       | bf16     | bf16  |
 
@@ -27,6 +28,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("int8", DType.I8C, DType.I8C, DType.BF16, holds=(DType.I8C, DType.I8B)),
         Scheme("int4", DType.I4K, DType.I8B, DType.BF16, holds=BLOCK_FORMATS),
         Scheme("int4-sym", DType.I4S, DType.I8B, DType.BF16, holds=BLOCK_FORMATS),
+        Scheme("fp8", DType.F8C, DType.F8C, DType.BF16, holds=(DType.F8C,)),
     )
 }
 CACHES: dict[str, DType] = {

@@ -7,7 +7,7 @@ package, so that the first can still be compiled.
 Whoever imports this module gets the interpreter with five things mended:
 - float32 was cut off where it becomes bf16; GPUs round to nearest, ties to even;
 - whole numbers that become bf16 were taken for its bits;
-- products of bf16 matrices took the bits for whole numbers; and those of f32 came out differently
+- products of bf16 took the bits for whole numbers; and those of f32 matrices came out differently
   according to where in its tile a row stands, so they are summed in float64 now;
 - the language's own functions (`tl.sum`, `tl.cdiv`) could only be called if the whole process
   interprets from its start, and then nothing compiles;
@@ -84,6 +84,19 @@ def _from_int(builder: Any, source: Any, to: Any) -> Any:
     return interpreter.TensorHandle(data.reshape(source.data.shape), to.scalar)
 
 
+def _multiply(builder: Any, a: Any, b: Any) -> Any:
+    """`create_fmul` of `interpreter`: a times b, element by element."""
+    if a.dtype.scalar.name != "bf16":
+        return builder.binary_op(a, b, np.multiply)
+    left, right = (_bf16(each.data) for each in (a, b))
+    bits = (left * right).view(torch.int16).numpy().view(np.uint16)
+    return interpreter.TensorHandle(bits, a.dtype.scalar)
+
+
+def _bf16(bits: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16)
+
+
 def _dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
     """`create_dot` of `interpreter`: a [M, K] times b [K, N], plus d."""
     if "int" in a.dtype.name:
@@ -150,6 +163,7 @@ _CONVERT, _FROM_INT, _DOT, _PATCH, _REFUSE = (
 interpreter._convert_float = _convert_rounding
 setattr(interpreter.InterpreterBuilder, "create_si_to_fp", _from_int)  # noqa: B010
 setattr(interpreter.InterpreterBuilder, "create_dot", _dot)  # noqa: B010
+setattr(interpreter.InterpreterBuilder, "create_fmul", _multiply)  # noqa: B010
 interpreter._patch_lang = _patch_once
 setattr(JITFunction, "__call__", _call)  # noqa: B010
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from llmc.ir.tiles import BLOCK, round_up
 from llmc.ir.types import DType
-from llmc.weights.formats.elements import from_bf16
+from llmc.weights.formats.elements import FLOAT8, from_bf16
 from llmc.weights.formats.registry import FORMATS, dequantize, is_quantized, quantize
 from llmc.weights.row_layout import RowLayout
 
@@ -23,6 +23,8 @@ def unpacked(
     if format is DType.BF16:
         return from_bf16(parts[0].view(np.uint16)).reshape(n, k)
     scales = parts[1].view(np.float32)
+    if format is DType.F8C:
+        return FLOAT8["e4m3"][parts[0]].reshape(n, k) * scales[:, None]
     if format is DType.I8C:
         return parts[0].view(np.int8).reshape(n, k) * scales[:, None]
     block = 16 if format is DType.I6K else BLOCK

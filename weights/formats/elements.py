@@ -1,7 +1,7 @@
 """Plain floating element types: float32 values to stored elements and back.
 
-bfloat16, which numpy lacks, is stored as its bits (u16). Rounding is half to even. The 8-bit floats
-of the OCP's specifications (OFP8, Microscaling) are only read, by a table of their 256 values.
+bfloat16 and E4M3, which numpy lacks, are stored as their bits. Rounding is half to even. The 8-bit
+floats of the OCP's specifications (OFP8, Microscaling) are read by a table of their 256 values.
 """
 
 from __future__ import annotations
@@ -38,6 +38,23 @@ def from_bf16(bits: Array) -> Array:
     wide = bits.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
+
+
+E4M3_MAX = 448.0
+"""The largest number that E4M3 has; infinity isn't among them."""
+_E4M3_NORMAL = np.float32(2.0**-6)
+
+
+def to_e4m3(values: Array) -> Array:
+    """Bits (u8) of finite float32 `values` rounded to E4M3, half to even; those beyond the largest
+    number become that one."""
+    values = np.ascontiguousarray(values, np.float32)
+    size = np.minimum(np.abs(values), np.float32(E4M3_MAX))
+    bits = size.view(np.uint32)
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (127 - 7 << 3)
+    small = np.rint(size * np.float32(2.0**9)).astype(np.uint32)  # steps of subnormal numbers
+    found = np.where(size < _E4M3_NORMAL, small, normal)
+    return (found | np.signbit(values).astype(np.uint32) << 7).astype(np.uint8)
 
 
 def _float8(exponent_bits: int, bias: int, infinite: bool) -> Array:

@@ -50,10 +50,11 @@ class Quantized:
         return _each([self], lambda arrays: arrays[0][index])
 
     def is_finite(self) -> bool:
-        """No scale or minimum is NaN or infinite."""
-        return bool(
-            np.isfinite(self.scales).all() and (self.mins is None or np.isfinite(self.mins).all())
-        )
+        """No scale or minimum is NaN or infinite, and no code where it is a float."""
+        numbers = [self.scales, *([] if self.mins is None else [self.mins])]
+        if self.format.float_codes:
+            numbers.append(self.format.numbers(self.codes))
+        return all(bool(np.isfinite(each).all()) for each in numbers)
 
     def block_scales(self) -> Array:
         """f32 [N, blocks], exact (11 bits times 8), or f32 [N] if the format is `per_row`."""
@@ -71,7 +72,7 @@ class Quantized:
 
 
 class NumberFormat(ABC):
-    """A quantized format: `value = scale * (code - zero_code) + minimum`."""
+    """A quantized format: `value = scale * number(code) + minimum`."""
 
     dtype: ClassVar[DType]
     """The element type that weights in this format have in a graph."""
@@ -85,6 +86,8 @@ class NumberFormat(ABC):
     """Columns that codes are padded to a multiple of; they share a scale unless `per_row`."""
     per_row: ClassVar[bool] = False
     """One f32 scale a row, instead of one f16 scale a block."""
+    float_codes: ClassVar[bool] = False
+    """Codes are bits of small floats; else their number is `code - zero_code`."""
     has_mins: ClassVar[bool] = False
     """Each block has a minimum; codes count up from it."""
     has_super_blocks: ClassVar[bool] = False
@@ -102,9 +105,7 @@ class NumberFormat(ABC):
 
     def dequantize(self, quantized: Quantized) -> Array:
         """The float32 values [N, K] that rows of this format stand for."""
-        codes = quantized.codes.astype(np.float32)
-        if self.zero_code:
-            codes -= np.float32(self.zero_code)
+        codes = self.numbers(quantized.codes)
         scales, mins = quantized.block_scales(), quantized.block_mins()
         if self.per_row:
             return (codes * scales[:, None])[:, : quantized.k]
@@ -113,6 +114,13 @@ class NumberFormat(ABC):
         if mins is not None:
             values += mins[..., None]
         return np.ascontiguousarray(values.reshape(quantized.rows, -1)[:, : quantized.k])
+
+    def numbers(self, codes: Array) -> Array:
+        """float32 numbers of `codes`, to be multiplied with scales."""
+        numbers = codes.astype(np.float32)
+        if self.zero_code:
+            numbers -= np.float32(self.zero_code)
+        return numbers
 
     def hold(self, stored: Quantized) -> Quantized | None:
         """The same values in this format, which `holds` them; None if a number would overflow.
@@ -138,11 +146,12 @@ class NumberFormat(ABC):
         in the low half, as in ONNX's int4 (onnx.proto) and in TensorRT's.
 
         Codes around zero become two's complement, or unsigned with half their range added. Codes
-        that count up from a minimum are unsigned by nature.
+        that count up from a minimum are unsigned by nature, and floats stay as they are.
         """
         codes = codes.view(np.uint8)
         half = 1 << (self.row_bits - 1)
-        shift = 0 if self.has_mins else (half if unsigned else 0) - self.zero_code
+        fixed = self.has_mins or self.float_codes
+        shift = 0 if fixed else (half if unsigned else 0) - self.zero_code
         if shift:
             codes = codes + np.uint8(shift % 256)
         if self.row_bits == 8:

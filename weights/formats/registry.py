@@ -4,6 +4,7 @@ K is the input dimension; blocks are 32 consecutive elements along K (of `i6k` 1
 
 | format | code          | value               | side data                      | same bits as |
 |--------|---------------|---------------------|--------------------------------|--------------|
+| `f8c`  | u8, E4M3 bits | `s[n] * e4m3(q)`    | f32 scale per row              |              |
 | `i8c`  | i8, -128..127 | `s[n] * q`          | f32 scale per row              |              |
 | `i8b`  | i8, -128..127 | `d * q`             | f16 scale per block            | GGUF Q8_0    |
 | `i6k`  | u8, 0..63     | `D * f * (q - 32)`  | D of super-blocks, f i8        | GGUF Q6_K    |
@@ -22,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir.types import DType
+from .f8c import F8C
 from .i4a import I4A
 from .i4k import I4K
 from .i4s import I4S
@@ -34,7 +36,7 @@ from .i8c import I8C
 from .number_format import NumberFormat, Quantized
 
 FORMATS: dict[DType, NumberFormat] = {
-    f.dtype: f for f in (I4S(), I4K(), I4A(), I5S(), I5K(), I5A(), I6K(), I8B(), I8C())
+    f.dtype: f for f in (I4S(), I4K(), I4A(), I5S(), I5K(), I5A(), I6K(), I8B(), I8C(), F8C())
 }
 """Smaller ones first: where several hold a checkpoint's blocks exactly, the first is the best."""
 

@@ -1,8 +1,9 @@
 """Rows of a table: `out[t, :] = table[ids[t], :]`.
 
-In: ids i32 or i64 [tokens], each 0 .. ROWS - 1; a table [ROWS, K]. FORMAT `plain`: elements of
-table_ptr's type with TABLE_STRIDE between rows, of any type; else a number format (`i8c`, `i4k` …),
-u8, as `codegen/triton/layout.py` stores it. Out: [tokens, K] in out_ptr's type with OUT_STRIDE
+In: ids i32 or i64 [tokens]; a table [ROWS, K]. An id outside of it takes row 0: where no token
+could be chosen, the step behind finds an id below zero. FORMAT `plain`: elements of table_ptr's
+type with TABLE_STRIDE between rows, of any type; else a number format (`i8c`, `i4k` …), u8, as
+`codegen/triton/layout.py` stores it. Out: [tokens, K] in out_ptr's type with OUT_STRIDE
 elements between rows: f32, or the table's own type where that is whole numbers.
 
 Grid: (ceil(tokens / BLOCK_T), ceil(K / BLOCK_K)).
@@ -29,13 +30,14 @@ def embedding_rows(
         gdc_launch_dependents()
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     column = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    row = tl.load(ids_ptr + tl.minimum(t, tokens - 1)).to(tl.int64)[:, None]
+    ids = tl.load(ids_ptr + tl.minimum(t, tokens - 1)).to(tl.int64)
+    row = tl.where((ids >= 0) & (ids < ROWS), ids, 0)[:, None]
     # Columns past K are the last one again: what stands behind a row may be anything.
     own = tl.minimum(column, K - 1)[None, :]
     if FORMAT == "plain":
         values = tl.load(table_ptr + row * TABLE_STRIDE + own)
-    elif FORMAT == "i8c":
-        values = row_scaled_values(table_ptr, row, own, ROWS, K)
+    elif FORMAT == "i8c" or FORMAT == "f8c":
+        values = row_scaled_values(table_ptr, row, own, FORMAT, ROWS, K)
     else:
         values = block_values(table_ptr, row, own, FORMAT, (ROWS + 15) // 16, K)
     stored = (t < tokens)[:, None] & (column < K)[None, :]

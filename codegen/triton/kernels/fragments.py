@@ -30,6 +30,14 @@ def e4m3_to_bf16(codes):
 
 
 @triton.jit
+def e4m3_to_f32(codes):
+    """The same in f32."""
+    wide = codes.to(tl.uint32)
+    bits = ((wide & 0x80) << 24) | ((wide & 0x7F) << 20)
+    return bits.to(tl.float32, bitcast=True) * 1.329227995784916e36
+
+
+@triton.jit
 def in_column_order(codes, NATURAL: tl.constexpr):
     """A tile [N, K] of codes, loaded as it lies in memory; K is a multiple of 64."""
     parts = tl.reshape(codes, (codes.shape[0], codes.shape[1] // 64, 4, 4, 2, 2))  # q, s, h, j

@@ -18,17 +18,22 @@ from .block_format import (
     super_length,
     zero_code,
 )
+from .fragments import e4m3_to_f32
 
 
 @triton.jit
-def row_scaled_values(w_ptr, row, column, ROWS: tl.constexpr, K: tl.constexpr):
-    """Of i8c: codes in fragment order, 64 columns at a time, then f32 scales of rows."""
+def row_scaled_values(
+    w_ptr, row, column, FORMAT: tl.constexpr, ROWS: tl.constexpr, K: tl.constexpr
+):
+    """Of i8c and f8c: codes in fragment order, 64 columns at a time, then f32 scales of rows."""
     STRIDE: tl.constexpr = (K + 63) // 64 * 64
     SCALES: tl.constexpr = (ROWS * STRIDE + 63) // 64 * 64
     place = column // 2 % 4 * 16 + column // 16 % 4 * 4 + column // 8 % 2 * 2 + column % 2
-    code = tl.load(w_ptr + row * STRIDE + column // 64 * 64 + place).to(tl.int8, bitcast=True)
-    scales = (w_ptr + SCALES).to(tl.pointer_type(tl.float32))
-    return code.to(tl.float32) * tl.load(scales + row)
+    code = tl.load(w_ptr + row * STRIDE + column // 64 * 64 + place)
+    scale = tl.load((w_ptr + SCALES).to(tl.pointer_type(tl.float32)) + row)
+    if FORMAT == "f8c":
+        return e4m3_to_f32(code) * scale
+    return code.to(tl.int8, bitcast=True).to(tl.float32) * scale
 
 
 @triton.jit

@@ -1,8 +1,8 @@
 """Weights in floats of 8 or 4 bits with scales, and what a number format of ours can do with them.
 
-An 8-bit float times a scale is exact in float32, and in no format of ours. A 4-bit float (E2M1: 0,
-0.5, 1, 1.5, 2, 3, 4, 6 and their negatives) is half an integer up to 12, so a block of 32 with a
-power of two as scale, as in MXFP4, is exactly one of 5-bit codes.
+E4M3 with one scale a row is a format of ours; other 8-bit floats with scales aren't. A 4-bit float
+(E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives) is half an integer up to 12, so a block of 32
+with a power of two as scale, as in MXFP4, is exactly one of 5-bit codes.
 
 Source: the OCP's Microscaling Formats specification 1.0; NVIDIA's NVFP4 has groups of 16 with a
 scale in E4M3, times one scale for the weight. The first of two codes is in a byte's low half.
@@ -21,7 +21,7 @@ from ....weights.formats.registry import format_of
 from ....weights.recipes import CheckpointTensor
 from .parts import Parts
 from .scales import Scales
-from .weight import Array, Floats, Rows, Shape
+from .weight import Array, Floats, Rows, Shape, StoredWeight
 
 FLOAT8_WEIGHTS = ("e4m3", "e5m2")
 MX_GROUP = 32
@@ -30,9 +30,32 @@ _HALF_EXPONENTS = (104, 143)  # bytes whose half, 2^(byte - 128), is a float16
 _SCANNED = 1 << 20
 
 
-def float8_weight(tensor: CheckpointTensor, scales: Scales, parts: Parts) -> Floats:
+@dataclass(frozen=True)
+class RowFloats8:
+    """E4M3 codes with a scale a row: `codes` gives bytes [n, K], `scales` float32 [n, 1]."""
+
+    shape: Shape
+    codes: Rows
+    scales: Rows
+    stored: str = "fp8_channel"
+
+    def values(self, rows: Array) -> Array:
+        """Numbers times scales."""
+        return format_of(DType.F8C).numbers(self.codes(rows)) * self.scales(rows)
+
+    def blocks(self, rows: Array) -> Quantized:
+        """Codes and scales as they are."""
+        k, format = self.shape[-1], format_of(DType.F8C)
+        codes = np.pad(self.codes(rows), ((0, 0), (0, format.padded(k) - k)))
+        scales = np.array(self.scales(rows)[:, 0], np.float32)
+        return Quantized(format, codes, scales, None, k)
+
+
+def float8_weight(tensor: CheckpointTensor, scales: Scales, parts: Parts) -> StoredWeight:
     """The weight of 8-bit floats in `tensor`, times its scales."""
     k = tensor.of[-1]
+    if tensor.stored == "e4m3" and scales.group >= k:
+        return RowFloats8(tensor.of, parts.bytes_of(tensor), scales.rows)
 
     def values(rows: Array) -> Array:
         return parts.rows(tensor, rows) * scales.columns(rows, k)

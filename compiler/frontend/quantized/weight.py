@@ -41,7 +41,7 @@ class StoredWeight(Protocol):
 
 @dataclass(frozen=True)
 class Floats:
-    """A weight in a float type of few bits, which no number format of ours holds."""
+    """A weight in a float type of few bits, with scales as no number format of ours has them."""
 
     shape: Shape
     stored: str

@@ -13,27 +13,10 @@ from llmc.ir.ops.linear import GroupedLinear, Linear
 from llmc.ir.types import DType
 from llmc.weights.formats.registry import dequantize, quantize
 from llmc.weights.layout import section_offsets, total_bytes
-from triton.runtime import interpreter
 
 COMPUTE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 PADDING = 7
 """Elements between rows of inputs and outputs: strides differ from widths."""
-
-
-def _multiply(builder: Any, a: Any, b: Any) -> Any:
-    """The interpreter's product of two tensors; its own takes bf16's bits for whole numbers."""
-    if a.dtype.scalar.name != "bf16":
-        return builder.binary_op(a, b, np.multiply)
-    left, right = (_bf16(each.data) for each in (a, b))
-    bits = (left * right).view(torch.int16).numpy().view(np.uint16)
-    return interpreter.TensorHandle(bits, a.dtype.scalar)
-
-
-def _bf16(bits: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16)
-
-
-setattr(interpreter.InterpreterBuilder, "create_fmul", _multiply)  # noqa: B010
 
 
 @dataclass

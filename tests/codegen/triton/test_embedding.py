@@ -16,7 +16,7 @@ from llmc.ir.ops.shape import Embedding
 from llmc.ir.types import DType
 from llmc.weights.formats.elements import rounded
 from llmc.weights.formats.number_format import Quantized
-from llmc.weights.formats.registry import FORMATS, dequantize, quantize
+from llmc.weights.formats.registry import FORMATS, dequantize, is_quantized, quantize
 from llmc.weights.layout import section_offsets, total_bytes
 
 PLAIN = {DType.F32: torch.float32, DType.BF16: torch.bfloat16, DType.F16: torch.float16}
@@ -75,6 +75,21 @@ def test_rows_of_plain_tables(dtype: DType, tokens: int) -> None:
     found = looked_up(ids, table, out, "plain", (rows, k), row_stride(dtype, k))
     values = weights if dtype is DType.F32 else rounded(weights, dtype)
     assert torch.equal(found, Embedding().reference(torch.from_numpy(values), ids))
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F8C, DType.I4K])
+def test_ids_outside_of_the_table_take_its_first_row(dtype: DType) -> None:
+    """Where no token could be chosen, the next step finds -1: nothing is read before the table."""
+    rows, k = 11, 40
+    weights = np.random.default_rng(2).standard_normal((rows, k)).astype(np.float32)
+    held = quantize(weights, dtype) if is_quantized(dtype) else weights
+    format = str(dtype) if is_quantized(dtype) else "plain"
+    ids = torch.tensor([3, -1, rows, 0, -(2**31), 2**31 - 1], dtype=torch.int32)
+    table, out = packed(dtype, held, (rows, k)), torch.empty(6, k)
+    table = table if is_quantized(dtype) else table.view(PLAIN[dtype])
+    found = looked_up(ids, table, out, format, (rows, k), row_stride(DType.F32, k))
+    assert torch.equal(found[[1, 2, 4, 5]], found[3].expand(4, k))
+    assert not torch.equal(found[0], found[3])
 
 
 def test_whole_numbers_stay_what_they_are() -> None:

@@ -60,7 +60,9 @@ def ids_of(count: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
     return ids.to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16, DType.I8C, DType.I4K, DType.I6K])
+@pytest.mark.parametrize(
+    "dtype", [DType.F32, DType.BF16, DType.F8C, DType.I8C, DType.I4K, DType.I6K]
+)
 def test_tables_are_read_as_they_are_packed(dtype: DType) -> None:
     weights = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(1))
     source = CheckpointTensor("w", "f32", (ROWS, WIDTH))

@@ -83,7 +83,7 @@ def multiplied(x: torch.Tensor, dtype: DType) -> torch.Tensor:
     return x if dtype is DType.F32 else x.bfloat16().float()
 
 
-@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16, DType.I8C, DType.I4K])
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16, DType.F8C, DType.I8C, DType.I4K])
 @pytest.mark.parametrize("tokens", [3, 70])
 def test_a_layer_with_everything(dtype: DType, tokens: int) -> None:
     n, k = 72, 100

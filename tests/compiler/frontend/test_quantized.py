@@ -43,7 +43,7 @@ GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "s
 CHANNEL = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
 FP8 = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
 BNB = {"quant_method": "bitsandbytes"}
-I4S, I4A, I8B, I8C = DType.I4S, DType.I4A, DType.I8B, DType.I8C
+I4S, I4A, I8B, I8C, F8C = DType.I4S, DType.I4A, DType.I8B, DType.I8C, DType.F8C
 
 
 def compressed(format: str, **weights: Any) -> tuple[qm.Packer, dict[str, Any]]:
@@ -76,8 +76,8 @@ CASES: dict[str, tuple[qm.Packer, Mapping[str, Any], tuple[DType, ...]]] = {
     "int8 by tensor": (*compressed("int-quantized", **CHANNEL | {"strategy": "tensor"}), (I8C,)),
     "int8 asymmetric": (*compressed("int-quantized", **CHANNEL | {"symmetric": False}), ()),
     "int4 in bytes": (*compressed("naive-quantized", **GROUP), (I4S, I4A, I8B)),
-    "float8 by row": (*compressed("float-quantized", **FP8), ()),
-    "float8 by tensor": (*compressed("float-quantized", **FP8 | {"strategy": "tensor"}), ()),
+    "float8 by row": (*compressed("float-quantized", **FP8), (F8C,)),
+    "float8 by tensor": (*compressed("float-quantized", **FP8 | {"strategy": "tensor"}), (F8C,)),
     "float8 by block": (
         *compressed("naive-quantized", **FP8 | {"strategy": "block", "block_structure": [32, 16]}),
         (),
@@ -92,7 +92,9 @@ CASES: dict[str, tuple[qm.Packer, Mapping[str, Any], tuple[DType, ...]]] = {
     "fp8 blocks": (
         qm.float8((32, 48)), {"quant_method": "fp8", "weight_block_size": [32, 48]}, ()
     ),
-    "fp8": (qm.float8(None, "weight_scale"), {"quant_method": "modelopt", "quant_algo": "FP8"}, ()),
+    "fp8": (
+        qm.float8(None, "weight_scale"), {"quant_method": "modelopt", "quant_algo": "FP8"}, (F8C,)
+    ),
 }  # fmt: skip
 CASES["mlx 3 bits"] = (qm.mlx(3, 32), {"group_size": 32, "bits": 3}, (I4A,))
 
@@ -256,7 +258,7 @@ def test_config_groups_by_name_expression_and_class(tmp_path: Path) -> None:
         np.testing.assert_allclose(values.value(recipes[name]), tensor.numpy(), atol=1e-6)
     assert held_formats(recipes[QUERY]) == (I8C,)
     assert held_formats(recipes[DOWN])[0] is I4S
-    assert held_formats(recipes[QUERY.replace("q_proj", "k_proj")]) == ()
+    assert held_formats(recipes[QUERY.replace("q_proj", "k_proj")]) == (F8C,)
     assert held_formats(recipes["model.layers.1.mlp.up_proj.weight"]) == ()
 
 

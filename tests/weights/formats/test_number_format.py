@@ -39,7 +39,8 @@ def test_non_finite_scales_are_seen() -> None:
 @pytest.mark.parametrize("unsigned", [False, True])
 @pytest.mark.parametrize("format", FORMATS)
 def test_packed_codes(format: DType, unsigned: bool) -> None:
-    """Two's complement or half the range added, unless they count up from a minimum."""
+    """Two's complement or half the range added, unless they are floats or count up from a
+    minimum."""
     facts, q = format_of(format), quantize(weights(9, 6, 64), format)
     packed = facts.packed(q.codes, unsigned=unsigned).astype(np.int64)
     bits = 4 if facts.bits == 4 else 8
@@ -48,8 +49,9 @@ def test_packed_codes(format: DType, unsigned: bool) -> None:
     if bits == 4:
         stored = np.stack((packed % 16, packed // 16), -1).reshape(6, 64)
     half = 2 ** (bits - 1)
-    numbers = stored if facts.has_mins else stored - half
-    if not unsigned and not facts.has_mins:
+    fixed = facts.has_mins or facts.float_codes
+    numbers = stored if fixed else stored - half
+    if not unsigned and not fixed:
         numbers = (stored + half) % (2 * half) - half
     assert len(np.unique(numbers)) > 10
     assert (numbers == q.codes.astype(np.int64) - facts.zero_code).all()

@@ -41,7 +41,7 @@ def test_shapes_and_padding_codes(format: DType, k: int) -> None:
     assert q.codes.shape == (5, blocks * block)
     assert (q.codes[:, k:] == facts.zero_code).all()
     assert dequantize(q).shape == (5, k)
-    if format is DType.I8C:
+    if facts.per_row:
         assert q.scales.shape == (5,)
         assert q.scales.dtype == np.float32
         return
@@ -75,7 +75,8 @@ def test_error_is_at_most_a_step(values: np.ndarray, format: DType) -> None:
     peak = np.abs(blocks).max(axis=2).repeat(BLOCK, axis=1)[:, : values.shape[1]]
     widest = np.abs(values).max(axis=1, keepdims=True)  # these rows are one super-block
     bound = {
-        DType.I8C: np.abs(values).max(axis=1, keepdims=True) / 127 * 0.501,
+        DType.F8C: np.abs(values) / 16 * 1.001 + widest / 448 * 2.0**-10 * 1.001,
+        DType.I8C: widest / 127 * 0.501,
         DType.I8B: peak / 127 * 0.62,
         DType.I6K: peak * 0.04 + widest / 128 * 0.51,
         DType.I5S: peak * 0.13,
@@ -133,13 +134,13 @@ def test_a_row_of_zeros_stays_zero(format: DType) -> None:
 def test_extreme_values_stay_finite(format: DType) -> None:
     """The largest that the format's scales hold (f32 a row, float16 a block), and denormals."""
     w = weights(4, 4, 64)
-    w[0, 0], w[1] = 3e38 if format is DType.I8C else 4e5, 1e-40
+    w[0, 0], w[1] = 3e38 if format_of(format).per_row else 4e5, 1e-40
     q = quantize(w, format)
     assert q.is_finite()
     assert np.isfinite(dequantize(q)).all()
 
 
-@pytest.mark.parametrize("format", [f for f in FORMATS if f is not DType.I8C])
+@pytest.mark.parametrize("format", [f for f, facts in FORMATS.items() if not facts.per_row])
 def test_a_scale_beyond_float16_is_an_error(format: DType) -> None:
     """A clipped scale would change the weights silently."""
     w = weights(4, 4, 64)
@@ -168,4 +169,5 @@ def test_the_smallest_format_that_holds_a_checkpoints_blocks_comes_first() -> No
     assert formats_that_hold("q8_0") == (DType.I8B,)
     assert formats_that_hold("q4_k") == (DType.I4K, DType.I5K)
     assert formats_that_hold("q6_k") == (DType.I6K,)
+    assert formats_that_hold("fp8_channel") == (DType.F8C,)
     assert formats_that_hold("iq2_xs") == ()
