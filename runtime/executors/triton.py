@@ -133,9 +133,7 @@ class TritonExecutor:
 
     def _run(self, inputs: StepInputs, sizes: StepSizes) -> None:
         padded = self._graphs.padded(sizes)
-        self._block.send(inputs, padded or sizes)
-        if min(inputs.token_ids) < 0:
-            self._block.take_tokens(inputs.token_ids, self._tokens)
+        self._block.send(inputs, padded or sizes, self._tokens)
         if padded is not None:
             self._graphs.run(padded)
         else:

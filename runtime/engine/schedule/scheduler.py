@@ -72,10 +72,9 @@ class Scheduler(Struct, Generic[AnySequence]):
         if len(running) > min(limits.max_tokens, limits.max_logits_rows):
             return None
         for sequence in running:
-            hold = sequence.hold
-            if hold is None or not sequence.decodes:
+            hold, computed = sequence.hold, sequence.computed
+            if hold is None or len(sequence.tokens) - computed != 1:
                 return None
-            computed = sequence.computed
             if computed >= hold.capacity and not self.cache.grow(hold, computed, computed + 1):
                 return None
         ones = (1,) * len(running)
@@ -159,6 +158,12 @@ class Scheduler(Struct, Generic[AnySequence]):
         """Records that a plan was executed. `accepted`: of each sequence, how many of its drafts
         have become tokens of it; only then is anything of them recorded."""
         size = self.cache.block_size
+        if plan.only_decodes:
+            for sequence in plan.sequences:
+                sequence.computed = computed = sequence.computed + 1
+                if computed % size == 0:
+                    self.cache.record(sequence.hold, sequence.tokens, computed)
+            return
         counts = map(add, plan.counts, accepted) if accepted else plan.counts
         for sequence, count in zip(plan.sequences, counts, strict=True):
             sequence.computed += count

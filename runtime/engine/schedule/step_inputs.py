@@ -13,7 +13,8 @@ def step_inputs(plan: StepPlan[Any], groups: int) -> StepInputs:
     Block tables are the sequences' own lists, which nobody changes while the step runs.
     """
     sequences = plan.sequences
-    tables = [[s.hold.tables[g] for s in sequences if s.hold is not None] for g in range(groups)]
+    holds = [s.hold for s in sequences]
+    tables = [[hold.tables[g] for hold in holds if hold is not None] for g in range(groups)]
     if plan.only_decodes:
         everyone = range(len(sequences))
         positions = [s.computed for s in sequences]
