@@ -144,16 +144,14 @@ class StepBlock:
 
     def _spans(self, sizes: StepSizes) -> list[tuple[int, int]]:
         """Bytes [begin, end) that must be sent."""
-        tables = [table.unsent for table in self._tables if table.unsent is not None]
-        if not tables and sizes == self._usual[0]:
-            return self._usual[1]
-        tokens, sequences, rows = sizes
-        counts = tokens, tokens, sequences + 1, sequences, rows
-        used = [(o, o + n * _I32) for o, n in zip(self._offsets, counts, strict=True)]
-        spans = _joined(used + tables)
-        if not tables:
+        known_sizes, spans = self._usual
+        if sizes != known_sizes:
+            tokens, sequences, rows = sizes
+            counts = tokens, tokens, sequences + 1, sequences, rows
+            spans = _joined([(o, o + n * _I32) for o, n in zip(self._offsets, counts, strict=True)])
             self._usual = sizes, spans
-        return spans
+        tables = [table.unsent for table in self._tables if table.unsent is not None]
+        return _joined(spans + tables) if tables else spans
 
 
 def _joined(used: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ one is never asked to, so there is always progress. What a step has left over go
 
 from bisect import insort
 from collections.abc import Sequence as SequenceOf
-from operator import add, attrgetter
+from operator import add, attrgetter, lt, sub
 from typing import Any, Generic
 
 from msgspec import Struct, field
@@ -20,7 +20,7 @@ from ..cache.manager import CacheManager
 from ..speculation.drafting import add_drafts
 from ..speculation.proposer import Proposer
 from .sequence import AnySequence
-from .step_plan import StepPlan
+from .step_plan import Decodes, StepPlan
 from .step_shape import MixedSteps, StepShape
 from .waiting_queue import WaitingQueue
 
@@ -68,17 +68,25 @@ class Scheduler(Struct, Generic[AnySequence]):
     def _decode_step(self) -> StepPlan[AnySequence] | None:
         """The plan in which everybody decodes, if that is so and nobody has to give way: most
         steps, and the shortest ones."""
-        running, limits = tuple(self.running), self.limits
-        if len(running) > min(limits.max_tokens, limits.max_logits_rows):
+        running, limits = self.running, self.limits
+        count = len(running)
+        if count > min(limits.max_tokens, limits.max_logits_rows):
             return None
-        for sequence in running:
-            hold, computed = sequence.hold, sequence.computed
-            if hold is None or len(sequence.tokens) - computed != 1:
-                return None
-            if computed >= hold.capacity and not self.cache.grow(hold, computed, computed + 1):
-                return None
-        ones = (1,) * len(running)
-        return StepPlan(running, ones, ones, decoding=len(running))
+        tokens = [sequence.tokens for sequence in running]
+        positions = [sequence.computed for sequence in running]
+        if [*map(sub, map(len, tokens), positions)].count(1) != count:
+            return None
+        holds = [sequence.hold for sequence in running if sequence.hold is not None]
+        if len(holds) != count:
+            return None
+        ends = [hold.capacity for hold in holds]
+        if not all(map(lt, positions, ends)):
+            for hold, position, end in zip(holds, positions, ends, strict=True):
+                if position >= end and not self.cache.grow(hold, position, position + 1):
+                    return None
+        decodes = Decodes([own[-1] for own in tokens], positions, holds)
+        ones = (1,) * count
+        return StepPlan(tuple(running), ones, ones, decoding=count, decodes=decodes)
 
     def _mixed_step(self, admitted: tuple[AnySequence, ...]) -> StepPlan[AnySequence]:
         """The plan by the policy of the step's shape."""
@@ -158,10 +166,10 @@ class Scheduler(Struct, Generic[AnySequence]):
         """Records that a plan was executed. `accepted`: of each sequence, how many of its drafts
         have become tokens of it; only then is anything of them recorded."""
         size = self.cache.block_size
-        if plan.only_decodes:
-            for sequence in plan.sequences:
-                sequence.computed = computed = sequence.computed + 1
-                if computed % size == 0:
+        if plan.decodes is not None and not plan.drafts:
+            for sequence, position in zip(plan.sequences, plan.decodes.positions, strict=True):
+                sequence.computed = computed = position + 1
+                if not computed % size:
                     self.cache.record(sequence.hold, sequence.tokens, computed)
             return
         counts = map(add, plan.counts, accepted) if accepted else plan.counts
