@@ -231,7 +231,17 @@ class CheckedTable:
     serves first positions from `_firsts` on, and lengths up to `_ends`.
     """
 
-    __slots__ = ("_blocks", "_ends", "_firsts", "_limits", "_name", "_window", "changed", "rows")
+    __slots__ = (
+        "_blocks",
+        "_ends",
+        "_firsts",
+        "_leaves",
+        "_limits",
+        "_name",
+        "_window",
+        "changed",
+        "rows",
+    )
 
     def __init__(self, group: CacheGroup, blocks: int, limits: Limits) -> None:
         self._name, self._window = group.name, group.window
@@ -240,6 +250,7 @@ class CheckedTable:
         self.changed: set[int] = set()
         self._firsts: list[int] = []
         self._ends: list[int] = []
+        self._leaves = False  # whether any of `_firsts` is above 0
 
     def check(
         self, table: Sequence[BlockRow], firsts: Sequence[int], lengths: Sequence[int]
@@ -252,7 +263,7 @@ class CheckedTable:
             self._look_at(table, same)
         if not all(map(le, lengths, self._ends)):
             raise _wrong(f"the block table of {self._name} has a wrong length")
-        if not all(map(le, self._firsts, firsts)):
+        if self._leaves and not all(map(le, self._firsts, firsts)):
             raise self._no_block()
 
     def _look_at(self, table: Sequence[BlockRow], same: list[bool]) -> None:
@@ -266,6 +277,7 @@ class CheckedTable:
             self._firsts[place : place + 1] = [first]
             self._ends[place : place + 1] = [end]
             self.changed.add(place)
+        self._leaves = any(self._firsts)
 
     def _bounds(self, row: BlockRow) -> tuple[int, int]:
         """The least first position that `row` serves, and the greatest length."""

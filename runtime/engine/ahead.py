@@ -123,7 +123,11 @@ class StepsAhead:
         due, rows = who_is_due(plan)
         if not self._with_state:
             return _Flight(plan, self._program.submit(inputs), perf_counter(), due, rows)
-        choices = [_choice(running, row) for running, row in zip(due, rows, strict=True)]
+        choices: list[Choice | None] = []
+        for running, row in zip(due, rows, strict=True):
+            state = running.state
+            index = len(running.tokens) - len(running.request.prompt)
+            choices.append(None if state is None else state.choice_ahead(row, index))
         made = [choice for choice in choices if choice is not None]
         return _Flight(plan, self._program.submit(inputs, made), perf_counter(), due, rows, choices)
 
@@ -164,13 +168,6 @@ def _needs_host(running: Running, program: SubmittingProgram) -> bool:
     if state is None:
         return False
     return state.needs_tokens or not program.draws(state.choice_ahead(0, 0))
-
-
-def _choice(running: Running, row: int) -> Choice | None:
-    state = running.state
-    if state is None:
-        return None
-    return state.choice_ahead(row, len(running.tokens) - len(running.request.prompt))
 
 
 def _take(

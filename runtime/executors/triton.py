@@ -114,7 +114,7 @@ class TritonExecutor:
         """Begins a step. Errors: E0100 for inputs that kernels must not see, E0722."""
         if self._closed:
             raise LlmcError("LLMC-E0100", "the program is closed")
-        if not all(self.draws(choice) for choice in choices):
+        if choices and not self._sampling.takes_all(choices):
             raise LlmcError("LLMC-E0100", "the program can't draw such a choice")
         self._check.check(inputs, self._rows)
         self._gpu.attach()

@@ -103,8 +103,7 @@ class StepBlock:
         gpu, piece = self._gpu, self._pieces[self._next]
         self._next = (self._next + 1) % len(self._pieces)
         known = inputs.token_ids
-        has_unknown = min(known) < 0
-        if has_unknown:
+        if has_unknown := min(known) < 0:
             known = [token if token > 0 else 0 for token in known]
         self._write(known, inputs, sizes)
         gpu.wait(piece.read)

@@ -10,7 +10,7 @@ one is never asked to, so there is always progress. What a step has left over go
 
 from bisect import insort
 from collections.abc import Sequence as SequenceOf
-from operator import add, attrgetter, lt, sub
+from operator import add, attrgetter
 from typing import Any, Generic
 
 from msgspec import Struct, field
@@ -72,19 +72,17 @@ class Scheduler(Struct, Generic[AnySequence]):
         count = len(running)
         if count > min(limits.max_tokens, limits.max_logits_rows):
             return None
-        tokens = [sequence.tokens for sequence in running]
-        positions = [sequence.computed for sequence in running]
-        if [*map(sub, map(len, tokens), positions)].count(1) != count:
-            return None
-        holds = [sequence.hold for sequence in running if sequence.hold is not None]
-        if len(holds) != count:
-            return None
-        ends = [hold.capacity for hold in holds]
-        if not all(map(lt, positions, ends)):
-            for hold, position, end in zip(holds, positions, ends, strict=True):
-                if position >= end and not self.cache.grow(hold, position, position + 1):
-                    return None
-        decodes = Decodes([own[-1] for own in tokens], positions, holds)
+        tokens, positions, holds = [], [], []
+        for sequence in running:
+            hold, position, own = sequence.hold, sequence.computed, sequence.tokens
+            if hold is None or len(own) - position != 1:
+                return None
+            if position >= hold.capacity and not self.cache.grow(hold, position, position + 1):
+                return None
+            tokens.append(own[position])
+            positions.append(position)
+            holds.append(hold)
+        decodes = Decodes(tokens, positions, holds)
         ones = (1,) * count
         return StepPlan(tuple(running), ones, ones, decoding=count, decodes=decodes)
 
