@@ -26,19 +26,24 @@ TOP = 32
 """How many alternatives a result has room for."""
 RESULT = struct.Struct(f"=if8x{TOP}i{TOP}f")
 _SKIP = RECORD.pack(-1, -1, 0.0, 0, *(0.0,) * 4, *(0,) * 5, -1)
+_HEAD = struct.Struct("=if")
+_NO_LISTS = (0, 0, 0, 0, 0)
 _BELOW_ONE = 1.0 - 2.0**-24
 """The largest f32 below 1."""
 
 
 def packed_bytes(choices: Sequence[Choice], records: int) -> int:
     """How many bytes `pack` writes. records: at least as many as there are choices."""
-    return RECORD.size * records + sum(_list_bytes(choice) for choice in choices)
+    return RECORD.size * records + sum(map(list_bytes, choices))
 
 
-def _list_bytes(choice: Choice) -> int:
-    edits = len(choice.edits) if choice.edits else 0
-    allowed = choice.allowed.nbytes if choice.allowed is not None else 0
-    return 4 * (5 * edits + len(choice.forbidden)) + allowed
+def list_bytes(choice: Choice) -> int:
+    """What a choice takes beside its record."""
+    edits, allowed, forbidden = choice.edits, choice.allowed, choice.forbidden
+    nbytes = 4 * len(forbidden) if forbidden else 0
+    if edits is not None:
+        nbytes += 20 * len(edits)
+    return nbytes if allowed is None else nbytes + allowed.nbytes
 
 
 def pack(choices: Sequence[Choice], into: memoryview, records: int) -> None:
@@ -56,29 +61,47 @@ def pack(choices: Sequence[Choice], into: memoryview, records: int) -> None:
 
 def _pack_one(choice: Choice, into: memoryview, at: int, end: int) -> int:
     """Writes one record at byte `at`, its lists at `end`; returns where these end."""
+    lists, end = _pack_lists(choice, into, end) if list_bytes(choice) else (_NO_LISTS, end)
+    temperature, top_k, value = choice.temperature, choice.top_k, choice.uniform
+    RECORD.pack_into(
+        into,
+        at,
+        choice.row,
+        choice.target,
+        _rate(temperature) if temperature > 0 else 0.0,
+        top_k if top_k > 0 else 0,
+        choice.top_p,
+        choice.min_p,
+        choice.typical_p,
+        value if value < _BELOW_ONE else _BELOW_ONE,
+        *lists,
+        choice.top,
+    )
+    return end
+
+
+def _pack_lists(
+    choice: Choice, into: memoryview, end: int
+) -> tuple[tuple[int, int, int, int, int], int]:
+    """Words 8 to 12 of the record, and where the lists end."""
     edits = choice.edits if choice.edits else None
-    count, where = len(edits) if edits else 0, end // 4
+    count, where = len(edits) if edits else 0, end // 4 if edits else 0
     if edits:
         for values in (edits.ids, edits.bias, edits.penalty, edits.minus):
             end = _copy(values, into, end)
         end += 4 * count
-    allowed = end // 4
+    allowed = 0
     if choice.allowed is not None:
+        allowed = end // 4
         end = _copy(choice.allowed, into, end)
     forbidden = end // 4
     end = _copy(array("i", choice.forbidden), into, end)
-    RECORD.pack_into(
-        into, at, choice.row, choice.target, _rate(choice.temperature), max(choice.top_k, 0),
-        choice.top_p, choice.min_p, choice.typical_p, min(choice.uniform, _BELOW_ONE),
-        where if count else 0, count, allowed if choice.allowed is not None else 0,
-        forbidden, len(choice.forbidden), choice.top,
-    )  # fmt: skip
-    return end
+    return (where, count, allowed, forbidden, len(choice.forbidden)), end
 
 
 def _rate(temperature: float) -> float:
-    """What differences of logits are multiplied with; 0: the largest is taken."""
-    return min(1 / temperature, 1e38) if temperature > 0 else 0.0
+    """What differences of logits are multiplied with."""
+    return min(1 / temperature, 1e38)
 
 
 def _copy(values: array | memoryview, into: memoryview, at: int) -> int:
@@ -90,10 +113,11 @@ def _copy(values: array | memoryview, into: memoryview, at: int) -> int:
 def read_results(choices: Sequence[Choice], results: memoryview) -> None:
     """Fills in what came out. results: bytes, `RESULT.size` for each choice."""
     for place, choice in enumerate(choices):
-        token, logprob, *top = RESULT.unpack_from(results, RESULT.size * place)
-        choice.token = token
-        if choice.top < 0:
+        at, count = RESULT.size * place, choice.top
+        choice.token, logprob = _HEAD.unpack_from(results, at)
+        if count < 0:
             continue
         choice.logprob = logprob
-        pairs = zip(top[: choice.top], top[TOP : TOP + choice.top], strict=True)
+        top = RESULT.unpack_from(results, at)[2:]
+        pairs = zip(top[:count], top[TOP : TOP + count], strict=True)
         choice.alternatives = [(token, value) for token, value in pairs if token >= 0]

@@ -6,7 +6,7 @@ and mixtures of them differ only in these arrays.
 """
 
 from collections.abc import Callable, Sequence
-from operator import le
+from operator import eq, le
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from msgspec import Struct
@@ -231,7 +231,17 @@ class CheckedTable:
     serves first positions from `_firsts` on, and lengths up to `_ends`.
     """
 
-    __slots__ = ("_blocks", "_ends", "_firsts", "_limits", "_name", "_window", "changed", "rows")
+    __slots__ = (
+        "_blocks",
+        "_ends",
+        "_firsts",
+        "_leaves",
+        "_limits",
+        "_name",
+        "_window",
+        "changed",
+        "rows",
+    )
 
     def __init__(self, group: CacheGroup, blocks: int, limits: Limits) -> None:
         self._name, self._window = group.name, group.window
@@ -240,6 +250,7 @@ class CheckedTable:
         self.changed: set[int] = set()
         self._firsts: list[int] = []
         self._ends: list[int] = []
+        self._leaves = False  # whether any of `_firsts` is above 0
 
     def check(
         self, table: Sequence[BlockRow], firsts: Sequence[int], lengths: Sequence[int]
@@ -247,25 +258,26 @@ class CheckedTable:
         """Raises E0100 unless `table` has a good row for each sequence."""
         if len(table) != len(lengths):
             raise _wrong(f"the block table of {self._name} has {len(table)} rows")
-        if table != self.rows:  # compares the blocks of all rows
-            self._look_at(table)
+        same = [*map(eq, table, self.rows)]
+        if False in same or len(same) != len(table) or len(same) != len(self.rows):
+            self._look_at(table, same)
         if not all(map(le, lengths, self._ends)):
             raise _wrong(f"the block table of {self._name} has a wrong length")
-        if not all(map(le, self._firsts, firsts)):
+        if self._leaves and not all(map(le, self._firsts, firsts)):
             raise self._no_block()
 
-    def _look_at(self, table: Sequence[BlockRow]) -> None:
+    def _look_at(self, table: Sequence[BlockRow], same: list[bool]) -> None:
         known, count = self.rows, len(table)
         del known[count:], self._firsts[count:], self._ends[count:]
-        for place, row in enumerate(table):
-            if place < len(known) and row == known[place]:
-                continue
-            copied = [*row]
-            first, end = self._bounds(copied)
-            known[place : place + 1] = [copied]
+        changed = [place for place, is_same in enumerate(same) if not is_same]
+        for place in (*changed, *range(len(same), count)):
+            row = [*table[place]]
+            first, end = self._bounds(row)
+            known[place : place + 1] = [row]
             self._firsts[place : place + 1] = [first]
             self._ends[place : place + 1] = [end]
             self.changed.add(place)
+        self._leaves = any(self._firsts)
 
     def _bounds(self, row: BlockRow) -> tuple[int, int]:
         """The least first position that `row` serves, and the greatest length."""

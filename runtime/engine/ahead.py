@@ -21,6 +21,7 @@ something else.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from time import perf_counter
 
 from msgspec import Struct
@@ -29,24 +30,25 @@ from ...artifact.choice import Choice
 from ...artifact.program import StepOutputs, SubmittedStep, SubmittingProgram
 from .in_turn import Note, begin, observe
 from .metrics.counters import EngineCounters
-from .next_tokens import take_next
+from .next_tokens import take_next, who_is_due
 from .running import Running, Taken
 from .sampling.sampler import Sampler
 from .schedule.scheduler import Scheduler
 from .schedule.step_plan import StepPlan
 
-_Due = tuple[Running, int, Choice | None]
-"""Who gets a token from which logits row; by which choice, None if it is the argmax."""
-
 
 class _Flight(Struct, eq=False):
-    """A step that was submitted at `began`. `due`: None if the host reads its outputs, before
-    anything else is planned. `in_vain`: everybody in it has ended."""
+    """A step that was submitted at `began`. `due`: who gets a token; None if the host reads its
+    outputs, before anything else is planned. `rows`: from which logits rows; `choices`: by which
+    choice, None if it is the argmax, as it is for all if there are none. `in_vain`: everybody in it
+    has ended."""
 
     plan: StepPlan[Running]
-    due: list[_Due] | None
     submitted: SubmittedStep
     began: float
+    due: Sequence[Running] | None = None
+    rows: Sequence[int] = ()
+    choices: Sequence[Choice | None] = ()
     in_vain: bool = False
 
 
@@ -96,7 +98,7 @@ class StepsAhead:
             note(self._land(before))
         self.leaving = 0
         if flight is not None and flight.due is not None:
-            self._go_on(flight.plan, flight.due)
+            self._go_on(flight.plan, flight.due, flight.rows)
 
     @property
     def _must_land_first(self) -> bool:
@@ -117,19 +119,27 @@ class StepsAhead:
         if self._waiting:
             if self._with_state:
                 self._sampler.prepare([running.state for running in plan.sequences])
-            return _Flight(plan, None, self._program.submit(inputs), perf_counter())
-        due = [_due(plan.sequences[place], row) for place, row in plan.due]
-        choices = [one[2] for one in due if one[2] is not None] if self._with_state else ()
-        return _Flight(plan, due, self._program.submit(inputs, choices), perf_counter())
+            return _Flight(plan, self._program.submit(inputs), perf_counter())
+        due, rows = who_is_due(plan)
+        if not self._with_state:
+            return _Flight(plan, self._program.submit(inputs), perf_counter(), due, rows)
+        choices: list[Choice | None] = []
+        for running, row in zip(due, rows, strict=True):
+            state = running.state
+            index = len(running.tokens) - len(running.request.prompt)
+            choices.append(None if state is None else state.choice_ahead(row, index))
+        made = [choice for choice in choices if choice is not None]
+        return _Flight(plan, self._program.submit(inputs, made), perf_counter(), due, rows, choices)
 
-    def _go_on(self, plan: StepPlan[Running], due: Sequence[_Due]) -> None:
+    def _go_on(self, plan: StepPlan[Running], due: Sequence[Running], rows: Sequence[int]) -> None:
         """Records a step that is under way, as if it were done, when all tokens in it are known.
         Who ended meanwhile holds no blocks, so nothing is recorded of it."""
         self._scheduler.advance(plan)
-        for running, row, _ in due:
+        for running, row in zip(due, rows, strict=True):
             if running.request.finish_reason is None:
-                running.tokens.append(-1 - row)
-                if len(running.tokens) > running.max_length:
+                tokens = running.tokens
+                tokens.append(-1 - row)
+                if len(tokens) > running.max_length:
                     self._scheduler.leave(running)
                     self.leaving += 1
 
@@ -144,7 +154,7 @@ class StepsAhead:
         observe(plan, now - max(flight.began, self._landed), self._scheduler, self._counters)
         self._landed = now
         if flight.due is not None:
-            return _take(flight.due, outputs)
+            return _take(flight.due, flight.rows, flight.choices, outputs)
         greedy = not self._with_state
         taken, accepted = take_next(plan, outputs, self._sampler, greedy=greedy)
         self._scheduler.advance(plan, accepted)
@@ -160,19 +170,16 @@ def _needs_host(running: Running, program: SubmittingProgram) -> bool:
     return state.needs_tokens or not program.draws(state.choice_ahead(0, 0))
 
 
-def _due(running: Running, row: int) -> _Due:
-    state = running.state
-    if state is None:
-        return running, row, None
-    index = len(running.tokens) - len(running.request.prompt)
-    return running, row, state.choice_ahead(row, index)
-
-
-def _take(due: Sequence[_Due], outputs: StepOutputs) -> list[Taken]:
+def _take(
+    due: Sequence[Running],
+    rows: Sequence[int],
+    choices: Sequence[Choice | None],
+    outputs: StepOutputs,
+) -> list[Taken]:
     """Tokens in the place of placeholders, for all that haven't ended since."""
-    argmax = outputs.argmax if any(choice is None for _, _, choice in due) else ()
-    taken = []
-    for running, row, choice in due:
+    taken: list[Taken] = []
+    argmax = outputs.argmax if not choices or None in choices else ()
+    for running, row, choice in zip(due, rows, choices or repeat(None), strict=False):
         if running.request.finish_reason is None:
             running.tokens.pop()
             state = running.state

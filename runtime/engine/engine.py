@@ -141,7 +141,7 @@ class Engine:
         """Notes what is new of those who have got tokens in a step."""
         now = monotonic()
         previous, self._last_step = self._last_step, now
-        given, continuing = 0, 0
+        given, continuing, news = 0, 0, self._news
         for running, count, reason in taken:
             given += count
             timings = running.request.timings
@@ -153,7 +153,7 @@ class Engine:
             if reason is not None:
                 self._finish(running, reason)
             elif (delta := running.delta()) is not None:
-                self._news.append(delta)
+                news.append(delta)
         self.counters.tokens(given)
         if continuing:
             self.counters.inter_token(now - previous, continuing)

@@ -23,15 +23,23 @@ def take_next(
     read_prompt_logprobs(plan, outputs)
     if plan.drafts:
         return verify(plan, outputs, sampler)
+    due, rows = who_is_due(plan)
+    return _take_one(due, outputs, rows, None if greedy else sampler), ()
+
+
+def who_is_due(plan: StepPlan[Running]) -> tuple[SequenceOf[Running], SequenceOf[int]]:
+    """Who gets a token in a step without drafts that isn't recorded yet, and from which logits
+    rows."""
+    if plan.only_decodes:
+        return plan.sequences, range(len(plan.sequences))
     due = plan.due
-    running, rows = [plan.sequences[place] for place, _ in due], [row for _, row in due]
-    return _take_one(running, outputs, rows, None if greedy else sampler), ()
+    return [plan.sequences[place] for place, _ in due], [row for _, row in due]
 
 
 def _take_one(
     due: SequenceOf[Running],
     outputs: StepOutputs,
-    rows: list[int] | None,
+    rows: SequenceOf[int] | None,
     sampler: Sampler | None,
 ) -> list[Taken]:
     """Gives these one token each, from logits row `rows[i]` (None: row i)."""

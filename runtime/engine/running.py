@@ -40,7 +40,8 @@ class Running(Sequence, eq=False, kw_only=True):
     def take(self, token: int) -> FinishReason | None:
         """Notes the next token. Returns why the request ends with it, None if it goes on."""
         request, state = self.request, self.state
-        self.tokens.append(token)
+        text, tokens = request.text, self.tokens
+        tokens.append(token)
         request.output.append(token)
         self.untold += 1
         if state is not None:
@@ -49,18 +50,18 @@ class Running(Sequence, eq=False, kw_only=True):
             if state.last_logprob is not None:
                 request.logprobs.append(state.last_logprob)
         if token in request.eos_ids:
-            if request.text is not None and request.text.include_stop:
-                self.text += request.text.push(token)
+            if text is not None and text.include_stop:
+                self.text += text.push(token)
             request.stop_reason = token
             return "stop"
-        if request.text is not None:
-            self.text += request.text.push(token)
-            if request.text.stopped:
-                request.stop_reason = request.text.stop_string
+        if text is not None:
+            self.text += text.push(token)
+            if text.stopped:
+                request.stop_reason = text.stop_string
                 return "stop"
         if state is not None and state.ended:
             return "stop"
-        if len(self.tokens) > self.max_length:  # it would have to be computed next
+        if len(tokens) > self.max_length:  # it would have to be computed next
             return "length"
         return None
 
@@ -75,10 +76,12 @@ class Running(Sequence, eq=False, kw_only=True):
     def delta(self) -> Delta | None:
         """What there is to tell; None if the text of the last tokens isn't certain yet."""
         request = self.request
-        if not self.text and request.text is not None:
+        text, untold = self.text, self.untold
+        if not text and request.text is not None:
             return None
-        ids = (request.output[-1],) if self.untold == 1 else tuple(request.output[-self.untold :])
-        text, self.text, self.untold = self.text, "", 0
+        self.text, self.untold = "", 0
+        output = request.output
+        ids = (output[-1],) if untold == 1 else tuple(output[-untold:])
         return Delta(request, ids, text, None)
 
     def last_delta(self, reason: FinishReason) -> Delta:

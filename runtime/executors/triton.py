@@ -114,7 +114,7 @@ class TritonExecutor:
         """Begins a step. Errors: E0100 for inputs that kernels must not see, E0722."""
         if self._closed:
             raise LlmcError("LLMC-E0100", "the program is closed")
-        if not all(self.draws(choice) for choice in choices):
+        if choices and not self._sampling.takes_all(choices):
             raise LlmcError("LLMC-E0100", "the program can't draw such a choice")
         self._check.check(inputs, self._rows)
         self._gpu.attach()
@@ -133,9 +133,7 @@ class TritonExecutor:
 
     def _run(self, inputs: StepInputs, sizes: StepSizes) -> None:
         padded = self._graphs.padded(sizes)
-        self._block.send(inputs, padded or sizes)
-        if min(inputs.token_ids) < 0:
-            self._block.take_tokens(inputs.token_ids, self._tokens)
+        self._block.send(inputs, padded or sizes, self._tokens)
         if padded is not None:
             self._graphs.run(padded)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ...artifact.choice import Choice
-from ...artifact.device_choice import RECORD, RESULT, pack, packed_bytes, read_results
+from ...artifact.device_choice import RECORD, RESULT, list_bytes, pack, packed_bytes, read_results
 from ...artifact.launch_plan import LaunchPlan
 from ...base.errors import LlmcError
 from .gpu_device import Event, GpuDevice
@@ -53,7 +53,11 @@ class Sampling:
 
     def takes(self, choice: Choice) -> bool:
         """Whether all rows of a step may have choices such as this one, drawn when it is run."""
-        return self._with_steps and packed_bytes([choice], 1) - RECORD.size <= self._lists
+        return self._with_steps and list_bytes(choice) <= self._lists
+
+    def takes_all(self, choices: Sequence[Choice]) -> bool:
+        """Whether a step may have all of these."""
+        return self._with_steps and max(map(list_bytes, choices)) <= self._lists
 
     @property
     def tokens(self) -> int:

@@ -86,67 +86,74 @@ class StepBlock:
             _Piece(gpu.allocate_pinned(nbytes), gpu.create_event()) for _ in range(pieces)
         ]
         self._next = 0
+        self._sizes: StepSizes | None = None
+        self._starts: list[int] = []
+        self._rows: list[int] = []
+        """`query_start` and logits rows of the last step, which was padded to `_sizes`."""
+        self._usual: tuple[StepSizes | None, list[tuple[int, int]]] = None, []
         self._offsets = [plan.step[name].offset for name in _ARRAYS]
         self._tables = [
             _Table(known, plan.step[f"table.{group}"], ints, plan.columns)
             for group, known in enumerate(tables)
         ]
 
-    def send(self, inputs: StepInputs, sizes: StepSizes) -> None:
-        """Begins the copy of a step's arrays, padded to `sizes`."""
-        piece = self._pieces[self._next]
+    def send(self, inputs: StepInputs, sizes: StepSizes, earlier: int) -> None:
+        """Begins the copy of a step's arrays, padded to `sizes`. `earlier`: the address of the
+        tokens of the step before, i32 by its rows, which take the place of ids below 0."""
+        gpu, piece = self._gpu, self._pieces[self._next]
         self._next = (self._next + 1) % len(self._pieces)
-        used = self._write(inputs, sizes)
-        self._gpu.wait(piece.read)
-        for begin, end in _spans(used):
+        known = inputs.token_ids
+        if has_unknown := min(known) < 0:
+            known = [token if token > 0 else 0 for token in known]
+        self._write(known, inputs, sizes)
+        gpu.wait(piece.read)
+        for begin, end in self._spans(sizes):
             data = piece.data[begin:end]
             data[:] = self._host[begin:end]
-            self._gpu.upload(self._address + begin, data)
+            gpu.upload(self._address + begin, data)
         for table in self._tables:
             table.unsent = None
-        self._gpu.record(piece.read)
+        gpu.record(piece.read)
+        if has_unknown:
+            target = self._address + self._offsets[0]
+            for place, row, count in _runs(inputs.token_ids):
+                gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
 
-    def _write(self, inputs: StepInputs, sizes: StepSizes) -> list[tuple[int, int]]:
-        """Writes the arrays; gives the bytes [begin, end) in which there is something new."""
+    def _write(self, token_ids: list[int], inputs: StepInputs, sizes: StepSizes) -> None:
         tokens, sequences, rows = sizes
-        known = inputs.token_ids
-        if min(known) < 0:
-            known = [token if token > 0 else 0 for token in known]  # `take_tokens` brings others
-        ints, used = self._ints, []
-        for offset, values, count, padding in zip(
-            self._offsets,
-            (
-                known,
-                inputs.positions,
-                inputs.query_start,
-                inputs.context_len,
-                inputs.logits_rows,
-            ),
-            (tokens, tokens, sequences + 1, sequences, rows),
-            (0, 0, len(known), 0, 0),
-            strict=True,
-        ):
-            numbers = array("i", values)
-            if count > len(numbers):
-                numbers.extend([padding] * (count - len(numbers)))
-            begin = offset // _I32
-            ints[begin : begin + count] = numbers
-            used.append((offset, offset + count * _I32))
+        ids, positions, starts, lengths, logits_rows = self._offsets
+        self._put(ids, token_ids, tokens)
+        self._put(positions, inputs.positions, tokens)
+        self._put(lengths, inputs.context_len, sequences)
+        same = sizes == self._sizes
+        if not same or inputs.query_start != self._starts:
+            self._put(starts, inputs.query_start, sequences + 1, len(token_ids))
+        if not same or inputs.logits_rows != self._rows:
+            self._put(logits_rows, inputs.logits_rows, rows)
+        self._sizes = sizes
+        self._starts, self._rows = [*inputs.query_start], [*inputs.logits_rows]
         for table in self._tables:
             table.write()
-            if table.unsent is not None:
-                used.append(table.unsent)
-        return used
 
-    def take_tokens(self, token_ids: Sequence[int], earlier: int) -> None:
-        """Puts tokens that only the GPU knows where ids of -1 - k stand. `earlier`: the address of
-        the step before's tokens, i32 by their rows."""
-        target = self._address + self._offsets[0]
-        for place, row, count in _runs(token_ids):
-            self._gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
+    def _put(self, offset: int, values: list[int], count: int, padding: int = 0) -> None:
+        begin, own = offset // _I32, len(values)
+        self._ints[begin : begin + own] = array("i", values)
+        if own < count:
+            self._ints[begin + own : begin + count] = array("i", [padding]) * (count - own)
+
+    def _spans(self, sizes: StepSizes) -> list[tuple[int, int]]:
+        """Bytes [begin, end) that must be sent."""
+        known_sizes, spans = self._usual
+        if sizes != known_sizes:
+            tokens, sequences, rows = sizes
+            counts = tokens, tokens, sequences + 1, sequences, rows
+            spans = _joined([(o, o + n * _I32) for o, n in zip(self._offsets, counts, strict=True)])
+            self._usual = sizes, spans
+        tables = [table.unsent for table in self._tables if table.unsent is not None]
+        return _joined(spans + tables) if tables else spans
 
 
-def _spans(used: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _joined(used: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sorted parts that together cover all used ones; near ones become one."""
     spans: list[tuple[int, int]] = []
     for begin, end in sorted(used):
@@ -160,6 +167,9 @@ def _spans(used: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _runs(token_ids: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Places with ids of -1 - row: where a run of rising rows begins, its first row, its length."""
     place, count = 0, len(token_ids)
+    if token_ids == [*range(-1, -1 - count, -1)]:  # as in most steps
+        yield 0, 0, count
+        return
     while place < count:
         first = token_ids[place]
         if first >= 0:

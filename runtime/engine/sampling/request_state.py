@@ -6,7 +6,6 @@ another place of the batch or given a new state, and goes on the same. Needs no 
 
 import os
 from collections.abc import Sequence
-from copy import copy
 from typing import TYPE_CHECKING
 
 from ....artifact.choice import Choice, Edits
@@ -108,11 +107,12 @@ class SamplingState:
     def choice_ahead(self, row: int, index: int) -> Choice:
         """The choice of output token `index`, from logits row `row`, of a state that needs no
         tokens: those before may be unknown. A new object each time."""
-        choice = copy(self.choice)
+        choice = self.choice.__copy__()
         choice.row = row
         if choice.temperature:
             choice.uniform = uniform(self._seed, index)
-        choice.forbidden = self._forbidden(index, ())
+        if self._may_forbid:
+            choice.forbidden = self._forbidden(index, ())
         return choice
 
     def take(self, choice: Choice | None = None) -> int:

@@ -20,7 +20,7 @@ from ..cache.manager import CacheManager
 from ..speculation.drafting import add_drafts
 from ..speculation.proposer import Proposer
 from .sequence import AnySequence
-from .step_plan import StepPlan
+from .step_plan import Decodes, StepPlan
 from .step_shape import MixedSteps, StepShape
 from .waiting_queue import WaitingQueue
 
@@ -68,18 +68,23 @@ class Scheduler(Struct, Generic[AnySequence]):
     def _decode_step(self) -> StepPlan[AnySequence] | None:
         """The plan in which everybody decodes, if that is so and nobody has to give way: most
         steps, and the shortest ones."""
-        running, limits = tuple(self.running), self.limits
-        if len(running) > min(limits.max_tokens, limits.max_logits_rows):
+        running, limits = self.running, self.limits
+        count = len(running)
+        if count > min(limits.max_tokens, limits.max_logits_rows):
             return None
+        tokens, positions, holds = [], [], []
         for sequence in running:
-            hold = sequence.hold
-            if hold is None or not sequence.decodes:
+            hold, position, own = sequence.hold, sequence.computed, sequence.tokens
+            if hold is None or len(own) - position != 1:
                 return None
-            computed = sequence.computed
-            if computed >= hold.capacity and not self.cache.grow(hold, computed, computed + 1):
+            if position >= hold.capacity and not self.cache.grow(hold, position, position + 1):
                 return None
-        ones = (1,) * len(running)
-        return StepPlan(running, ones, ones, decoding=len(running))
+            tokens.append(own[position])
+            positions.append(position)
+            holds.append(hold)
+        decodes = Decodes(tokens, positions, holds)
+        ones = (1,) * count
+        return StepPlan(tuple(running), ones, ones, decoding=count, decodes=decodes)
 
     def _mixed_step(self, admitted: tuple[AnySequence, ...]) -> StepPlan[AnySequence]:
         """The plan by the policy of the step's shape."""
@@ -159,6 +164,12 @@ class Scheduler(Struct, Generic[AnySequence]):
         """Records that a plan was executed. `accepted`: of each sequence, how many of its drafts
         have become tokens of it; only then is anything of them recorded."""
         size = self.cache.block_size
+        if plan.decodes is not None and not plan.drafts:
+            for sequence, position in zip(plan.sequences, plan.decodes.positions, strict=True):
+                sequence.computed = computed = position + 1
+                if not computed % size:
+                    self.cache.record(sequence.hold, sequence.tokens, computed)
+            return
         counts = map(add, plan.counts, accepted) if accepted else plan.counts
         for sequence, count in zip(plan.sequences, counts, strict=True):
             sequence.computed += count

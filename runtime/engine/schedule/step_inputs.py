@@ -12,20 +12,23 @@ def step_inputs(plan: StepPlan[Any], groups: int) -> StepInputs:
 
     Block tables are the sequences' own lists, which nobody changes while the step runs.
     """
-    sequences = plan.sequences
-    tables = [[s.hold.tables[g] for s in sequences if s.hold is not None] for g in range(groups)]
-    if plan.only_decodes:
-        everyone = range(len(sequences))
-        positions = [s.computed for s in sequences]
+    decodes = plan.decodes
+    if decodes is not None and not plan.drafts:
+        tokens, positions, holds = decodes
+        rows = [*range(len(tokens))]
         return StepInputs(
-            token_ids=[s.tokens[p] for s, p in zip(sequences, positions, strict=True)],
+            token_ids=tokens,
             positions=positions,
-            query_start=[*everyone, len(sequences)],
-            context_len=[p + 1 for p in positions],
-            logits_rows=[*everyone],
-            block_tables=tables,
+            query_start=[*rows, len(rows)],
+            context_len=[position + 1 for position in positions],
+            logits_rows=rows,
+            block_tables=[[hold.tables[group] for hold in holds] for group in range(groups)],
         )
-    return _mixed(plan, tables)
+    return _mixed(plan, [_tables(plan, group) for group in range(groups)])
+
+
+def _tables(plan: StepPlan[Any], group: int) -> list[list[int]]:
+    return [s.hold.tables[group] for s in plan.sequences if s.hold is not None]
 
 
 def _mixed(plan: StepPlan[Any], tables: list[list[list[int]]]) -> StepInputs:

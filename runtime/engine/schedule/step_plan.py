@@ -1,11 +1,20 @@
 """What one step computes, as the scheduler decides it and everybody else reads it."""
 
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from msgspec import Struct
 
-from ..cache.manager import BlockCopy
+from ..cache.manager import BlockCopy, CacheHold
 from .sequence import AnySequence
+
+
+class Decodes(NamedTuple):
+    """Of sequences that all decode: the token that each brings, its position, and what they hold
+    of the cache."""
+
+    tokens: list[int]
+    positions: list[int]
+    holds: list[CacheHold]
 
 
 class StepPlan(Struct, Generic[AnySequence], frozen=True):
@@ -26,6 +35,8 @@ class StepPlan(Struct, Generic[AnySequence], frozen=True):
     admitted: tuple[AnySequence, ...] = ()
     preempted: int = 0
     decoding: int = 0
+    decodes: Decodes | None = None
+    """Where it was made for sequences that all decode; there may be drafts besides."""
 
     @property
     def only_decodes(self) -> bool:
