@@ -36,8 +36,36 @@ def rounded(x, TYPE: tl.constexpr):
 
 
 @triton.jit
+def _load(pointers, mask):
+    if mask is None:
+        x = tl.load(pointers, eviction_policy="evict_last")
+    else:
+        x = tl.load(pointers, mask=mask, other=0)
+    return x
+
+
+@triton.jit
+def load_row(x_ptr, added_at, column, mask, norm, SECOND: tl.constexpr, TYPE: tl.constexpr):
+    """f32 elements `column` of the row at x_ptr, rounded to TYPE; SECOND: norm's second factor.
+
+    norm: None, or (added_ptr, _, weight_ptr, factors of the two rows [1, 1]), by which the row is
+    normalized as `x_rows.py` says; `added_at`: the element at which the row's addend begins.
+    """
+    x = _load(x_ptr + column, mask)
+    if norm is not None:
+        added_ptr, _, weight_ptr, first, second = norm
+        x = x.to(tl.float32)
+        if added_ptr is not None:
+            x += _load(added_ptr + added_at + column, mask).to(tl.float32)
+        x = x * (second if SECOND else first)
+        if weight_ptr is not None:
+            x = x * _load(weight_ptr + column, mask).to(tl.float32)
+    return rounded(x, TYPE)
+
+
+@triton.jit
 def row_products(
-    x_ptr, w_ptr, n, step, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
+    x_ptr, w_ptr, n, step, norm, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """f32 [BLOCK_N, 1] twice: products with the row at x_ptr and the one `step` elements behind.
@@ -50,21 +78,50 @@ def row_products(
     column = (place if FORMAT == "plain" else column_of(place)) + tl.zeros(
         (BLOCK_N, BLOCK_K), tl.int32
     )
-    x_ptrs, w_ptrs = x_ptr + column, w_ptr + n[:, None] * W_STRIDE + place
+    w_ptrs = w_ptr + n[:, None] * W_STRIDE + place
+    behind = step * 0 if norm is None else norm[1]
     first = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     second = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for k in tl.range(0, FULL, BLOCK_K, loop_unroll_factor=UNROLL):
         w = numbers(tl.load(w_ptrs + k, eviction_policy="evict_first"), FORMAT)
-        first += w * rounded(tl.load(x_ptrs + k, eviction_policy="evict_last"), TYPE)
+        first += w * load_row(x_ptr, 0, column + k, None, norm, False, TYPE)
         if ROWS == 2:
-            second += w * rounded(tl.load(x_ptrs + step + k, eviction_policy="evict_last"), TYPE)
+            second += w * load_row(x_ptr + step, behind, column + k, None, norm, True, TYPE)
     if FULL < K:
         left = column < K - FULL
         w = numbers(tl.load(w_ptrs + FULL, mask=left, other=0), FORMAT)
-        first += w * rounded(tl.load(x_ptrs + FULL, mask=left, other=0), TYPE)
+        first += w * load_row(x_ptr, 0, column + FULL, left, norm, False, TYPE)
         if ROWS == 2:
-            second += w * rounded(tl.load(x_ptrs + step + FULL, mask=left, other=0), TYPE)
+            second += w * load_row(x_ptr + step, behind, column + FULL, left, norm, True, TYPE)
     return tl.sum(first, 1)[:, None], tl.sum(second, 1)[:, None]
+
+
+@triton.jit
+def store_products(
+    x_ptr, w_ptr, bias_ptr, residual_ptr, out_ptr, rows, step, norm,
+    N: tl.constexpr, K: tl.constexpr, OUT: tl.constexpr, W_STRIDE: tl.constexpr,
+    RESIDUAL_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
+    ACT: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    SOFTCAP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The layer of one or two rows, the second `step` elements behind the first."""
+    tile = tl.program_id(0)
+    n = rows_of_tile(tile, N, GATED, BLOCK_N).to(tl.int64)
+    one, two = row_products(
+        x_ptr, w_ptr, n, step, norm, K, W_STRIDE, FORMAT, ROWS, BLOCK_N, BLOCK_K, UNROLL
+    )
+    if FORMAT != "plain":
+        scale = row_scales(w_ptr, n, N, W_STRIDE)[:, None]
+        one, two = one * scale, two * scale
+    made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
+    for r in tl.static_range(ROWS):
+        acc = one if r == 0 else two
+        y = finish(acc, bias_ptr, tile, tile * 0, N, ACT, GATED, HAS_BIAS, BLOCK_N)
+        stored = (made < OUT) & (tl.full((1, 1), r, tl.int32) < rows)
+        if HAS_RESIDUAL:
+            y += tl.load(residual_ptr + r * RESIDUAL_STRIDE + made, mask=stored, other=0)
+        tl.store(out_ptr + r * OUT_STRIDE + made, soft_cap(y, SOFTCAP), mask=stored)
 
 
 @triton.jit
@@ -81,19 +138,8 @@ def gemv_rows(
     if not PORTABLE:
         gdc_wait()
         gdc_launch_dependents()
-    tile = tl.program_id(0)
-    n = rows_of_tile(tile, N, GATED, BLOCK_N).to(tl.int64)
-    one, two = row_products(
-        x_ptr, w_ptr, n, (rows - 1) * X_STRIDE, K, W_STRIDE, FORMAT, ROWS, BLOCK_N, BLOCK_K, UNROLL
-    )
-    if FORMAT != "plain":
-        scale = row_scales(w_ptr, n, N, W_STRIDE)[:, None]
-        one, two = one * scale, two * scale
-    made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
-    for r in tl.static_range(ROWS):
-        acc = one if r == 0 else two
-        y = finish(acc, bias_ptr, tile, tile * 0, N, ACT, GATED, HAS_BIAS, BLOCK_N)
-        stored = (made < OUT) & (tl.full((1, 1), r, tl.int32) < rows)
-        if HAS_RESIDUAL:
-            y += tl.load(residual_ptr + r * RESIDUAL_STRIDE + made, mask=stored, other=0)
-        tl.store(out_ptr + r * OUT_STRIDE + made, soft_cap(y, SOFTCAP), mask=stored)
+    store_products(
+        x_ptr, w_ptr, bias_ptr, residual_ptr, out_ptr, rows, (rows - 1) * X_STRIDE, None,
+        N, K, OUT, W_STRIDE, RESIDUAL_STRIDE, OUT_STRIDE, FORMAT, ACT, GATED, HAS_BIAS,
+        HAS_RESIDUAL, SOFTCAP, ROWS, BLOCK_N, BLOCK_K, UNROLL,
+    )  # fmt: skip

@@ -41,6 +41,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from .activation import activate, soft_cap
 from .fragments import e4m3_to_bf16, in_column_order, in_register_order
 from .weight_blocks import block_product, gated_order
+from .x_rows import load_rows
 
 
 @triton.jit
@@ -55,20 +56,19 @@ def rows_of_tile(tile, N: tl.constexpr, GATED: tl.constexpr, BLOCK_N: tl.constex
 @triton.jit
 def add_tile(
     acc, x_ptr, x_at, w_ptr, n, k, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
-    NATURAL: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr, norm,
 ):  # fmt: skip
     """`acc` plus what columns k .. k + BLOCK_K add; TAIL: some of them are past K."""
     COMPUTE: tl.constexpr = w_ptr.dtype.element_ty if FORMAT == "plain" else tl.bfloat16
     # What pads codes is a number, times an x of 0; what pads plain rows may be a NaN.
     END: tl.constexpr = K if FORMAT == "plain" else W_STRIDE
     column = k + tl.arange(0, BLOCK_K)
-    x_ptrs = x_ptr + x_at[None, :] + column[:, None]
+    mask = (column < K)[:, None] if TAIL else True
+    x = load_rows(x_ptr, x_at[None, :], column[:, None], mask, norm, not TAIL).to(COMPUTE)
     w_ptrs = w_ptr + (n * W_STRIDE)[:, None] + column[None, :]
     if TAIL:
-        x = tl.load(x_ptrs, mask=(column < K)[:, None], other=0).to(COMPUTE)
         w = tl.load(w_ptrs, mask=(column < END)[None, :], other=0)
     else:
-        x = tl.load(x_ptrs).to(COMPUTE)
         w = tl.load(w_ptrs)
     if FORMAT != "plain":
         codes = in_column_order(w, NATURAL)
@@ -82,16 +82,18 @@ def add_tile(
 def product(
     x_ptr, x_at, w_ptr, n, K: tl.constexpr, W_STRIDE: tl.constexpr, ROWS: tl.constexpr,
     FORMAT: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK_K: tl.constexpr, norm=None,
 ):  # fmt: skip
     """f32 [BLOCK_N, BLOCK_T]: weight rows `n` i64 times the rows of x that begin at `x_at` i64."""
     FULL: tl.constexpr = K // BLOCK_K * BLOCK_K
     acc = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for k in range(0, FULL, BLOCK_K):
-        acc = add_tile(acc, x_ptr, x_at, w_ptr, n, k, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, False)
+        acc = add_tile(
+            acc, x_ptr, x_at, w_ptr, n, k, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, False, norm
+        )
     if FULL < K:
         acc = add_tile(
-            acc, x_ptr, x_at, w_ptr, n, FULL, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, True
+            acc, x_ptr, x_at, w_ptr, n, FULL, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, True, norm
         )
     if FORMAT != "plain":
         acc = acc * row_scales(w_ptr, n, ROWS, W_STRIDE)[:, None]
@@ -110,20 +112,24 @@ def tile_product(
     x_ptr, x_at, w_ptr, tile, expert, N: tl.constexpr, K: tl.constexpr, W_STRIDE: tl.constexpr,
     ROWS: tl.constexpr, FORMAT: tl.constexpr, GATED: tl.constexpr, NATURAL: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    PORTABLE: tl.constexpr,
+    PORTABLE: tl.constexpr, norm=None,
 ):  # fmt: skip
-    """`product` of tile number `tile` of an expert's weight, in any format."""
+    """`product` of tile number `tile` of an expert's weight, in any format.
+
+    norm: how rows are normalized on the way, as `x_rows.py` says.
+    """
     if FORMAT == "plain" or FORMAT == "i8c" or FORMAT == "f8c":
         n = expert.to(tl.int64) * N + rows_of_tile(tile, N, GATED, BLOCK_N)
         acc = product(
-            x_ptr, x_at, w_ptr, n, K, W_STRIDE, ROWS, FORMAT, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K
-        )
+            x_ptr, x_at, w_ptr, n, K, W_STRIDE, ROWS, FORMAT, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K,
+            norm,
+        )  # fmt: skip
     else:
         EACH: tl.constexpr = (N + 15) // 16
         panel = expert * EACH + tile * (BLOCK_N // 16)
         acc = block_product(
             x_ptr, x_at, w_ptr, panel, FORMAT, ROWS // N * EACH, K, BLOCK_N, BLOCK_T,
-            BLOCK_K // 32, STAGES, PORTABLE,
+            BLOCK_K // 32, STAGES, PORTABLE, norm,
         )  # fmt: skip
         if GATED:
             acc = gated_order(acc)
@@ -154,6 +160,25 @@ def outputs_of_tile(tile, GATED: tl.constexpr, BLOCK_N: tl.constexpr):
     """The outputs that a tile makes, i32."""
     MADE: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
     return tile * MADE + tl.arange(0, MADE)
+
+
+@triton.jit
+def store_tile(
+    acc, bias_ptr, residual_ptr, out_ptr, tile, t, rows, N: tl.constexpr, OUT: tl.constexpr,
+    RESIDUAL_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, ACT: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    SOFTCAP: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The epilogue of sums [BLOCK_N, BLOCK_T], and what it makes of rows `t` that are below
+    `rows`."""
+    y = finish(acc, bias_ptr, tile, tile * 0, N, ACT, GATED, HAS_BIAS, BLOCK_N)
+    made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
+    row = t.to(tl.int64)[None, :]
+    stored = (made < OUT) & (row < rows)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + row * RESIDUAL_STRIDE + made, mask=stored, other=0)
+        y += residual.to(tl.float32)
+    tl.store(out_ptr + row * OUT_STRIDE + made, soft_cap(y, SOFTCAP), mask=stored)
 
 
 @triton.jit
@@ -188,14 +213,10 @@ def linear_rows(
         x_ptr, source.to(tl.int64) * X_STRIDE, w_ptr, tile, expert, N, K, W_STRIDE, ROWS, FORMAT,
         GATED, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K, STAGES, PORTABLE,
     )  # fmt: skip
-    y = finish(acc, bias_ptr, tile, expert, N, ACT, GATED, HAS_BIAS, BLOCK_N)
-    made = outputs_of_tile(tile, GATED, BLOCK_N)[:, None]
-    row = t.to(tl.int64)[None, :]
-    stored = (made < OUT) & (row < rows)
-    if HAS_RESIDUAL:
-        residual = tl.load(residual_ptr + row * RESIDUAL_STRIDE + made, mask=stored, other=0)
-        y += residual.to(tl.float32)
-    tl.store(out_ptr + row * OUT_STRIDE + made, soft_cap(y, SOFTCAP), mask=stored)
+    store_tile(
+        acc, bias_ptr, residual_ptr, out_ptr, tile, t, rows, N, OUT, RESIDUAL_STRIDE,
+        OUT_STRIDE, ACT, GATED, HAS_BIAS, HAS_RESIDUAL, SOFTCAP, BLOCK_N,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -22,7 +22,7 @@ def norm_rows(
     OUT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr,
     EPS: tl.constexpr, CENTERED: tl.constexpr, ADD: tl.constexpr, WEIGHT: tl.constexpr,
     BIAS: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    PORTABLE: tl.constexpr = False,
+    ORDERED: tl.constexpr = False, PORTABLE: tl.constexpr = False,
 ):  # fmt: skip
     """Rows `ROWS * program …` of `rows`.
 
@@ -32,7 +32,9 @@ def norm_rows(
     whose scales and totals lie SCALE_STRIDE elements a row; "row": codes i8 or 8-bit float, one
     scale a row, no totals. Pointers that aren't used may be anything. The sum may overwrite the
     residual or x, and so may `out_ptr` without QUANTIZE. BLOCK_N is a power of 2, at least 32 where
-    codes are in blocks; rows that are longer than it are read again for every step.
+    codes are in blocks; rows that are longer than it are read again for every step. ORDERED: squares
+    of an rms_norm are added up as `row_factors` does; nothing is overwritten, GROUP is 1, and the
+    sum is f32.
     """
     if not PORTABLE:
         gdc_wait()
@@ -41,8 +43,8 @@ def norm_rows(
     if BLOCK_N >= N:
         _short(
             x_ptr, residual_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, scale_ptr, total_ptr,
-            row, row < rows, X_STRIDE, RESIDUAL_STRIDE, SUM_STRIDE, OUT_STRIDE, SCALE_STRIDE,
-            GROUP, N, EPS, CENTERED, ADD, WEIGHT, BIAS, QUANTIZE, ROWS, BLOCK_N,
+            row, rows, X_STRIDE, RESIDUAL_STRIDE, SUM_STRIDE, OUT_STRIDE, SCALE_STRIDE,
+            GROUP, N, EPS, CENTERED, ADD, WEIGHT, BIAS, QUANTIZE, ROWS, BLOCK_N, ORDERED,
         )  # fmt: skip
     elif ADD:
         _add(
@@ -51,27 +53,29 @@ def norm_rows(
         )  # fmt: skip
         tl.debug_barrier()  # other threads of the program read the sums
         _long(
-            sum_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, total_ptr, row, row < rows,
+            sum_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, total_ptr, row, rows,
             SUM_STRIDE, OUT_STRIDE, SCALE_STRIDE,
-            GROUP, N, EPS, CENTERED, WEIGHT, BIAS, QUANTIZE, ROWS, BLOCK_N,
+            GROUP, N, EPS, CENTERED, WEIGHT, BIAS, QUANTIZE, ROWS, BLOCK_N, ORDERED,
         )  # fmt: skip
     else:
         _long(
-            x_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, total_ptr, row, row < rows,
+            x_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, total_ptr, row, rows,
             X_STRIDE, OUT_STRIDE, SCALE_STRIDE,
-            GROUP, N, EPS, CENTERED, WEIGHT, BIAS, QUANTIZE, ROWS, BLOCK_N,
+            GROUP, N, EPS, CENTERED, WEIGHT, BIAS, QUANTIZE, ROWS, BLOCK_N, ORDERED,
         )  # fmt: skip
 
 
 @triton.jit
 def _short(
-    x_ptr, residual_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, scale_ptr, total_ptr, row, real,
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, scale_ptr, total_ptr, row, rows,
     X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr,
     EPS: tl.constexpr, CENTERED: tl.constexpr, ADD: tl.constexpr, WEIGHT: tl.constexpr,
     BIAS: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
     """Rows that a tile holds."""
+    real = row < rows
     column, inside = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_N) < N
     mask = real[:, None] & inside[None, :]
     x = tl.load(_at(x_ptr, row, column, X_STRIDE, GROUP, N), mask=mask, other=0.0)
@@ -84,7 +88,13 @@ def _short(
     if CENTERED:
         mean = tl.sum(x, axis=1) / N
     centered = tl.where(inside[None, :], x - mean[:, None], 0.0)
-    factor = rms_factor(tl.sum(centered * centered, axis=1), N, EPS)
+    if ORDERED:
+        factor = row_factors(
+            x_ptr, residual_ptr if ADD else None, None, row, rows, True,
+            X_STRIDE, RESIDUAL_STRIDE, 0, N, EPS, ROWS,
+        )  # fmt: skip
+    else:
+        factor = rms_factor(tl.sum(centered * centered, axis=1), N, EPS)
     y = _scaled(centered, factor, weight_ptr, bias_ptr, column, inside, WEIGHT, BIAS)
     scale = mean
     if QUANTIZE == "row":
@@ -98,14 +108,19 @@ def _short(
 
 @triton.jit
 def _long(
-    x_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, total_ptr, row, real,
+    x_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, total_ptr, row, rows,
     X_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr,
     GROUP: tl.constexpr, N: tl.constexpr, EPS: tl.constexpr, CENTERED: tl.constexpr,
     WEIGHT: tl.constexpr, BIAS: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_N: tl.constexpr, ORDERED: tl.constexpr,
 ):  # fmt: skip
     """Rows of several tiles, which are read again for every step."""
-    mean, factor = _moments(x_ptr, row, real, X_STRIDE, GROUP, N, EPS, CENTERED, ROWS, BLOCK_N)
+    real = row < rows
+    if ORDERED:
+        mean = tl.zeros((ROWS,), tl.float32)
+        factor = row_factors(x_ptr, None, None, row, rows, True, X_STRIDE, 0, 0, N, EPS, ROWS)
+    else:
+        mean, factor = _moments(x_ptr, row, real, X_STRIDE, GROUP, N, EPS, CENTERED, ROWS, BLOCK_N)
     scale = mean
     if QUANTIZE == "row":
         largest = tl.zeros((ROWS,), tl.float32)
@@ -129,39 +144,67 @@ def _long(
 @triton.jit
 def rms_factor(squares, N: tl.constexpr, EPS: tl.constexpr):
     """1 / sqrt(mean + eps) of sums of N squares f32."""
-    return 1.0 / tl.sqrt(squares / N + EPS)
+    return 1.0 / tl.sqrt(tl.fma(squares, 1.0 / N, EPS))
 
 
 @triton.jit
 def row_factors(
-    x_ptr, row, rows, X_STRIDE: tl.constexpr, N: tl.constexpr, EPS: tl.constexpr,
+    x_ptr, added_ptr, sum_ptr, row, rows, stored, X_STRIDE: tl.constexpr,
+    ADDED_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr, N: tl.constexpr, EPS: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """f32[BLOCK_T]: rms factors of rows `row` i32[BLOCK_T] of x [rows, N]; zeros behind them.
+    """f32[BLOCK_T]: rms factors of rows `row` i32[BLOCK_T] of x + added [rows, N].
 
-    Squares are added up in 128 partial sums, element i into sum i % 128 by rising i, and those in
-    halves (i with i + 64, i + 32, …). No layout, tile or number of warps changes that order, so
-    any kernel that calls this gets the same bits for a row.
+    Rows from `rows` on are taken for zeros. `added_ptr` may be None. The sums are stored at
+    `sum_ptr`, unless it is None, where `stored` bool says so.
+
+    Squares are added up in 512 partial sums (or as many as N's power of two), element i into sum
+    i % 512 by rising i, each with one `fma`; then neighbours in pairs, and those in pairs. Every
+    addition is written out, none is left to the compiler, so no layout, tile or number of warps
+    changes their order: any kernel that calls this gets the same bits for a row, on a GPU too.
     """
-    row = row.to(tl.int64)
-    partial = tl.zeros((BLOCK_T, 128), tl.float32)
-    for start in range(0, N, 128):
-        column = start + tl.arange(0, 128)
-        mask = (row < rows)[:, None] & (column < N)[None, :]
-        x = tl.load(x_ptr + row[:, None] * X_STRIDE + column[None, :], mask=mask, other=0.0)
-        x = x.to(tl.float32)
+    WIDTH: tl.constexpr = 512 if N >= 512 else triton.next_power_of_2(N)
+    FULL: tl.constexpr = N // WIDTH * WIDTH
+    row = row.to(tl.int64)[:, None]
+    place, real = tl.arange(0, WIDTH)[None, :], row < rows
+    partial = tl.zeros((BLOCK_T, WIDTH), tl.float32)
+    for start in tl.range(0, FULL, WIDTH, loop_unroll_factor=8):
+        x = _summed(
+            x_ptr, added_ptr, sum_ptr, row, start + place, real, stored,
+            X_STRIDE, ADDED_STRIDE, SUM_STRIDE,
+        )  # fmt: skip
         partial = tl.fma(x, x, partial)
-    squares = _halves(partial, BLOCK_T, 128)
-    return rms_factor(squares, N, EPS)
+    if FULL < N:
+        x = _summed(
+            x_ptr, added_ptr, sum_ptr, row, FULL + place, real & (FULL + place < N), stored,
+            X_STRIDE, ADDED_STRIDE, SUM_STRIDE,
+        )  # fmt: skip
+        partial = tl.fma(x, x, partial)
+    return rms_factor(_pairs(partial, BLOCK_T, WIDTH), N, EPS)
 
 
 @triton.jit
-def _halves(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """The sum over the last dimension, in halves."""
+def _summed(
+    x_ptr, added_ptr, sum_ptr, row, column, real, stored, X_STRIDE: tl.constexpr,
+    ADDED_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr,
+):  # fmt: skip
+    """f32: x + added at [row, column] where `real`, else 0; the sum is stored where `stored`."""
+    x = tl.load(x_ptr + row * X_STRIDE + column, mask=real, other=0.0).to(tl.float32)
+    if added_ptr is not None:
+        x += tl.load(added_ptr + row * ADDED_STRIDE + column, mask=real, other=0.0).to(tl.float32)
+    if sum_ptr is not None:
+        tl.store(sum_ptr + row * SUM_STRIDE + column, x, mask=real & stored)
+    return x
+
+
+@triton.jit
+def _pairs(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The sum over the last dimension: of neighbours, of these sums' neighbours, and so on."""
     if WIDTH == 1:
         return tl.reshape(x, (ROWS,))
-    low, high = tl.split(tl.permute(tl.reshape(x, (ROWS, 2, WIDTH // 2)), (0, 2, 1)))
-    return _halves(low + high, ROWS, WIDTH // 2)
+    else:  # noqa: RET505 - Triton compiles what stands behind a branch that is taken
+        first, second = tl.split(tl.reshape(x, (ROWS, WIDTH // 2, 2)))
+        return _pairs(first + second, ROWS, WIDTH // 2)
 
 
 @triton.jit

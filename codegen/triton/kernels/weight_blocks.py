@@ -21,6 +21,7 @@ import triton.language as tl
 
 from .block_format import code_bits, has_factors, has_mins, scales_per_row, section_at, super_length
 from .codes import four_bits, more_bits, ones
+from .x_rows import load_rows
 
 
 @triton.jit
@@ -127,13 +128,13 @@ def load_scales(w_ptr, panel, block, FORMAT: tl.constexpr, PANELS: tl.constexpr,
 @triton.jit
 def load_x(
     x_ptr, x_at, block, FIRST: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr,
-    TAIL: tl.constexpr,
+    TAIL: tl.constexpr, norm,
 ):  # fmt: skip
     """bf16 [BLOCKS, COLUMNS, BLOCK_T]: columns FIRST .. of blocks; zeros past K."""
     column = block[:, None] * 32 + FIRST + tl.arange(0, COLUMNS)[None, :]
-    pointers = x_ptr + x_at[None, None, :] + column[:, :, None]
     # Without a mask where none is needed: loads with one are slower.
-    x = tl.load(pointers, mask=(column < K)[:, :, None], other=0) if TAIL else tl.load(pointers)
+    mask = (column < K)[:, :, None] if TAIL else True
+    x = load_rows(x_ptr, x_at[None, None, :], column[:, :, None], mask, norm, not TAIL)
     return x.to(tl.bfloat16)
 
 
@@ -151,7 +152,7 @@ def row_sums(w_ptr, first, second, BLOCK_N: tl.constexpr, PORTABLE: tl.constexpr
 @triton.jit
 def add_blocks(
     acc, x_ptr, x_at, w_ptr, panel, first, FORMAT: tl.constexpr, PANELS: tl.constexpr,
-    K: tl.constexpr, TAIL: tl.constexpr, PORTABLE: tl.constexpr,
+    K: tl.constexpr, TAIL: tl.constexpr, PORTABLE: tl.constexpr, norm,
 ):  # fmt: skip
     """`acc` [BLOCKS, BLOCK_N, BLOCK_T] plus what blocks `first` .. add; TAIL: some are past K."""
     BLOCK_N: tl.constexpr = acc.shape[1]
@@ -159,12 +160,12 @@ def add_blocks(
     own = tl.minimum(block, (K + 31) // 32 - 1) if TAIL else block
     scale, second = load_scales(w_ptr, panel, own, FORMAT, PANELS, K)
     if code_bits(FORMAT) == 8:
-        x = load_x(x_ptr, x_at, block, 0, 32, K, TAIL)
+        x = load_x(x_ptr, x_at, block, 0, 32, K, TAIL, norm)
         acc = tl.fma(tl.dot(load_bytes(w_ptr, panel, own, K), x), scale[:, :, None], acc)
     else:
         low, high = load_halves(w_ptr, panel, own, FORMAT, PANELS, K, PORTABLE)
-        x_low = load_x(x_ptr, x_at, block, 0, 16, K, TAIL)
-        x_high = load_x(x_ptr, x_at, block, 16, 16, K, TAIL)
+        x_low = load_x(x_ptr, x_at, block, 0, 16, K, TAIL, norm)
+        x_high = load_x(x_ptr, x_at, block, 16, 16, K, TAIL, norm)
         if FORMAT == "i6k":
             acc = tl.fma(tl.dot(low, x_low), scale[:, :, None], acc)
             acc = tl.fma(tl.dot(high, x_high), second[:, :, None], acc)
@@ -192,7 +193,7 @@ def sum_in_order(acc):
 def block_product(
     x_ptr, x_at, w_ptr, panel, FORMAT: tl.constexpr, PANELS: tl.constexpr, K: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
-    PORTABLE: tl.constexpr,
+    PORTABLE: tl.constexpr, norm=None,
 ):  # fmt: skip
     """f32 [BLOCK_N, BLOCK_T]: BLOCK_N rows of the weight, from `panel` on, times rows of x.
 
@@ -201,16 +202,20 @@ def block_product(
     multiple of 16 (of 32 for 5 bits, or their high bits aren't loaded asynchronously), BLOCK_T at
     least 8, BLOCKS a power of two; warps are a multiple of BLOCKS, or else divide it. A thread has
     BLOCKS * BLOCK_N * BLOCK_T / threads registers of sums, and as many of products: 64 still fit.
-    STAGES: K tiles that are on their way at once.
+    STAGES: K tiles that are on their way at once. norm: as `x_rows.py` has it.
     """
     B: tl.constexpr = (K + 31) // 32
     FULL: tl.constexpr = K // (32 * BLOCKS) * BLOCKS
     own = tl.minimum(panel + tl.arange(0, BLOCK_N // 16), PANELS - 1).to(tl.int64)
     acc = tl.zeros((BLOCKS, BLOCK_N, BLOCK_T), tl.float32)
     for block in tl.range(0, FULL, BLOCKS, num_stages=STAGES):
-        acc = add_blocks(acc, x_ptr, x_at, w_ptr, own, block, FORMAT, PANELS, K, False, PORTABLE)
+        acc = add_blocks(
+            acc, x_ptr, x_at, w_ptr, own, block, FORMAT, PANELS, K, False, PORTABLE, norm
+        )
     if FULL < B:
-        acc = add_blocks(acc, x_ptr, x_at, w_ptr, own, FULL, FORMAT, PANELS, K, True, PORTABLE)
+        acc = add_blocks(
+            acc, x_ptr, x_at, w_ptr, own, FULL, FORMAT, PANELS, K, True, PORTABLE, norm
+        )
     return sum_in_order(acc)
 
 
