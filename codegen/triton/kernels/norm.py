@@ -32,9 +32,9 @@ def norm_rows(
     whose scales and totals lie SCALE_STRIDE elements a row; "row": codes i8 or 8-bit float, one
     scale a row, no totals. Pointers that aren't used may be anything. The sum may overwrite the
     residual or x, and so may `out_ptr` without QUANTIZE. BLOCK_N is a power of 2, at least 32 where
-    codes are in blocks; rows that are longer than it are read again for every step. ORDERED: squares
-    of an rms_norm are added up as `row_factors` does; nothing is overwritten, GROUP is 1, and the
-    sum is f32.
+    codes are in blocks; rows that are longer than it are read again for every step. ORDERED:
+    squares of an rms_norm are added up as `row_factors` does; nothing is overwritten, GROUP is 1,
+    and the sum is f32.
     """
     if not PORTABLE:
         gdc_wait()
