@@ -34,10 +34,18 @@ ROUNDED = 0.03
 roundings in two layers move logits by up to 1% of their range, and flipped int8 codes add to it."""
 
 
+FEW = {"num_attention_heads": 2, "num_key_value_heads": 1}
+"""Heads: each takes programs of its own."""
+EXPERTS = {"num_experts": 4}
+
+
 def small(family: str) -> ZooModel:
-    """Two layers of a family of the zoo."""
+    """Two layers of a family of the zoo; few heads and experts, but in llama."""
     model = find(family)
-    config = {**model.config, "num_hidden_layers": 2}
+    few = {} if family == "llama" else FEW
+    config = {**model.config, "num_hidden_layers": 2, **few}
+    if "num_experts" in config:
+        config |= EXPERTS
     return replace(model, config=config, max_context=CONTEXT)
 
 
@@ -62,8 +70,7 @@ class Sequences:
             positions += range(begin, end)
             starts.append(len(ids))
             ends.append(end)
-            blocks = self.blocks[name]
-            table.append([*blocks, *[-1] * (CONTEXT // 64 - len(blocks))])
+            table.append(self.blocks[name])
             self.context[name] = end
         tables = tuple(table for _ in self.program.cache_groups)
         rows = list(range(len(ids)))

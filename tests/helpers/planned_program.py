@@ -86,7 +86,15 @@ class Planned:
         )
 
 
-def planned(
+@dataclass
+class Lowered:
+    """A model's launches, and which weights they want."""
+
+    compiled: CompiledTriton
+    table: WeightTable
+
+
+def lowered(
     model: ZooModel,
     scheme: str = "f32",
     kv_cache: str | None = None,
@@ -95,10 +103,9 @@ def planned(
     max_tokens: int = 512,
     max_sequences: int = 8,
     max_logits_rows: int = 64,
-    build: Callable[[], PreTrainedModel] | None = None,
     **options: Any,
-) -> Planned:
-    """Lower `model` for the triton target, and pack its weights."""
+) -> Lowered:
+    """Lower `model` for the triton target: `levels` by name (`90`); `options`: the target's."""
     target = configured("triton", scheme, kv_cache, levels=levels, **options)
     context = model.max_context
     graph = lower_model(
@@ -112,10 +119,23 @@ def planned(
         block_size=CACHE_BLOCK,
     )
     table = WeightTable(target.layout)
-    compiled = target.lower(graph, limits, table)
+    return Lowered(target.lower(graph, limits, table), table)
+
+
+def planned(
+    model: ZooModel,
+    scheme: str = "f32",
+    kv_cache: str | None = None,
+    *,
+    build: Callable[[], PreTrainedModel] | None = None,
+    **options: Any,
+) -> Planned:
+    """Lower `model` for the triton target, and pack its weights. `options`: those of `lowered`."""
+    found = lowered(model, scheme, kv_cache, **options)
+    context, table = model.max_context, found.table
     eager = fix_rope((build or model.build)(), context)
     stream = WeightStream(table.tensors, table.nbytes)
     out = io.BytesIO()
     stream.write(out, StateReader(eager.state_dict()), table.layout)
     data = out.getbuffer()[stream.size - stream.data_bytes :]
-    return Planned(compiled, table, data)
+    return Planned(found.compiled, table, data)
