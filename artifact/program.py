@@ -6,6 +6,8 @@ and mixtures of them differ only in these arrays.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
+from operator import le, lt, sub
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from msgspec import Struct
@@ -168,13 +170,14 @@ def check_inputs(inputs: StepInputs, program: Program, rows_before: int = 0) -> 
         raise _wrong(f"{len(rows)} logits rows are over the limit")
     if len(starts) != len(lengths) + 1 or starts[0] != 0 or starts[-1] != len(tokens):
         raise _wrong("query_start does not divide the tokens")
-    firsts, positions = [], []
-    for start, end, length in zip(starts, starts[1:], lengths, strict=False):
-        first = length - (end - start)
-        if not 0 <= first < length <= limits.max_context:
-            raise _wrong("a context length is out of range")
-        firsts.append(first)
-        positions += range(first, length)
+    if max(lengths) > limits.max_context:
+        raise _wrong("a context length is out of range")
+    firsts = list(map(sub, lengths, map(sub, starts[1:], starts)))  # of the step's tokens
+    if min(firsts) < 0 or not all(map(lt, firsts, lengths)):
+        raise _wrong("a context length is out of range")
+    positions = firsts
+    if len(tokens) > len(lengths):
+        positions = list(chain.from_iterable(map(range, firsts, lengths)))
     if inputs.positions != positions:
         raise _wrong("positions do not follow from the context lengths")
     _check_range("token id", tokens, program.vocab_size, -rows_before)
@@ -194,12 +197,16 @@ def _check_tables(
     ):
         if len(table) != len(lengths):
             raise _wrong(f"the block table of {group.name} has {len(table)} rows")
+        room = [len(row) * size for row in table]
+        if not all(map(le, lengths, room)) or max(room) >= program.limits.max_context + size:
+            raise _wrong(f"the block table of {group.name} has a wrong length")
+        if max(map(max, table)) >= blocks:
+            raise _wrong(f"the block table of {group.name} names no block of its pool")
+        if not group.window and min(map(min, table)) >= 0:
+            continue  # no row has a hole, used or not
         for row, first, length in zip(table, firsts, lengths, strict=True):
             oldest = max(first - (group.window - 1), 0) if group.window else 0
-            used = row[oldest // size : (length - 1) // size + 1]
-            if not length <= len(row) * size < program.limits.max_context + size:
-                raise _wrong(f"the block table of {group.name} has a wrong length")
-            if min(used) < 0 or max(row) >= blocks:
+            if min(row[oldest // size : (length - 1) // size + 1]) < 0:
                 raise _wrong(f"the block table of {group.name} names no block of its pool")
 
 
