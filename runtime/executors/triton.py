@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Steps under way at most; a third one waits until the first is done."""
+CACHE_SHARE = 0.9
+"""A GPU has little else to do with its memory."""
+_DRIVER_BYTES = 384 << 20
+"""For kernels, and recorded graphs of a megabyte or two each."""
 _COPIES, _COPIED_BYTES = 5, 1 << 30
 """Copies that measure the memory, and their bytes at most: more than any cache holds."""
 
@@ -46,8 +50,8 @@ def problem(variant: Variant) -> LlmcError | None:
 
 
 def available_memory() -> int:
-    """What the first GPU has left."""
-    return cuda_device.free_memory()
+    """What the first GPU has left, beside what its driver will take."""
+    return max(0, cuda_device.free_memory() - _DRIVER_BYTES)
 
 
 def open_program(
