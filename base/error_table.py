@@ -291,9 +291,10 @@ _GENERAL_ERRORS: dict[str, ErrorInfo] = {
     ),
     "LLMC-E0509": ErrorInfo(
         "the program can't be loaded",
-        "The native library is refused by the system, or speaks another version of the "
-        "program's interface than this runtime.",
-        "compile the artifact again with this version of llmc",
+        "The native library is refused by the system, or a kernel by the GPU's driver, as an older "
+        "one may (`CUDA_ERROR_INVALID_IMAGE`, `CUDA_ERROR_NO_BINARY_FOR_GPU`); or the program "
+        "speaks another version of its interface than this runtime.",
+        "update the GPU's driver; or compile the artifact again with this version of llmc",
     ),
     "LLMC-E0510": ErrorInfo(
         "conformance failed",

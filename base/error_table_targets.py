@@ -25,11 +25,11 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
         "no GPU here that the program is for",
         "A TensorRT engine and a set of Triton kernels name the GPUs that they were built for, by "
         "compute capability; this machine has none of them, or no driver that is new enough. "
-        "Kernels of target triton for SM90 and later run on exactly that SM, those for SM80 to SM89 "
-        "on later ones of these, too; they need a driver that knows CUDA 12.3. TensorRT for RTX "
-        "doesn't build for SM90 and SM100.",
-        "compile with --sm for this machine's GPU, which `nvidia-smi` names (several: --sm 80,90), or "
-        "update its driver",
+        "Kernels of target triton for SM90 and later run on exactly that SM, those for SM80 to "
+        "SM89 on later ones of these, too; they need a driver that knows CUDA 12.3. TensorRT for "
+        "RTX doesn't build for SM90 and SM100.",
+        "compile with --sm for this machine's GPU, which `nvidia-smi` names (several: --sm 80,90), "
+        "or update its driver",
     ),
     "LLMC-E0720": ErrorInfo(
         "TensorRT refused the model",

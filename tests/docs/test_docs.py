@@ -12,8 +12,8 @@ from typing import get_args
 
 import pytest
 from doc_pages import ROOT, Block, Page, blocks, commands, page, pages
-from llmc.artifact import manifest as artifact
 from llmc.artifact import launch_plan, targets, text_vectors
+from llmc.artifact import manifest as artifact
 from llmc.base.error_table import ERRORS
 from llmc.base.sizes import parse_size
 from llmc.cli import compile as compiling
