@@ -104,3 +104,30 @@ def test_what_a_target_can_t_do_is_refused(
     with pytest.raises(LlmcError) as error:
         resolve_targets(names, scheme, None, {}, {})
     assert error.value.id == identifier
+
+
+@pytest.mark.parametrize(
+    ("levels", "scheme", "cache", "identifier"),
+    [
+        ((), "f32", None, "LLMC-E0202"), (("75",), "f32", None, "LLMC-E0202"),
+        (("abc",), "f32", None, "LLMC-E0202"), (("90a",), "f32", None, "LLMC-E0202"),
+        (("90", "70"), "f32", None, "LLMC-E0202"), (("90",), "int5", None, "LLMC-E0201"),
+        (("90",), "f32", "fp4", "LLMC-E0201"),
+    ],
+)  # fmt: skip
+def test_gpus_that_nothing_is_built_for_are_refused(
+    levels: tuple[str, ...], scheme: str, cache: str | None, identifier: str
+) -> None:
+    """Before a model is opened: each with one line that names what there is."""
+    with pytest.raises(LlmcError) as error:
+        resolve_targets(("triton",), scheme, cache, {"triton": levels}, {})
+    assert error.value.id == identifier
+    if identifier == "LLMC-E0202":
+        assert "90" in error.value.hint
+
+
+def test_without_triton_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(LlmcError, match="E0703") as error:
+        resolve_targets(("triton",), "f32", None, {"triton": ("90",)}, {})
+    assert "llmc-compiler[triton]" in error.value.hint

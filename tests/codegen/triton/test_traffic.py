@@ -15,7 +15,9 @@ from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.ops import CacheWrite, Embedding, GroupedLinear, Linear, Norm, PagedAttention
 from llmc.ir.types import Dim, DType, R, T, TensorType
 from llmc.runtime.api.profile import moved_bytes
+from llmc.runtime.executors.cpu_profile import Traffic
 from llmc.weights.table import WeightTable
+from msgspec.structs import astuple
 from zoo import find
 
 SIZE = StepSize(tokens=6, sequences=2, rows=3, context=40)
@@ -107,7 +109,9 @@ def test_rows_and_experts_end_with_all_of_them() -> None:
     for tokens in (1, 3, 4, 5, 49, 50, 60):
         size = StepSize(tokens, 1, 1, 64)
         for launched, parts in zip(traffic_of(program, size), terms_of(program), strict=True):
-            assert moved_bytes(parts, step_of(size)) == launched.nbytes
+            assert (
+                moved_bytes([Traffic(*astuple(p)) for p in parts], step_of(size)) == launched.nbytes
+            )
 
 
 def test_the_cache_of_a_model() -> None:
@@ -140,7 +144,7 @@ def test_the_cache_of_a_model() -> None:
     for size in (SIZE, StepSize(1, 1, 1, 64), StepSize(60, 4, 8, 100)):
         inputs = step_of(size)
         for launched, parts in zip(traffic_of(program, size), terms, strict=True):
-            assert moved_bytes(parts, inputs) == launched.nbytes, launched.label
+            assert moved_bytes(map(astuple, parts), inputs) == launched.nbytes, launched.label
     text = table(list(found.values()), bandwidth=1e12)
     assert text.splitlines()[-1].endswith("a step")
     assert f"{total(found.values()).values:,}" in text.splitlines()[-1]
