@@ -23,7 +23,12 @@ LIMITS = Limits(
     max_tokens=128, max_sequences=8, max_context=CONTEXT, max_logits_rows=32, block_size=64
 )
 GROUP = make_cache_group(
-    **{"name": "g", "window": 0, "layers": 1, "kv_heads": 1, "key_dim": 16, "value_dim": 16},
+    name="g",
+    window=0,
+    layers=1,
+    kv_heads=1,
+    key_dim=16,
+    value_dim=16,
     dtype="f32",
     block_size=64,
 )
@@ -47,7 +52,7 @@ class Toy:
         if self.fault == "company":
             logits[:, 0] += np.float32(1e-5) * len(inputs.context_len)
         if self.fault == "query":
-            logits[:, 0] += np.float32(1e-5) * (len(inputs.token_ids) == 4)
+            logits[:, 0] += np.float32(1e-5) * (inputs.query_start == [0, 4])
         if self.fault == "wrong":
             logits[:, 3] += 1
         if self.fault == "nan":
