@@ -57,7 +57,9 @@ class Toy:
             logits[:, 3] += 1
         if self.fault == "nan":
             logits[:, 3] = np.nan
-        chosen = logits.argmax(axis=1) + (self.fault == "choice")
+        chosen = (logits.argmax(axis=1) + (self.fault == "choice")) % VOCAB
+        if self.fault == "garbage":
+            chosen[:] = 1 << 30
         return StepOutputs(lambda: logits, chosen.tolist())
 
     def copy_block(self, group: int, source: int, target: int) -> None:
@@ -114,6 +116,7 @@ def wrong(fault: str, **options: Any) -> set[str]:
         ("query", {"4 query tokens and 4 steps"}),
         ("choice", {"the largest logit is chosen"}),
         ("failure", {"runs"}),
+        ("garbage", {"runs"}),
     ],
 )
 def test_a_fault_is_seen_by_its_own_check(fault: str, claims: set[str]) -> None:
