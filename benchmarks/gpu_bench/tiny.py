@@ -78,15 +78,15 @@ def known(tiny: Tiny) -> bool:
     return tiny.scheme in KNOWN_SCHEMES
 
 
-def lower_tiny(tiny: Tiny, sm: int, blobs: Blobs) -> tuple[Lowered, Expected]:
+def lower_tiny(tiny: Tiny, sm: int, blobs: Blobs, context: int = 0) -> tuple[Lowered, Expected]:
     """A tiny model for the triton target, its weights and its logits. One thread computes them, so
-    that every build has the same bytes. Errors: LLMC-E04xx."""
+    that every build has the same bytes. `context`: another than the zoo's. Errors: LLMC-E04xx."""
     if str(HELPERS) not in sys.path:
         sys.path.insert(0, str(HELPERS))
     from zoo import find
 
     model = find(tiny.model)
-    context = model.max_context
+    context = context or model.max_context
     traced = trace_model(model.configuration(), context, own_tensors)
     limits = tiny_limits(context)
     program = lower(traced, tiny.model, tiny.scheme, tiny.kv_cache, sm=sm, limits=limits)

@@ -91,7 +91,7 @@ def test_weights_are_filled_with_sane_numbers(programs: Mapping[str, Lowered], s
 
 
 def test_costs_are_those_of_the_shape(programs: Mapping[str, Lowered]) -> None:
-    """Counted by hand: bf16 matrices, the head that is the table too, f32 norms, keys and values."""
+    """By hand: bf16 matrices, the head that is the table too, f32 norms, keys and values."""
     program = programs["bf16"]
     costs = program.timed(by_references(program, Blobs())[0], CASES).costs
     layer = 64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96
