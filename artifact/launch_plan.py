@@ -118,7 +118,7 @@ def _code(argument: Argument) -> str:
 
 
 class Kernel(_Plan, frozen=True, kw_only=True):
-    """A kernel: bytes [offset, offset + nbytes) of the program entry are its cubin.
+    """A kernel: bytes [offset, offset + nbytes) of the program entry are its cubin or PTX.
 
     `name`: of the function in it. `threads` of a block, `shared` bytes of dynamic shared memory,
     `parameter_bytes` that a launch passes in all (two pointers to scratch memory behind the
@@ -178,7 +178,8 @@ class Region(_Short, frozen=True):
 class LaunchPlan(_Plan, frozen=True, kw_only=True):
     """All that a GPU program does.
 
-    `sm`: what its cubins are for. `forms`: the most rows (T) of each form, rising; the last takes
+    `sm`: what its cubins are for; `ptx`: kernels are PTX for it, ended by a zero byte, which drivers
+    compile for later GPUs, too. `forms`: the most rows (T) of each form, rising; the last takes
     any number. `step`: where each array of the step lies in its block: `token_ids`, `positions`,
     `query_start`, `context_len`, `logits_rows`, `table.G` (i32 [S, columns]) of each cache group.
     `kept`: `logits` f32 [R, vocab], `argmax` i32 [R] and others. `columns`: of block tables.
@@ -186,6 +187,7 @@ class LaunchPlan(_Plan, frozen=True, kw_only=True):
     """
 
     sm: Positive
+    ptx: bool = False
     kernels: list[Kernel]
     forms: list[Positive]
     launches: list[Launch]

@@ -1,7 +1,8 @@
 """The triton target: kernels compiled ahead of time for each GPU that was asked for.
 
-A level is a compute capability (`sm90`). All levels share weights, launches and the memory plan;
-they differ in tiles, and so in kernels and grids. No GPU is needed to build.
+A level is a compute capability (`sm90`), or PTX of the oldest one (`ptx80`), which drivers compile
+for GPUs that aren't built yet. All levels share weights, launches and the memory plan; they differ
+in tiles, and so in kernels and grids. No GPU is needed to build.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from .plan import MachinePlan, plan_for
 from .precision import CACHES, SCHEMES
 
 EXECUTOR_PACKAGES = {"cuda-core": ">=1.0", "cuda-bindings": ">=13.0"}
+PTX_SM = 80
+"""PTX for SM90 and later uses what later GPUs don't have; that for SM80 runs on all of them."""
 FEATURES = Features((PAGED,), gated_panels=True)
 """Kernels of ours, whose inputs stay as they are: codes of weights meet 16-bit activations."""
 
@@ -79,7 +82,8 @@ class CompiledTriton:
             LlmcError: LLMC-E0706, the compiler refuses a kernel; E0703, Triton is missing.
         """
         plan = self.plans[level]
-        cubins = compile_all(plan.specs, plan.plan.sm, build.stop, build.progress)
+        keep = plan.plan.ptx
+        cubins = compile_all(plan.specs, plan.plan.sm, build.stop, build.progress, keep_ptx=keep)
         located, entry = plan.located(cubins)
         part = out.with_suffix(".part")
         part.write_bytes(entry)
@@ -87,12 +91,24 @@ class CompiledTriton:
         return TritonProgramOptions(plan=located)
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A machine to build for; `ptx`: as text that newer machines take, too."""
+
+    machine: Machine
+    ptx: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{'ptx' if self.ptx else 'sm'}{self.machine.sm}"
+
+
 @dataclass(frozen=True)
 class ConfiguredTriton:
     """NVIDIA GPUs from compute capability 8.0 on."""
 
     scheme: Scheme
-    machines: tuple[Machine, ...]
+    built: tuple[Level, ...]
     batch_invariant: bool
     name: str = "triton"
     layout: Layout = TRITON_LAYOUT
@@ -103,8 +119,8 @@ class ConfiguredTriton:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """One for each machine: `sm90`."""
-        return tuple(f"sm{machine.sm}" for machine in self.machines)
+        """By name. PTX comes last: where kernels of a GPU's own are there, they run."""
+        return tuple(level.name for level in self.built)
 
     def require_tools(self) -> None:
         """Building needs Triton."""
@@ -124,16 +140,17 @@ class ConfiguredTriton:
         invariant = self.batch_invariant
         generated = generate(graph, limits, weights, self.scheme, batch_invariant=invariant)
         plans = {}
-        for level, machine in zip(self.levels, self.machines, strict=True):
-            plans[level] = plan_for(generated.program, generated.memory, machine)
+        for level in self.built:
+            machine = level.machine
+            plan = plan_for(generated.program, generated.memory, machine, ptx=level.ptx)
             blocks = [group.bytes_per_block for group in generated.program.groups]
-            arena = generated.memory.arena_bytes
-            check_plan(plans[level].plan, arena, weights.nbytes, blocks)
+            check_plan(plan.plan, generated.memory.arena_bytes, weights.nbytes, blocks)
+            plans[level.name] = plan
         return CompiledTriton(generated, plans)
 
 
 class TritonBackend:
-    """Levels are compute capabilities: `90`, `sm90` or `9.0`."""
+    """Levels are compute capabilities: `90`, `sm90` or `9.0`; and `ptx`."""
 
     def configure(self, request: Request) -> ConfiguredTriton:
         """Errors: as `Backend.configure` has them."""
@@ -149,18 +166,22 @@ class TritonBackend:
             raise LlmcError(
                 "LLMC-E0202", "target triton needs to know the GPUs", f"name them: --sm {known}"
             )
-        machines = dict.fromkeys(_machine(word) for word in request.levels)
-        return ConfiguredTriton(scheme, tuple(machines), not options.batch_variant)
+        levels = dict.fromkeys(_level(word) for word in request.levels)
+        built = sorted(levels, key=lambda level: level.ptx)
+        return ConfiguredTriton(scheme, tuple(built), not options.batch_variant)
 
 
-def _machine(word: str) -> Machine:
-    """The machine of `sm90`, `90` or `9.0`."""
+def _level(word: str) -> Level:
+    """The level of `sm90`, `90` or `9.0`, or of `ptx` (whose name in manifests is `ptx80`)."""
+    if word.lower() in ("ptx", f"ptx{PTX_SM}"):
+        return Level(MACHINES[PTX_SM], ptx=True)
     number = word.lower().removeprefix("sm").replace("_", "").replace(".", "")
     found = MACHINES.get(int(number)) if number.isdecimal() else None
     if found is None:
         known = ", ".join(map(str, MACHINES))
-        raise LlmcError("LLMC-E0202", f"no GPU {word!r} to build for", f"it builds for {known}")
-    return found
+        hint = f"it builds for {known}, and ptx for newer ones"
+        raise LlmcError("LLMC-E0202", f"no GPU {word!r} to build for", hint)
+    return Level(found)
 
 
 BACKEND = TritonBackend()

@@ -36,13 +36,14 @@ class MachinePlan:
         kernels, entry = [], bytearray()
         for spec, cubin in zip(self.specs, cubins, strict=True):
             offset = len(entry)
-            entry += cubin.data + bytes(-len(cubin.data) % POINTER_ALIGNMENT)
+            data = cubin.ptx.encode() + b"\0" if self.plan.ptx else cubin.data
+            entry += data + bytes(-len(data) % POINTER_ALIGNMENT)
             kernels.append(
                 Kernel(
                     label=spec.label,
                     name=cubin.name,
                     offset=offset,
-                    nbytes=len(cubin.data),
+                    nbytes=len(data),
                     threads=cubin.threads,
                     shared=cubin.shared,
                     parameter_bytes=cubin.parameter_bytes,
@@ -81,8 +82,10 @@ class _Specs:
         return self.known.setdefault(spec, len(self.known))
 
 
-def plan_for(program: Program, memory: MemoryPlan, machine: Machine) -> MachinePlan:
-    """The plan of `program` on `machine`, whose kernels are still to be made."""
+def plan_for(
+    program: Program, memory: MemoryPlan, machine: Machine, *, ptx: bool = False
+) -> MachinePlan:
+    """The plan of `program` on `machine`, whose kernels are still to be made, as `ptx` if asked."""
     specs = _Specs()
 
     def planned(launches: Iterable[PlannedLaunch]) -> list[Launch]:
@@ -107,6 +110,7 @@ def plan_for(program: Program, memory: MemoryPlan, machine: Machine) -> MachineP
     ]
     plan = LaunchPlan(
         sm=machine.sm,
+        ptx=ptx,
         kernels=kernels,
         forms=[form.rows for form in program.forms],
         launches=launches,

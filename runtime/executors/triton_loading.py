@@ -17,6 +17,8 @@ from .triton_upload import upload
 
 LEAST_DRIVER = 12030
 """CUDA 12.3: the first whose graphs keep launches that may overlap."""
+PTX_DRIVER = 12090
+"""CUDA 12.9: the first that reads the PTX that is built for SM80."""
 ARCH_SPECIFIC = 90
 """From this SM on, cubins run on exactly the SM that they are for."""
 
@@ -31,12 +33,12 @@ class LoadedProgram(NamedTuple):
 
 def gpu_problem(plan: LaunchPlan, found: GpuProperties) -> LlmcError | None:
     """E0514: why the kernels of a plan can't run on a GPU."""
-    same_family = found.sm // 10 == plan.sm // 10 and found.sm >= plan.sm
-    if found.sm != plan.sm and (plan.sm >= ARCH_SPECIFIC or not same_family):
+    if not _runs(plan, found.sm):
         what = f"the kernels are for SM{plan.sm}; this GPU ({found.name}) is SM{found.sm}"
         return LlmcError("LLMC-E0514", what)
-    if found.driver < LEAST_DRIVER:
-        known, least = (f"{v // 1000}.{v % 1000 // 10}" for v in (found.driver, LEAST_DRIVER))
+    needed = PTX_DRIVER if plan.ptx else LEAST_DRIVER
+    if found.driver < needed:
+        known, least = (f"{v // 1000}.{v % 1000 // 10}" for v in (found.driver, needed))
         what = f"the driver knows CUDA {known}, the kernels need {least}"
         return LlmcError("LLMC-E0514", what, hint="install a newer driver")
     shared = max((kernel.shared for kernel in plan.kernels), default=0)
@@ -44,6 +46,13 @@ def gpu_problem(plan: LaunchPlan, found: GpuProperties) -> LlmcError | None:
         what = f"a kernel needs {shared} bytes of shared memory; {found.name} has "
         return LlmcError("LLMC-E0514", f"{what}{found.shared_bytes}")
     return None
+
+
+def _runs(plan: LaunchPlan, sm: int) -> bool:
+    """Whether kernels of a plan run on a GPU of this compute capability."""
+    if plan.ptx or sm == plan.sm:
+        return sm >= plan.sm
+    return plan.sm < ARCH_SPECIFIC and sm // 10 == plan.sm // 10 and sm > plan.sm
 
 
 def load_program(
