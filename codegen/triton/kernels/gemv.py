@@ -24,9 +24,9 @@ from .linear import finish, outputs_of_tile, row_scales, rows_of_tile
 
 
 @triton.jit
-def numbers(w, FORMAT: tl.constexpr):
+def numbers(w, FORMAT: tl.constexpr, PORTABLE: tl.constexpr):
     """f32 values of weights or codes."""
-    return e4m3_to_bf16(w).to(tl.float32) if FORMAT == "f8c" else w.to(tl.float32)
+    return e4m3_to_bf16(w, PORTABLE).to(tl.float32) if FORMAT == "f8c" else w.to(tl.float32)
 
 
 @triton.jit
@@ -39,6 +39,7 @@ def rounded(x, TYPE: tl.constexpr):
 def row_products(
     x_ptr, w_ptr, n, step, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, UNROLL: tl.constexpr,
+    PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """f32 [BLOCK_N, 1] twice: products with the row at x_ptr and the one `step` elements behind.
 
@@ -54,13 +55,13 @@ def row_products(
     first = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     second = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for k in tl.range(0, FULL, BLOCK_K, loop_unroll_factor=UNROLL):
-        w = numbers(tl.load(w_ptrs + k, eviction_policy="evict_first"), FORMAT)
+        w = numbers(tl.load(w_ptrs + k, eviction_policy="evict_first"), FORMAT, PORTABLE)
         first += w * rounded(tl.load(x_ptrs + k, eviction_policy="evict_last"), TYPE)
         if ROWS == 2:
             second += w * rounded(tl.load(x_ptrs + step + k, eviction_policy="evict_last"), TYPE)
     if FULL < K:
         left = column < K - FULL
-        w = numbers(tl.load(w_ptrs + FULL, mask=left, other=0), FORMAT)
+        w = numbers(tl.load(w_ptrs + FULL, mask=left, other=0), FORMAT, PORTABLE)
         first += w * rounded(tl.load(x_ptrs + FULL, mask=left, other=0), TYPE)
         if ROWS == 2:
             second += w * rounded(tl.load(x_ptrs + step + FULL, mask=left, other=0), TYPE)
@@ -84,8 +85,9 @@ def gemv_rows(
     tile = tl.program_id(0)
     n = rows_of_tile(tile, N, GATED, BLOCK_N).to(tl.int64)
     one, two = row_products(
-        x_ptr, w_ptr, n, (rows - 1) * X_STRIDE, K, W_STRIDE, FORMAT, ROWS, BLOCK_N, BLOCK_K, UNROLL
-    )
+        x_ptr, w_ptr, n, (rows - 1) * X_STRIDE, K, W_STRIDE, FORMAT, ROWS, BLOCK_N, BLOCK_K, UNROLL,
+        PORTABLE,
+    )  # fmt: skip
     if FORMAT != "plain":
         scale = row_scales(w_ptr, n, N, W_STRIDE)[:, None]
         one, two = one * scale, two * scale
