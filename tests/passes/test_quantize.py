@@ -8,7 +8,8 @@ from llmc.ir.graph import Graph
 from llmc.ir.parser import parse
 from llmc.ir.recipe import CheckpointTensor
 from llmc.ir.types import DType
-from llmc.passes.quantize import SCHEMES, find_scheme, quantize
+from llmc.passes.quantize import INTEGER_FORMATS, SCHEMES, find_scheme, quantize
+from llmc.weights.formats.registry import FORMATS
 from pass_cases import check, check_declined, check_unchanged, compute
 
 pytestmark = pytest.mark.fast
@@ -144,3 +145,15 @@ def test_unknown_schemes_are_refused_with_the_known_ones() -> None:
         find_scheme("int4", "fp8")
     assert caught.value.id == "LLMC-E0201"
     assert "int8" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("formats_of_target", "kept"), [(INTEGER_FORMATS, "i8b"), (None, "f8c")])
+def test_floats_of_a_checkpoint_are_kept_where_the_target_computes_with_them(
+    formats_of_target: tuple[DType, ...] | None, kept: str
+) -> None:
+    graph = parse(TEXT)
+    weight = next(v for v in graph.constants() if v.name == "up")
+    weight.recipe = CheckpointTensor("up", "fp8_channel", (96, 64))
+    scheme = SCHEMES["f32"].as_stored(formats_of_target or tuple(FORMATS))
+    assert quantize(graph, scheme, quantized_inputs=False)
+    assert formats(graph) == {"table": "f32", "up": kept, "down": "f32"}

@@ -18,15 +18,36 @@ import triton
 import triton.language as tl
 
 
+@triton.constexpr_function
+def e4m3_instructions():
+    """Four bytes $2 to bf16 pairs $0 and $1: a byte is the high one of 16 bits, then its exponent
+    and mantissa move 4 bits down, behind the sign."""
+    text = "{ .reg .b32 p, q, r, s, scale, zero;\n"
+    text += "mov.b32 scale, 0x7b807b80; mov.b32 zero, 0x80008000;\n"  # 2^120 and -0, twice
+    text += "prmt.b32 p, $2, 0, 0x1404; prmt.b32 q, $2, 0, 0x3424;\n"
+    for out, source, moved in ((0, "p", "r"), (1, "q", "s")):
+        text += f"shr.u32 {moved}, {source}, 4; and.b32 {moved}, {moved}, 0x07f007f0;\n"
+        text += f"lop3.b32 {moved}, {source}, 0x80008000, {moved}, 0xea;\n"  # (a & b) | c
+        text += f"fma.rn.bf16x2 ${out}, {moved}, scale, zero;\n"
+    return text + "}"
+
+
 @triton.jit
-def e4m3_to_bf16(codes):
+def e4m3_to_bf16(codes, PORTABLE: tl.constexpr):
     """bf16 values of e4m3 bits u8, exact: the bits moved to bf16's places are the value / 2^120.
 
     NaN isn't recognised: weights have none.
     """
-    wide = codes.to(tl.uint16)
-    bits = ((wide & 0x80) << 8) | ((wide & 0x7F) << 4)
-    return bits.to(tl.bfloat16, bitcast=True) * tl.full([], 1.329227995784916e36, tl.bfloat16)
+    if PORTABLE:
+        wide = codes.to(tl.uint16)
+        bits = ((wide & 0x80) << 8) | ((wide & 0x7F) << 4)
+        values = bits.to(tl.bfloat16, bitcast=True) * tl.full([], 1.329227995784916e36, tl.bfloat16)
+    else:
+        values = tl.inline_asm_elementwise(
+            e4m3_instructions(), "=&r,=&r,r", [codes],
+            dtype=tl.bfloat16, is_pure=True, pack=4,
+        )  # fmt: skip
+    return values
 
 
 @triton.jit

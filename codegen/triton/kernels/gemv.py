@@ -24,9 +24,9 @@ from .linear import finish, outputs_of_tile, row_scales, rows_of_tile
 
 
 @triton.jit
-def numbers(w, FORMAT: tl.constexpr):
+def numbers(w, FORMAT: tl.constexpr, PORTABLE: tl.constexpr):
     """f32 values of weights or codes."""
-    return e4m3_to_bf16(w).to(tl.float32) if FORMAT == "f8c" else w.to(tl.float32)
+    return e4m3_to_bf16(w, PORTABLE).to(tl.float32) if FORMAT == "f8c" else w.to(tl.float32)
 
 
 @triton.jit
@@ -67,6 +67,7 @@ def load_row(x_ptr, added_at, column, mask, norm, SECOND: tl.constexpr, TYPE: tl
 def row_products(
     x_ptr, w_ptr, n, step, norm, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, UNROLL: tl.constexpr,
+    PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """f32 [BLOCK_N, 1] twice: products with the row at x_ptr and the one `step` elements behind.
 
@@ -83,13 +84,13 @@ def row_products(
     first = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     second = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for k in tl.range(0, FULL, BLOCK_K, loop_unroll_factor=UNROLL):
-        w = numbers(tl.load(w_ptrs + k, eviction_policy="evict_first"), FORMAT)
+        w = numbers(tl.load(w_ptrs + k, eviction_policy="evict_first"), FORMAT, PORTABLE)
         first += w * load_row(x_ptr, 0, column + k, None, norm, False, TYPE)
         if ROWS == 2:
             second += w * load_row(x_ptr + step, behind, column + k, None, norm, True, TYPE)
     if FULL < K:
         left = column < K - FULL
-        w = numbers(tl.load(w_ptrs + FULL, mask=left, other=0), FORMAT)
+        w = numbers(tl.load(w_ptrs + FULL, mask=left, other=0), FORMAT, PORTABLE)
         first += w * load_row(x_ptr, 0, column + FULL, left, norm, False, TYPE)
         if ROWS == 2:
             second += w * load_row(x_ptr + step, behind, column + FULL, left, norm, True, TYPE)
@@ -103,13 +104,13 @@ def store_products(
     RESIDUAL_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
     ACT: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    UNROLL: tl.constexpr,
+    UNROLL: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """The layer of one or two rows, the second `step` elements behind the first."""
     tile = tl.program_id(0)
     n = rows_of_tile(tile, N, GATED, BLOCK_N).to(tl.int64)
     one, two = row_products(
-        x_ptr, w_ptr, n, step, norm, K, W_STRIDE, FORMAT, ROWS, BLOCK_N, BLOCK_K, UNROLL
+        x_ptr, w_ptr, n, step, norm, K, W_STRIDE, FORMAT, ROWS, BLOCK_N, BLOCK_K, UNROLL, PORTABLE
     )
     if FORMAT != "plain":
         scale = row_scales(w_ptr, n, N, W_STRIDE)[:, None]
@@ -141,5 +142,5 @@ def gemv_rows(
     store_products(
         x_ptr, w_ptr, bias_ptr, residual_ptr, out_ptr, rows, (rows - 1) * X_STRIDE, None,
         N, K, OUT, W_STRIDE, RESIDUAL_STRIDE, OUT_STRIDE, FORMAT, ACT, GATED, HAS_BIAS,
-        HAS_RESIDUAL, SOFTCAP, ROWS, BLOCK_N, BLOCK_K, UNROLL,
+        HAS_RESIDUAL, SOFTCAP, ROWS, BLOCK_N, BLOCK_K, UNROLL, PORTABLE,
     )  # fmt: skip

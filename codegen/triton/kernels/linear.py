@@ -56,7 +56,7 @@ def rows_of_tile(tile, N: tl.constexpr, GATED: tl.constexpr, BLOCK_N: tl.constex
 @triton.jit
 def add_tile(
     acc, x_ptr, x_at, w_ptr, n, k, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
-    NATURAL: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr, norm,
+    NATURAL: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr, PORTABLE: tl.constexpr, norm,
 ):  # fmt: skip
     """`acc` plus what columns k .. k + BLOCK_K add; TAIL: some of them are past K."""
     COMPUTE: tl.constexpr = w_ptr.dtype.element_ty if FORMAT == "plain" else tl.bfloat16
@@ -69,7 +69,10 @@ def add_tile(
     w = tl.load(w_ptrs, mask=(column < END)[None, :], other=0) if TAIL else tl.load(w_ptrs)
     if FORMAT != "plain":
         codes = in_column_order(w, NATURAL)
-        w = e4m3_to_bf16(codes) if FORMAT == "f8c" else codes.to(tl.float32).to(tl.bfloat16)
+        if FORMAT == "f8c":
+            w = e4m3_to_bf16(codes, PORTABLE)
+        else:
+            w = codes.to(tl.float32).to(tl.bfloat16)
         if not NATURAL:
             x = in_register_order(x)
     return tl.dot(w, x, acc, input_precision="ieee")
@@ -79,19 +82,21 @@ def add_tile(
 def product(
     x_ptr, x_at, w_ptr, n, K: tl.constexpr, W_STRIDE: tl.constexpr, ROWS: tl.constexpr,
     FORMAT: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_K: tl.constexpr, norm=None,
+    BLOCK_K: tl.constexpr, PORTABLE: tl.constexpr, norm=None,
 ):  # fmt: skip
     """f32 [BLOCK_N, BLOCK_T]: weight rows `n` i64 times the rows of x that begin at `x_at` i64."""
     FULL: tl.constexpr = K // BLOCK_K * BLOCK_K
     acc = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for k in range(0, FULL, BLOCK_K):
         acc = add_tile(
-            acc, x_ptr, x_at, w_ptr, n, k, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, False, norm
-        )
+            acc, x_ptr, x_at, w_ptr, n, k, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, False,
+            PORTABLE, norm,
+        )  # fmt: skip
     if FULL < K:
         acc = add_tile(
-            acc, x_ptr, x_at, w_ptr, n, FULL, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, True, norm
-        )
+            acc, x_ptr, x_at, w_ptr, n, FULL, K, W_STRIDE, FORMAT, NATURAL, BLOCK_K, True,
+            PORTABLE, norm,
+        )  # fmt: skip
     if FORMAT != "plain":
         acc = acc * row_scales(w_ptr, n, ROWS, W_STRIDE)[:, None]
     return acc
@@ -119,7 +124,7 @@ def tile_product(
         n = expert.to(tl.int64) * N + rows_of_tile(tile, N, GATED, BLOCK_N)
         acc = product(
             x_ptr, x_at, w_ptr, n, K, W_STRIDE, ROWS, FORMAT, NATURAL, BLOCK_N, BLOCK_T, BLOCK_K,
-            norm,
+            PORTABLE, norm,
         )  # fmt: skip
     else:
         EACH: tl.constexpr = (N + 15) // 16

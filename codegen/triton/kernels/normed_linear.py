@@ -85,5 +85,5 @@ def normed_gemv(
         x_ptr, w_ptr, bias_ptr, residual_ptr, out_ptr, rows, behind * X_STRIDE,
         (added_ptr, behind * ADDED_STRIDE, scale_ptr, one[:, None], two[:, None]),
         N, K, OUT, W_STRIDE, RESIDUAL_STRIDE, OUT_STRIDE, FORMAT, ACT, GATED, HAS_BIAS,
-        HAS_RESIDUAL, SOFTCAP, ROWS, BLOCK_N, BLOCK_K, UNROLL,
+        HAS_RESIDUAL, SOFTCAP, ROWS, BLOCK_N, BLOCK_K, UNROLL, PORTABLE,
     )  # fmt: skip

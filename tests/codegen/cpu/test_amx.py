@@ -10,7 +10,7 @@ from kernel_harness import build, emulated_levels, runnable_levels
 from linear_kernels import Call, Weights, run_linear
 from llmc.base.machine import native_features
 from llmc.ir.types import DType
-from llmc.weights.formats.registry import FORMATS
+from llmc.passes.quantize import INTEGER_FORMATS
 
 AMX, BELOW = "x86-64-v4-amx", "x86-64-v4-bf16"
 
@@ -26,7 +26,7 @@ def inputs(rows: int, k: int) -> np.ndarray:
 
 @needs_avx512
 @pytest.mark.parametrize("blocks", [1, 2, 5])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", INTEGER_FORMATS)
 def test_same_bits_as_without_amx(format: DType, blocks: int) -> None:
     k = 32 * blocks - 3
     w, x = Weights.random(format, 40, k), inputs(51, k)
@@ -37,7 +37,7 @@ def test_same_bits_as_without_amx(format: DType, blocks: int) -> None:
 
 
 @needs_avx512
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", INTEGER_FORMATS)
 def test_rows_from_a_list_and_of_experts(format: DType) -> None:
     w, x = Weights.random(format, 33, 96), inputs(40, 96)
     index = np.random.default_rng(0).permutation(40)[:37].astype(np.int32)

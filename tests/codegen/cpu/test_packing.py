@@ -12,11 +12,11 @@ from llmc.ir.tiles import BLOCK, PANEL, round_up
 from llmc.ir.types import DType
 from llmc.weights.formats.elements import from_bf16, to_bf16
 from llmc.weights.formats.number_format import Quantized, super_block_length
-from llmc.weights.formats.registry import FORMATS, format_of, is_quantized, quantize
+from llmc.weights.formats.registry import format_of, is_quantized, quantize
 
 pytestmark = pytest.mark.fast
 
-QUANTIZED = list(FORMATS)
+QUANTIZED = [dtype for dtype in PACKED if is_quantized(dtype)]
 FLOATS = [DType.F32, DType.BF16]
 
 
@@ -216,6 +216,11 @@ def test_rows_of_another_format_are_refused():
         pack(DType.I4A, quantize(rows, DType.I4S))
     with pytest.raises(ValueError, match="must be quantized"):
         pack(DType.I8C, rows)
+
+
+def test_formats_without_kernels_are_refused():
+    with pytest.raises(LlmcError, match=r"E0231.*f8c"):
+        panel_bytes(DType.F8C, 64)
 
 
 def test_matrices_wider_than_the_kernels_take_are_refused():

@@ -7,7 +7,8 @@ from llmc.codegen.inductor.constants import parts_of, value_of
 from llmc.ir.graph import Graph, Value
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.types import DType, TensorType
-from llmc.weights.formats.registry import FORMATS, dequantize, quantize
+from llmc.passes.quantize import INTEGER_FORMATS
+from llmc.weights.formats.registry import dequantize, quantize
 from llmc.weights.recipes import CheckpointTensor
 from llmc.weights.row_layout import RowLayout
 from llmc.weights.table import WeightTable
@@ -30,7 +31,7 @@ def tensors_of(table: WeightTable, data: bytes, index: int) -> list[torch.Tensor
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", INTEGER_FORMATS)
 @pytest.mark.parametrize("shape", [(5, 64), (7, 40), (3, 1), (2, 6, 33)])
 def test_parts_mean_what_was_quantized(format: DType, shape: tuple[int, ...]) -> None:
     """K that no block fills, experts, and a tensor before it in the table. Scales are f16 in the

@@ -13,7 +13,8 @@ import torch
 from interpreted_kernels import interpreted_source
 from llmc.codegen.triton.kernels.block_format import zero_code
 from llmc.codegen.triton.kernels.codes import instructions
-from llmc.weights.formats.elements import from_bf16, to_bf16
+from llmc.codegen.triton.kernels.fragments import e4m3_instructions
+from llmc.weights.formats.elements import FLOAT8, from_bf16, to_bf16
 from llmc.weights.formats.registry import FORMATS
 
 pytestmark = pytest.mark.fast
@@ -50,7 +51,7 @@ def _fma(a: Array, b: Array, c: Array) -> Array:
 
 
 MODEL: dict[str, Callable[..., Array]] = {
-    "mov.b32": lambda a: a,
+    "mov.b32": lambda a: a, "and.b32": lambda a, b: a & b,
     "shr.u32": lambda a, n: a >> n, "shr.b32": lambda a, n: a >> n, "shl.b32": lambda a, n: a << n,
     "prmt.b32": _prmt, "lop3.b32": _lop3, "fma.rn.bf16x2": _fma,
 }  # fmt: skip
@@ -102,6 +103,17 @@ def test_instructions_give_the_codes_exactly(format: str, row: int) -> None:
         for pair in range(2):
             expected = pairs_of(values[:, half, 2 * pair], values[:, half, 2 * pair + 1])
             assert np.array_equal(found[f"${2 * half + pair}"], expected)
+
+
+def test_floats_of_8_bits_become_bf16_exactly() -> None:
+    bits = np.arange(256, dtype=np.uint8)
+    bits = bits[np.isfinite(FLOAT8["e4m3"])]
+    bits = np.random.default_rng(0).permutation(np.append(bits, [0, 0x80])).reshape(-1, 4)
+    found = run(e4m3_instructions(), {"$2": words_of(bits)})
+    values = to_bf16(FLOAT8["e4m3"][bits])
+    for pair in range(2):
+        expected = pairs_of(values[:, 2 * pair], values[:, 2 * pair + 1])
+        assert np.array_equal(found[f"${pair}"], expected)
 
 
 def test_zero_codes_are_those_of_the_formats() -> None:
