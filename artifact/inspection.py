@@ -9,7 +9,9 @@ import msgspec
 
 from ..base.errors import LlmcError
 from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
+from .launch_counts import launch_counts
 from .reader import ArtifactReader
+from .targets import TritonProgramOptions
 from .variants import variant_problem
 
 GRAPH = "graph.txt"
@@ -84,6 +86,8 @@ class Inspection:
             added = sum(self.manifest.entries[name].size for name in own)
             seen |= own
             yield f"  {_variant(variant)}  +{_size(added)}"
+            if isinstance(variant.options, TritonProgramOptions):
+                yield from (f"    {line}" for line in launch_counts(variant.options.plan))
             if problem is not None:
                 yield f"    not on this machine: {problem.message}"
 

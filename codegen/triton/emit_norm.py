@@ -68,9 +68,7 @@ def norm(program: Program, node: Node, op: Norm) -> None:
     _launch(program, node, pointers, constants, grouped(operands[0], group), places)
 
 
-def _normed(
-    op: Norm, operands: list[View], weight: View | None, total: View | None
-) -> NormedRows:
+def _normed(op: Norm, operands: list[View], weight: View | None, total: View | None) -> NormedRows:
     """What the readers of a norm need to compute it."""
     alone = NormedRows(operands[0], _stride(operands[0], 1), weight, op.eps)
     if total is None:
