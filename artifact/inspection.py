@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from ..base.errors import LlmcError
-from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
 from .launch_counts import launch_counts
+from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
 from .reader import ArtifactReader
 from .targets import TritonProgramOptions
 from .variants import variant_problem

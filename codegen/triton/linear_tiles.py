@@ -4,13 +4,13 @@ In: the machine, the weight's shape and format, the most rows of the launch. Out
 constants of `kernels/linear.py` and how many warps and stages run it.
 
 What may never differ between the tiles of one layer: BLOCK_K, and the kind of instruction. BLOCK_K
-follows from the format and K alone. Where a GPU has products of a whole warp group (`wgmma` of SM
-90, `tcgen05` of SM 100), BLOCK_N is at least 64 for weights in rows, so that these are always taken.
-`mma.sync`, which multiplies weights in panels everywhere and all weights elsewhere, is the same for
-tiles of any width: so those of few rows may be as narrow as the GPU needs to be filled.
+follows from the format and K alone. Where a GPU has products of a whole warp group (`wgmma` of
+SM 90, `tcgen05` of SM 100), BLOCK_N is at least 64 for weights in rows, so that these are always
+taken. `mma.sync`, which multiplies weights in panels everywhere and all weights elsewhere, is the
+same for tiles of any width: so those of few rows may be as narrow as filling the GPU asks for.
 
-Formula. Up to 64 rows a layer is bound by memory: 64 weight rows a block, or fewer where such blocks
-leave multiprocessors idle; stages as deep as shared memory allows for the blocks that a
+Formula. Up to 64 rows a layer is bound by memory: 64 weight rows a block, or fewer where such
+blocks leave multiprocessors idle; stages as deep as shared memory allows for the blocks that a
 multiprocessor holds. More rows: larger tiles, so that operands are read from shared memory less
 often, as long as there are blocks for every multiprocessor.
 """
