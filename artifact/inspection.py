@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..base.errors import LlmcError
+from .launch_counts import launch_counts
 from .launch_plan import LaunchPlan
 from .manifest import CERTIFICATE, Manifest, Variant, weight_bytes
 from .reader import ArtifactReader
@@ -88,6 +89,7 @@ class Inspection:
             yield f"  {_variant(variant)}  +{_size(added)}"
             if isinstance(variant.options, TritonProgramOptions):
                 yield f"    {_launches(variant.options.plan)}"
+                yield from (f"    {line}" for line in launch_counts(variant.options.plan))
             if problem is not None:
                 yield f"    not on this machine: {problem.message}"
 

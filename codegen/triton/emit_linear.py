@@ -206,5 +206,3 @@ def _i32(program: Program, value: Value) -> View:
     if view.dtype is not DType.I32:
         raise program.refuse(f"rows chosen by {view.dtype}")
     return dense(program, view)
-
-

@@ -64,13 +64,11 @@ def norm(program: Program, node: Node, op: Norm) -> None:
     if node in program.prologues.readers:
         assert group == 1, "rows of a matrix"
         program.normed[node] = _normed(op, operands, vectors["weight_ptr"], total)
-        constants["ORDERED"], places = True, []
+        places = []
     _launch(program, node, pointers, constants, grouped(operands[0], group), places)
 
 
-def _normed(
-    op: Norm, operands: list[View], weight: View | None, total: View | None
-) -> NormedRows:
+def _normed(op: Norm, operands: list[View], weight: View | None, total: View | None) -> NormedRows:
     """What the readers of a norm need to compute it."""
     alone = NormedRows(operands[0], _stride(operands[0], 1), weight, op.eps)
     if total is None:
@@ -98,10 +96,11 @@ def _launch(
     n = x.view.shape[-1]
     assert isinstance(n, int)
     tiles = norm_tiles(n)
-    tile = {"ROWS": tiles.rows, "BLOCK_N": tiles.block_n}
+    folded = node in program.prologues.readers
+    tile = {"ROWS": tiles.rows, "BLOCK_N": tiles.block_n, "ORDERED": folded}
 
     def choose(machine: Machine, form: Form) -> Choice | None:
-        if node in program.prologues.readers and is_few(form, node):
+        if folded and is_few(form, node):
             return None
         known = constants | tile
         return Choice((extent(x.count, tiles.rows),), known, num_warps=tiles.num_warps)

@@ -69,9 +69,7 @@ class Layer:
         )
 
 
-def layer_of(
-    program: Program, op: Linear, x: Matrix, out: Matrix, weight: Value
-) -> Layer:
+def layer_of(program: Program, op: Linear, x: Matrix, out: Matrix, weight: Value) -> Layer:
     """Checks that the kernels can do it.
 
     Raises:

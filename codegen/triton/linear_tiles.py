@@ -4,11 +4,15 @@ In: the machine, the weight's shape and format, the most rows of the launch. Out
 constants of `kernels/linear.py` and how many warps and stages run it.
 
 What may never differ between the tiles of one layer: BLOCK_K, and the kind of instruction. BLOCK_K
-follows from the format and K alone; BLOCK_N is at least 64, so that Hopper always takes `wgmma`.
+follows from the format and K alone. Where a GPU has products of a whole warp group (`wgmma` of
+SM 90, `tcgen05` of SM 100), BLOCK_N is at least 64 for weights in rows, so that these are always
+taken. `mma.sync`, which multiplies weights in panels everywhere and all weights elsewhere, is the
+same for tiles of any width: so those of few rows may be as narrow as filling the GPU asks for.
 
-Formula. Up to 64 rows a layer is bound by memory: 64 weight rows a block, stages as deep as shared
-memory allows for the blocks that a multiprocessor holds. More rows: larger tiles, so that operands
-are read from shared memory less often, as long as there are blocks for every multiprocessor.
+Formula. Up to 64 rows a layer is bound by memory: 64 weight rows a block, or fewer where such
+blocks leave multiprocessors idle; stages as deep as shared memory allows for the blocks that a
+multiprocessor holds. More rows: larger tiles, so that operands are read from shared memory less
+often, as long as there are blocks for every multiprocessor.
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ def linear_tile(
         group = SIDE_BY_SIDE if rows > NARROW[-1] else 1
         return Tile(row["block_n"], block_t, block_k, row["num_warps"], row["num_stages"], group)
     wide = block_t >= WIDE and _fills(machine, n, rows)
-    block_n = 128 if wide else 64
+    block_n = 128 if wide else _block_n(machine, dtype, n, block_t, experts)
     tiles = -(-n // block_n) * (-(-rows // block_t) if experts == 1 else min(experts, rows))
     nbytes = block_k * (block_n * _bytes(dtype) + block_t * _x_bytes(dtype, x_size))
     stages = min(_stages(machine, tiles, nbytes), max(_FEWEST_STAGES, -(-k // block_k)))
@@ -119,6 +123,14 @@ def _block_t(dtype: DType, rows: int) -> int:
 def _fills(machine: Machine, n: int, rows: int) -> bool:
     """Tiles of 128 by 128 give most multiprocessors one."""
     return -(-n // 128) * -(-rows // 128) >= 0.8 * machine.multiprocessors
+
+
+def _block_n(machine: Machine, dtype: DType, n: int, block_t: int, experts: int) -> int:
+    """64, or 32 where that leaves multiprocessors idle and bits don't depend on it. Gated layers
+    need 32: 16 rows of the gate and 16 of the up projection."""
+    warp_products = in_panels(dtype) or not machine.multiplies_from_shared
+    few = block_t <= NARROW[0] and experts == 1 and dtype is not DType.F32
+    return 32 if warp_products and few and -(-n // 64) < machine.multiprocessors else 64
 
 
 def _stages(machine: Machine, tiles: int, stage_bytes: int) -> int:

@@ -7,6 +7,7 @@ In front the number of the launch, behind it the kernel of each form, then what 
 
 from __future__ import annotations
 
+from ...artifact.launch_counts import launch_counts
 from ...artifact.launch_plan import NO_KERNEL, Kernel, Launch, LaunchPlan, Number, Pointer, Size
 
 
@@ -15,6 +16,7 @@ def listing(plan: LaunchPlan) -> str:
     lines = [f"# SM{plan.sm}: {len(plan.kernels)} kernels, {len(plan.launches)} launches"]
     for number, kernel in enumerate(plan.kernels):
         lines.append(f"k{number:<4} {kernel.label}: {kernel.threads} threads{_facts(kernel)}")
+    lines += [f"# {line}" for line in launch_counts(plan)]
     lines += [_line(plan, i, launch) for i, launch in enumerate(plan.launches)]
     lines += ["# to draw tokens"] if plan.sampling else []
     lines += [_line(plan, i, launch) for i, launch in enumerate(plan.sampling)]
@@ -45,20 +47,3 @@ def _argument(argument: Pointer | Size | Number) -> str:
     if isinstance(argument, Size):
         return argument.extent.symbol or str(argument.extent.scale)
     return str(argument.value)
-
-
-def launches_per_layer(plan: LaunchPlan, form: int) -> dict[str, int]:
-    """Launches of a form for each layer: those whose scope names the same `layers.N`."""
-    counts: dict[str, int] = {}
-    for launch in plan.launches:
-        if launch.forms[form].kernel != NO_KERNEL:
-            layer = _layer(launch.label)
-            counts[layer] = counts.get(layer, 0) + 1
-    return counts
-
-
-def _layer(label: str) -> str:
-    """The shortest part of a module path that ends with a number, or ''."""
-    parts = label.partition(" ")[2].split(".")
-    numbered = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
-    return "" if numbered is None else ".".join(parts[: numbered + 1])

@@ -17,8 +17,9 @@ from llmc.base.errors import LlmcError
 from llmc.codegen.triton.emitters import emit_node
 from llmc.codegen.triton.layout import TRITON_LAYOUT
 from llmc.codegen.triton.operands import PlannedLaunch
+from llmc.codegen.triton.prologues import plan_prologues
 from llmc.ir.graph import Graph, Value
-from llmc.ir.ops import GroupedLinear, Linear
+from llmc.ir.ops import GroupedLinear, Linear, Norm, Unary
 from llmc.ir.types import DType, Sym, T, TensorType
 from llmc.weights.formats.elements import from_bf16, to_bf16
 from llmc.weights.formats.registry import dequantize, is_quantized, quantize
@@ -117,6 +118,53 @@ def test_a_gated_layer(dtype: DType) -> None:
     run.run(tokens)
     want = op.reference(multiplied(given, dtype).double(), w.double())
     torch.testing.assert_close(run.tensor(node.output).double(), want, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.I4K])
+def test_few_rows_are_normalized_by_the_layers(dtype: DType) -> None:
+    """Two rows, as a step of few and as one of many: the same bits, and the reference's values."""
+    graph, tokens, k = Graph(), 2, 72
+    run = WeightedProgram(graph, {"T": tokens})
+    (scale, s), (one, w), (two, _) = (
+        run.constant(t, *shape)
+        for t, shape in ((DType.F32, (k,)), (dtype, (40, k)), (dtype, (9, k)))
+    )
+    x, residual = f32(T, k), f32(T, k)
+    norm = graph.append(Norm("rms_norm", add=True), [x, residual, scale])
+    layers = [graph.append(Linear(), [norm.outputs[1], weight]) for weight in (one, two)]
+    given, added = torch.randn(tokens, k), torch.randn(tokens, k)
+    run.give(x, given)
+    run.give(residual, added)
+    run.program.prologues = plan_prologues(graph, {})
+    assert run.program.prologues.readers == {norm: tuple(layers)}
+    for node in graph.nodes:
+        emit_node(run.program, node)
+    values = [norm.outputs[0], *(layer.output for layer in layers)]
+    run.run(2)
+    few = [run.tensor(value).clone() for value in values]
+    run.run(8)
+    assert all(torch.equal(a, run.tensor(v)) for a, v in zip(few, values, strict=True))
+    total, rows = norm.op.reference(given, added, s)
+    assert torch.equal(few[0], total)
+    # Another rounding of the norm in f32 may round an element to bf16 the other way.
+    torch.testing.assert_close(few[1], multiplied(rows, dtype) @ w.T, rtol=1e-3, atol=5e-2)
+
+
+def test_a_norm_is_launched_where_others_read_it() -> None:
+    graph, k = Graph(), 16
+    x, residual = f32(T, k), f32(T, k)
+    scale, weight = Value(TensorType(DType.F32, (k,))), Value(TensorType(DType.F32, (8, k)))
+    early = graph.append(Norm("rms_norm", add=True), [x, residual, scale])
+    graph.append(Unary("neg"), [early.outputs[0]])  # reads the sum before the layer stores it
+    graph.append(Linear(), [early.outputs[1], weight])
+    shared = graph.append(Norm("rms_norm"), [x, scale])
+    graph.append(Linear(), [shared.output, weight])
+    graph.append(Unary("neg"), [shared.output])
+    alone = graph.append(Norm("rms_norm"), [x, scale])
+    layer = graph.append(Linear(), [alone.output, weight])
+    assert plan_prologues(graph, {}).readers == {alone: (layer,)}
+    # What is stored in 16 bits would be rounded once more.
+    assert plan_prologues(graph, {alone.output: DType.BF16}).readers == {}
 
 
 def test_experts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from llmc.codegen.triton.layout import in_panels
 from llmc.codegen.triton.linear_tiles import NARROW, block_of_k, linear_tile, table
 from llmc.codegen.triton.machines import MACHINES, Machine
 from llmc.ir.types import DType
@@ -20,8 +21,18 @@ def test_rows_never_change_the_order_along_k(machine: Machine) -> None:
         tiles = [linear_tile(machine, dtype, n, k, rows) for rows in ROWS]
         tiles += [linear_tile(machine, dtype, n, k, rows, experts=32) for rows in ROWS]
         assert len({tile.block_k for tile in tiles}) == 1
-        # From 64 weight rows and 4 warps on, Hopper multiplies with one instruction.
-        assert all(tile.block_n >= 64 and tile.num_warps >= 4 for tile in tiles)
+        # From 64 weight rows and 4 warps on, Hopper and SM 100 multiply for a whole warp group.
+        widths = {tile.block_n for tile in tiles}
+        whole = machine.multiplies_from_shared and not in_panels(dtype)
+        assert min(widths) >= (64 if whole else 32)
+        assert all(tile.num_warps >= 4 for tile in tiles)
+
+
+def test_narrow_tiles_fill_the_machine() -> None:
+    for dtype, n, width in [(DType.I4K, 4096, 32), (DType.I4K, 28672, 64), (DType.BF16, 4096, 64)]:
+        assert linear_tile(MACHINES[90], dtype, n, 4096, 2).block_n == width
+    assert linear_tile(MACHINES[80], DType.BF16, 4096, 4096, 8).block_n == 32
+    assert linear_tile(MACHINES[80], DType.BF16, 4096, 4096, 512).block_n >= 64
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=lambda m: f"sm{m.sm}")
