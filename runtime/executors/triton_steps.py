@@ -102,7 +102,8 @@ class StepBlock:
         gpu, piece = self._gpu, self._pieces[self._next]
         self._next = (self._next + 1) % len(self._pieces)
         known = inputs.token_ids
-        if has_unknown := min(known) < 0:
+        runs = list(_runs(known)) if min(known) < 0 else ()
+        if runs:
             known = [token if token > 0 else 0 for token in known]
         self._write(known, inputs, sizes)
         gpu.wait(piece.read)
@@ -113,10 +114,9 @@ class StepBlock:
         for table in self._tables:
             table.unsent = None
         gpu.record(piece.read)
-        if has_unknown:
-            target = self._address + self._offsets[0]
-            for place, row, count in _runs(inputs.token_ids):
-                gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
+        target = self._address + self._offsets[0]
+        for place, row, count in runs:
+            gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
 
     def _write(self, token_ids: list[int], inputs: StepInputs, sizes: StepSizes) -> None:
         tokens, sequences, rows = sizes
