@@ -250,7 +250,7 @@ class CheckedTable:
         self.changed: set[int] = set()
         self._firsts: list[int] = []
         self._ends: list[int] = []
-        self._leaves = False  # whether any of `_firsts` is above 0
+        self._leaves = False  # whether any of `_firsts` was ever above 0
 
     def check(
         self, table: Sequence[BlockRow], firsts: Sequence[int], lengths: Sequence[int]
@@ -274,17 +274,23 @@ class CheckedTable:
         return places
 
     def _look_at(self, table: Sequence[BlockRow], same: list[bool]) -> None:
-        known, count = self.rows, len(table)
-        del known[count:], self._firsts[count:], self._ends[count:]
-        changed = [place for place, is_same in enumerate(same) if not is_same]
-        for place in (*changed, *range(len(same), count)):
-            row = [*table[place]]
-            first, end = self._bounds(row)
-            known[place : place + 1] = [row]
-            self._firsts[place : place + 1] = [first]
-            self._ends[place : place + 1] = [end]
-            self.changed.add(place)
-        self._leaves = any(self._firsts)
+        count = len(table)
+        del self.rows[count:], self._firsts[count:], self._ends[count:]
+        place = -1
+        for _ in range(same.count(False)):
+            place = same.index(False, place + 1)
+            self._take(place, table[place])
+        for place in range(len(same), count):
+            self._take(place, table[place])
+
+    def _take(self, place: int, row: BlockRow) -> None:
+        row = [*row]
+        first, end = self._bounds(row)
+        self.rows[place : place + 1] = [row]
+        self._firsts[place : place + 1] = [first]
+        self._ends[place : place + 1] = [end]
+        self._leaves = self._leaves or first > 0
+        self.changed.add(place)
 
     def _bounds(self, row: BlockRow) -> tuple[int, int]:
         """The least first position that `row` serves, and the greatest length."""

@@ -9,6 +9,7 @@ to step, so only what has changed in them is sent.
 
 from array import array
 from collections.abc import Iterator, Sequence
+from struct import pack_into
 from typing import NamedTuple
 
 from ...artifact.launch_plan import LaunchPlan, Region
@@ -135,9 +136,10 @@ class StepBlock:
             table.write()
 
     def _put(self, offset: int, values: list[int], count: int, padding: int = 0) -> None:
-        begin, own = offset // _I32, len(values)
-        self._ints[begin : begin + own] = array("i", values)
+        own = len(values)
+        pack_into(f"{own}i", self._host, offset, *values)  # takes half of what an array does
         if own < count:
+            begin = offset // _I32
             self._ints[begin + own : begin + count] = array("i", [padding]) * (count - own)
 
     def _spans(self, sizes: StepSizes) -> list[tuple[int, int]]:
