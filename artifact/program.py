@@ -174,7 +174,7 @@ class InputCheck:
     def __init__(self, program: Program) -> None:
         limits = self._limits = program.limits
         self._vocab_size = program.vocab_size
-        self._numbers = list(range(limits.max_sequences + 1))
+        self._numbers: list[int] = []  # from 0 on, as far as they were needed
         self.tables = [
             CheckedTable(group, blocks, limits)
             for group, blocks in zip(program.cache_groups, program.cache_blocks, strict=True)
@@ -190,8 +190,10 @@ class InputCheck:
             raise _wrong(f"{len(tokens)} tokens of {count} sequences are over the limits")
         if len(rows) > limits.max_logits_rows:
             raise _wrong(f"{len(rows)} logits rows are over the limit")
-        firsts = inputs.positions
-        each_one = len(tokens) == count and inputs.query_start == self._numbers[: count + 1]
+        firsts, numbers = inputs.positions, self._numbers
+        if len(numbers) <= count:
+            numbers += range(len(numbers), count + 1)
+        each_one = len(tokens) == count and inputs.query_start == numbers[: count + 1]
         if not each_one:
             firsts = _first_positions(inputs)
         elif [first + 1 for first in firsts] != lengths:
@@ -199,7 +201,7 @@ class InputCheck:
         if min(firsts) < 0 or max(lengths) > limits.max_context:
             raise _wrong("a context length is out of range")
         _check_range("token id", tokens, self._vocab_size, -rows_before)
-        if not each_one or rows != self._numbers[:count]:
+        if not each_one or rows != numbers[:count]:
             _check_range("logits row", rows, len(tokens))
         if len(inputs.block_tables) != len(self.tables):
             raise _wrong("there must be one block table per cache group")
