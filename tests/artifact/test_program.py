@@ -3,6 +3,7 @@
 import random
 from copy import deepcopy
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +52,9 @@ GROUPS = tuple(
         name=name, kind="full", layers=1, kv_heads=1, key_dim=4, value_dim=4, dtype="f32",
         window=window, block_size=SIZE, bytes_per_block=64,
     )
-    for name, window in (("full", None), ("sliding", WINDOW))
+    for name, window in (("full", 0), ("sliding", WINDOW))
 )  # fmt: skip
-PROGRAM = SimpleNamespace(
+PROGRAM: Any = SimpleNamespace(
     limits=LIMITS, cache_groups=GROUPS, cache_blocks=(BLOCKS, BLOCKS), vocab_size=50
 )
 
