@@ -174,7 +174,7 @@ class InputCheck:
     def __init__(self, program: Program) -> None:
         limits = self._limits = program.limits
         self._vocab_size = program.vocab_size
-        self._numbers = list(range(limits.max_sequences + 1))
+        self._numbers: list[int] = []  # from 0 on, as far as they were needed
         self.tables = [
             CheckedTable(group, blocks, limits)
             for group, blocks in zip(program.cache_groups, program.cache_blocks, strict=True)
@@ -190,8 +190,10 @@ class InputCheck:
             raise _wrong(f"{len(tokens)} tokens of {count} sequences are over the limits")
         if len(rows) > limits.max_logits_rows:
             raise _wrong(f"{len(rows)} logits rows are over the limit")
-        firsts = inputs.positions
-        each_one = len(tokens) == count and inputs.query_start == self._numbers[: count + 1]
+        firsts, numbers = inputs.positions, self._numbers
+        if len(numbers) <= count:
+            numbers += range(len(numbers), count + 1)
+        each_one = len(tokens) == count and inputs.query_start == numbers[: count + 1]
         if not each_one:
             firsts = _first_positions(inputs)
         elif [first + 1 for first in firsts] != lengths:
@@ -199,7 +201,7 @@ class InputCheck:
         if min(firsts) < 0 or max(lengths) > limits.max_context:
             raise _wrong("a context length is out of range")
         _check_range("token id", tokens, self._vocab_size, -rows_before)
-        if not each_one or rows != self._numbers[:count]:
+        if not each_one or rows != numbers[:count]:
             _check_range("logits row", rows, len(tokens))
         if len(inputs.block_tables) != len(self.tables):
             raise _wrong("there must be one block table per cache group")
@@ -250,7 +252,7 @@ class CheckedTable:
         self.changed: set[int] = set()
         self._firsts: list[int] = []
         self._ends: list[int] = []
-        self._leaves = False  # whether any of `_firsts` is above 0
+        self._leaves = False  # whether any of `_firsts` was ever above 0
 
     def check(
         self, table: Sequence[BlockRow], firsts: Sequence[int], lengths: Sequence[int]
@@ -274,17 +276,23 @@ class CheckedTable:
         return places
 
     def _look_at(self, table: Sequence[BlockRow], same: list[bool]) -> None:
-        known, count = self.rows, len(table)
-        del known[count:], self._firsts[count:], self._ends[count:]
-        changed = [place for place, is_same in enumerate(same) if not is_same]
-        for place in (*changed, *range(len(same), count)):
-            row = [*table[place]]
-            first, end = self._bounds(row)
-            known[place : place + 1] = [row]
-            self._firsts[place : place + 1] = [first]
-            self._ends[place : place + 1] = [end]
-            self.changed.add(place)
-        self._leaves = any(self._firsts)
+        count = len(table)
+        del self.rows[count:], self._firsts[count:], self._ends[count:]
+        place = -1
+        for _ in range(same.count(False)):
+            place = same.index(False, place + 1)
+            self._take(place, table[place])
+        for place in range(len(same), count):
+            self._take(place, table[place])
+
+    def _take(self, place: int, row: BlockRow) -> None:
+        row = [*row]
+        first, end = self._bounds(row)
+        self.rows[place : place + 1] = [row]
+        self._firsts[place : place + 1] = [first]
+        self._ends[place : place + 1] = [end]
+        self._leaves = self._leaves or first > 0
+        self.changed.add(place)
 
     def _bounds(self, row: BlockRow) -> tuple[int, int]:
         """The least first position that `row` serves, and the greatest length."""

@@ -181,8 +181,8 @@ def _take(
     argmax = outputs.argmax if not choices or None in choices else ()
     for running, row, choice in zip(due, rows, choices or repeat(None), strict=False):
         if running.request.finish_reason is None:
-            running.tokens.pop()
             state = running.state
             token = argmax[row] if choice is None or state is None else state.take(choice)
+            del running.tokens[-1]
             taken.append((running, 1, running.take(token)))
     return taken

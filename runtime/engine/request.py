@@ -79,7 +79,7 @@ class Request(Struct, eq=False):
     timings: Timings = field(default_factory=Timings)
 
 
-class Delta(Struct, frozen=True, eq=False):
+class Delta(Struct, frozen=True, eq=False, gc=False):
     """News of one request after a step. `token_ids`: those that came since its last delta, and
     `text` what has become certain with them. A finish reason makes it the last one."""
 

@@ -9,6 +9,7 @@ to step, so only what has changed in them is sent.
 
 from array import array
 from collections.abc import Iterator, Sequence
+from struct import pack_into
 from typing import NamedTuple
 
 from ...artifact.launch_plan import LaunchPlan, Region
@@ -102,7 +103,8 @@ class StepBlock:
         gpu, piece = self._gpu, self._pieces[self._next]
         self._next = (self._next + 1) % len(self._pieces)
         known = inputs.token_ids
-        if has_unknown := min(known) < 0:
+        runs = list(_runs(known)) if min(known) < 0 else ()
+        if runs:
             known = [token if token > 0 else 0 for token in known]
         self._write(known, inputs, sizes)
         gpu.wait(piece.read)
@@ -113,10 +115,9 @@ class StepBlock:
         for table in self._tables:
             table.unsent = None
         gpu.record(piece.read)
-        if has_unknown:
-            target = self._address + self._offsets[0]
-            for place, row, count in _runs(inputs.token_ids):
-                gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
+        target = self._address + self._offsets[0]
+        for place, row, count in runs:
+            gpu.copy(target + place * _I32, earlier + row * _I32, count * _I32)
 
     def _write(self, token_ids: list[int], inputs: StepInputs, sizes: StepSizes) -> None:
         tokens, sequences, rows = sizes
@@ -135,9 +136,10 @@ class StepBlock:
             table.write()
 
     def _put(self, offset: int, values: list[int], count: int, padding: int = 0) -> None:
-        begin, own = offset // _I32, len(values)
-        self._ints[begin : begin + own] = array("i", values)
+        own = len(values)
+        pack_into(f"{own}i", self._host, offset, *values)  # takes half of what an array does
         if own < count:
+            begin = offset // _I32
             self._ints[begin + own : begin + count] = array("i", [padding]) * (count - own)
 
     def _spans(self, sizes: StepSizes) -> list[tuple[int, int]]:

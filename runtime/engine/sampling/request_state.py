@@ -6,6 +6,7 @@ another place of the batch or given a new state, and goes on the same. Needs no 
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 from ....artifact.choice import Choice, Edits
@@ -107,7 +108,7 @@ class SamplingState:
     def choice_ahead(self, row: int, index: int) -> Choice:
         """The choice of output token `index`, from logits row `row`, of a state that needs no
         tokens: those before may be unknown. A new object each time."""
-        choice = self.choice.__copy__()
+        choice = copy(self.choice)
         choice.row = row
         if choice.temperature:
             choice.uniform = uniform(self._seed, index)

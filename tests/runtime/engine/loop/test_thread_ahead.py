@@ -1,10 +1,12 @@
 """The engine's thread, with a program that works by itself: a step is under way between calls."""
 
+from collections.abc import Sequence
 from threading import Event
-from typing import Any
 
 import pytest
 from late_toy import LateStep, LateToy
+from llmc.artifact.choice import Choice
+from llmc.artifact.program import StepInputs
 from llmc.base.errors import LlmcError
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.loop.thread import EngineThread
@@ -65,10 +67,10 @@ def test_who_is_under_way_when_the_device_fails_is_told_of_all_its_tokens() -> N
     class Failing(LateToy):
         failing = False
 
-        def submit(self, *asked: Any) -> LateStep:
+        def submit(self, inputs: StepInputs, choices: Sequence[Choice] = ()) -> LateStep:
             if self.failing:
                 raise LlmcError("LLMC-E0102", "the device is gone")
-            return super().submit(*asked)
+            return super().submit(inputs, choices)
 
     program = Failing()
     thread, request, sink = EngineThread(Engine(program)), Request((3, 2), 200), Sink()
