@@ -148,12 +148,24 @@ class FormLaunch(_Short, frozen=True):
     grid: tuple[Extent, Extent, Extent] = (ONE, ONE, ONE)
 
 
+class Traffic(_Short, frozen=True):
+    """`nbytes` that a launch has to move for each `unit` of a step: "" (once), T, S, R, or C, a
+    position that a sequence sees (at most `most`, if that isn't 0). Of other units `most` limits
+    the bytes."""
+
+    nbytes: Count
+    unit: Literal["", "T", "S", "R", "C"] = ""
+    most: Count = 0
+
+
 class Launch(_Plan, frozen=True, kw_only=True):
-    """One launch: its kernel and grid in each form, in the plan's order of forms."""
+    """One launch: its kernel and grid in each form, in the plan's order of forms. `traffic` is for
+    profiles."""
 
     label: str
     forms: list[FormLaunch]
     arguments: list[Argument]
+    traffic: list[Traffic] = []
 
 
 class Region(_Short, frozen=True):

@@ -225,7 +225,7 @@ def _first_positions(inputs: StepInputs) -> list[int]:
 
 class CheckedTable:
     """Copies of the rows of a block table that have passed, and where sequences may be that have
-    them. Whoever has copied the rows that `changed` names, in any order, clears it.
+    them. `changed`: places of those that are new since somebody asked.
 
     Every position that attention reads or a step writes must lie in a block of the pool. So a row
     serves first positions from `_firsts` on, and lengths up to `_ends`.
@@ -265,6 +265,13 @@ class CheckedTable:
             raise _wrong(f"the block table of {self._name} has a wrong length")
         if self._leaves and not all(map(le, self._firsts, firsts)):
             raise self._no_block()
+
+    def take_changed(self) -> list[int]:
+        """Places of the rows that have changed since this was last called."""
+        count = len(self.rows)
+        places = [place for place in self.changed if place < count]
+        self.changed.clear()
+        return places
 
     def _look_at(self, table: Sequence[BlockRow], same: list[bool]) -> None:
         known, count = self.rows, len(table)

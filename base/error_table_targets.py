@@ -12,9 +12,9 @@ TARGET_ERRORS: dict[str, ErrorInfo] = {
     "LLMC-E0241": ErrorInfo(
         "the program can't tell what its kernels take",
         "`llmc bench --profile` needs a program that notes when each of its kernels begins. Those "
-        "of target cpu do, if this version or a later one compiled them; other targets run in "
-        "runtimes that have profilers of their own.",
-        "compile for target cpu, or use the profiler of the runtime that the target runs in",
+        "of targets cpu and triton do, if this version or a later one compiled them; other targets "
+        "run in runtimes that have profilers of their own.",
+        "compile for target cpu or triton, or use the profiler of the target's own runtime",
     ),
     "LLMC-E0513": ErrorInfo(
         "a package has another version than the program was made for",

@@ -144,11 +144,13 @@ def key_loop(tiles: AttentionTiles, machine: Machine) -> KeyLoop:
     """
     head = max(tiles.key_block, tiles.value_block)
     warps = max(4, tiles.rows // 16)
+    grouped = machine.sm // 10 in (9, 10)
     if tiles.cache is DType.F32:
         return KeyLoop(16, warps, 2)
     if head > 128:
         return KeyLoop(16, 2 * warps, 3)
     if head > 64:
-        grouped = machine.sm // 10 in (9, 10)
         return KeyLoop(32, warps if grouped else 2 * warps, 4 if grouped else 3)
+    if tiles.cache is DType.I8 and not grouped:  # codes become bf16 in registers
+        return KeyLoop(32, 2 * warps, 3)
     return KeyLoop(64 if machine.sm < 120 else 32, warps, 3)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Norm
 from ...ir.types import DType
 from ..views import View
 from .emitters import emits
+from .forms import Form
+from .machines import Machine
+from .normed_rows import NormedRows
 from .operands import Choice, Operand, extent
 from .program import Program
+from .prologues import is_few
 from .row_views import GroupedRows, dense, group_of, grouped, takes_place_of
 
 _PIECE = 8192
@@ -57,7 +61,24 @@ def norm(program: Program, node: Node, op: Norm) -> None:
     absent = {name: None for name, view in views.items() if view is None}
     constants = absent | _strides(inputs | outputs, group) | _facts(op, operands[0], group)
     places = _places(total, results[0], operands)
-    _launch(program, pointers, constants, grouped(operands[0], group), places)
+    if node in program.prologues.readers:
+        assert group == 1, "rows of a matrix"
+        program.normed[node] = _normed(op, operands, vectors["weight_ptr"], total)
+        constants["ORDERED"], places = True, []
+    _launch(program, node, pointers, constants, grouped(operands[0], group), places)
+
+
+def _normed(
+    op: Norm, operands: list[View], weight: View | None, total: View | None
+) -> NormedRows:
+    """What the readers of a norm need to compute it."""
+    alone = NormedRows(operands[0], _stride(operands[0], 1), weight, op.eps)
+    if total is None:
+        return alone
+    strides = _stride(operands[1], 1), _stride(total, 1)
+    return replace(
+        alone, added=operands[1], added_stride=strides[0], total=total, total_stride=strides[1]
+    )
 
 
 def _places(total: View | None, out: View, operands: list[View]) -> list[tuple[View, View]]:
@@ -68,6 +89,7 @@ def _places(total: View | None, out: View, operands: list[View]) -> list[tuple[V
 
 def _launch(
     program: Program,
+    node: Node,
     pointers: dict[str, Operand],
     constants: dict[str, object],
     x: GroupedRows,
@@ -77,11 +99,17 @@ def _launch(
     assert isinstance(n, int)
     tiles = norm_tiles(n)
     tile = {"ROWS": tiles.rows, "BLOCK_N": tiles.block_n}
-    choice = Choice((extent(x.count, tiles.rows),), constants | tile, num_warps=tiles.num_warps)
+
+    def choose(machine: Machine, form: Form) -> Choice | None:
+        if node in program.prologues.readers and is_few(form, node):
+            return None
+        known = constants | tile
+        return Choice((extent(x.count, tiles.rows),), known, num_warps=tiles.num_warps)
+
     program.launch(
         "norm.norm_rows",
         {**pointers, "rows": program.size(x.count)},
-        lambda machine, form: choice,
+        choose,
         in_place=places,
     )
 

@@ -1,7 +1,8 @@
 """The forms of a program: for how many rows a launch chooses its kernel.
 
 One list of launches serves every step. A kernel multiplies tiles of 8, 16, 32 or 64 rows, so each
-launch may name another kernel for steps of at most so many; the last form takes any number.
+launch may name another kernel for steps of at most so many; the last form takes any number. One or
+two rows have a form of their own, in which fewer kernels do more.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ class Form:
 
 
 FEW = (1, 2)
-"""Where rows may depend on their batch, so few have kernels of their own."""
+"""So few rows have kernels of their own: linear layers normalize them, and where rows may depend on
+their batch, one row is multiplied otherwise than two."""
 
 
 def forms_of(limits: Limits, batch_invariant: bool = True) -> tuple[Form, ...]:
     """The forms of a program with these limits, by rising number of rows."""
-    kinds = NARROW if batch_invariant else (*FEW, *NARROW)
+    kinds = (*(FEW[-1:] if batch_invariant else FEW), *NARROW)
     narrow = [rows for rows in kinds if rows < limits.max_tokens]
     return tuple(
         Form(

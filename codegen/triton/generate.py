@@ -22,7 +22,7 @@ from .emit_generated import emit_copy, emit_group
 from .emit_sampling import emit_argmax, emit_sampling
 from .emit_step import begin_step
 from .emitters import emit_node
-from .fusion import plan_groups
+from .fusion import is_generated, plan_groups
 from .program import Program
 from .stored_types import compute_type
 
@@ -71,8 +71,11 @@ def _emit_nodes(program: Program) -> None:
     kept = program.keep(LOGITS, logits.type)
     if logits.producer is not None:
         program.place(logits, kept)
-    groups = plan_groups(graph)
+    selected = program.prologues.selected
+    groups = plan_groups(graph, lambda node: is_generated(node) and node not in selected)
     for node in graph.nodes:
+        if node in selected:  # the layers behind it read by its index
+            continue
         group = groups.get(node)
         if group is None:
             emit_node(program, node)

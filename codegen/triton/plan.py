@@ -18,6 +18,7 @@ from .cubins import Cubin, KernelSpec
 from .machines import Machine
 from .operands import Choice, Operand, PlannedLaunch
 from .program import Program, total_bytes
+from .traffic import terms_of
 
 POINTER_ALIGNMENT = 16
 """Bytes: pointers to such addresses let the compiler load 16 bytes at once."""
@@ -87,7 +88,11 @@ def plan_for(program: Program, memory: MemoryPlan, machine: Machine) -> MachineP
     def planned(launches: Iterable[PlannedLaunch]) -> list[Launch]:
         return [_launch(launch, program, memory, machine, specs) for launch in launches]
 
-    launches, sampling = planned(program.launches), planned(program.sampling)
+    launches = [
+        msgspec.structs.replace(launch, traffic=terms)
+        for launch, terms in zip(planned(program.launches), terms_of(program), strict=True)
+    ]
+    sampling = planned(program.sampling)
     kernels = [
         Kernel(
             label=spec.label,

@@ -23,7 +23,9 @@ from ...ir.types import Dim, DType, Sym, TensorType, numel
 from ...weights.table import WeightTable
 from ..views import Storage, View, whole
 from .forms import Form, forms_of
+from .normed_rows import NormedRows
 from .operands import POINTER, Choose, Operand, PlannedLaunch, extent
+from .prologues import Prologues, plan_prologues
 from .stored_types import stored_types
 
 STEP_ALIGNMENT = 256
@@ -54,7 +56,8 @@ class Program:
     """What has been emitted so far.
 
     `origins`: the nodes that each launch is of (none: of the step itself). `compute`: what
-    matrices are multiplied in. `columns`: of block tables.
+    matrices are multiplied in. `columns`: of block tables. `normed`: what norms read that linear
+    layers compute for few rows.
     """
 
     graph: Graph
@@ -73,11 +76,14 @@ class Program:
     groups: list[CacheGroup] = field(default_factory=list)
     stored: dict[Value, DType] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
+    prologues: Prologues = field(default_factory=Prologues)
+    normed: dict[Node, NormedRows] = field(default_factory=dict)
     _placed: dict[Value, Storage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.groups = cache_groups(self.graph, self.limits.block_size)
         self.stored = stored_types(self.graph, self.compute)
+        self.prologues = plan_prologues(self.graph, self.stored, gathers=self.batch_invariant)
         limits = self.limits
         sizes = {
             "token_ids": limits.max_tokens,

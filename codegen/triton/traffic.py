@@ -13,13 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...artifact.launch_plan import Pointer
+from ...artifact.launch_plan import Pointer, Traffic
 from ...ir.graph import Node, Value
 from ...ir.ops import CACHE_BLOCK, CacheWrite, Embedding, Linear, PagedAttention
 from ...ir.ops.linear import GroupedLinear
 from ...ir.types import Dim, bind_dim
 from .operands import PlannedLaunch
 from .program import Program
+
+_MANY = 1 << 30
+"""Tokens and positions beyond all tables, experts and windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,40 @@ def traffic_of(program: Program, size: StepSize) -> list[LaunchTraffic]:
         _of_launch(program, launch, nodes, size, last=nodes != after)
         for launch, nodes, after in zip(program.launches, program.origins, following, strict=False)
     ]
+
+
+def terms_of(program: Program) -> list[list[Traffic]]:
+    """The bytes of `traffic_of` as they follow from the sizes of a step, for each launch."""
+
+    def at(tokens: int = 1, sequences: int = 1, rows: int = 1, context: int = 1) -> list:
+        return traffic_of(program, StepSize(tokens, sequences, rows, context))
+
+    sizes = at(), at(tokens=2), at(sequences=2), at(rows=2), at(context=2)
+    ends = at(tokens=_MANY), at(context=_MANY)
+    return [_terms(*numbers) for numbers in zip(*sizes, *ends, strict=True)]
+
+
+def _terms(
+    one: LaunchTraffic,
+    token: LaunchTraffic,
+    sequence: LaunchTraffic,
+    row: LaunchTraffic,
+    position: LaunchTraffic,
+    many: LaunchTraffic,
+    long: LaunchTraffic,
+) -> list[Traffic]:
+    """Differences: everything grows evenly with each size, up to all weights or a window."""
+    by_token, seen = token.weights - one.weights, position.cache - one.cache
+    grown = (token.values - one.values, sequence.values - one.values, row.values - one.values)
+    window = long.cache // seen if seen else 0
+    found = [
+        Traffic(by_token, "T", many.weights) if by_token else Traffic(one.weights),
+        Traffic(max(0, one.values - sum(grown))),
+        *(Traffic(each, unit) for each, unit in zip(grown, ("T", "S", "R"), strict=True)),
+        Traffic(seen, "C", 0 if window >= _MANY else window),
+        Traffic(token.cache - one.cache, "T"),
+    ]
+    return [term for term in found if term.nbytes]
 
 
 def table(launches: Sequence[LaunchTraffic], bandwidth: float) -> str:

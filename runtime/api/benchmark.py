@@ -17,6 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from ...artifact.manifest import Manifest, Variant, weight_bytes
+from ...artifact.program import Program
 from ...base.errors import LlmcError
 from ...base.machine import available_cores, available_memory
 from ...base.progress import Progress, silent
@@ -122,8 +123,7 @@ def bench(
         step_bytes = decode_step_bytes(manifest, variant, shape)
         peak = peak_rss_mb()
         progress("reading memory", 1.0)
-        threads = shape.threads or available_cores()
-        bandwidth = memory_read_gbs(threads)
+        bandwidth = read_gbs(model.program, shape.threads)
     return _summarize(runs, shape, load_ms, peak, step_bytes, bandwidth, price_per_hour)
 
 
@@ -238,6 +238,13 @@ def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def read_gbs(program: Program, threads: int | None) -> float:
+    """GB/s at which the memory is read that a program lies in: its device's, or this machine's.
+    What a cache holds may be lost."""
+    own = getattr(program, "memory_read_gbs", None)
+    return own() if own is not None else memory_read_gbs(threads or available_cores())
 
 
 def memory_read_gbs(threads: int) -> float:

@@ -8,15 +8,20 @@ from typing import NamedTuple
 
 from ...artifact.manifest import Variant
 from ...artifact.program import Program
+from ...artifact.targets import TritonProgramOptions
 from ...base import machine
 from ...base.errors import LlmcError
 from ..engine.cache.block_pool import blocks_needed
 
 
 def fixed_bytes(variant: Variant, weights_bytes: int) -> int:
-    """Memory that a program takes besides its cache: weights, arena, logits."""
-    logits = variant.limits.max_logits_rows * variant.vocab_size * 4
-    return weights_bytes + variant.memory_plan.arena_bytes + logits
+    """Memory that a program takes besides its cache: weights, arena, logits or what is kept."""
+    options = variant.options
+    if isinstance(options, TritonProgramOptions):
+        kept = options.plan.kept_bytes + options.plan.step_bytes
+    else:
+        kept = variant.limits.max_logits_rows * variant.vocab_size * 4
+    return weights_bytes + variant.memory_plan.arena_bytes + kept
 
 
 def plan_cache(
@@ -26,10 +31,11 @@ def plan_cache(
     max_context: int | None,
     memory: int | None,
     available: int | None = None,
+    share: float = 0.5,
 ) -> tuple[int, ...]:
     """Number of blocks per cache group, by the memory plan.
 
-    `memory`: bytes that the whole model may take; if None, half of what is left (`available`;
+    `memory`: bytes that the whole model may take; if None, a `share` of what is left (`available`;
     default: of the machine's memory) beside weights and workspace. At most what `max_sequences`
     sequences of `max_context` need. E0601 if not even one chunk of a prompt fits.
     """
@@ -37,7 +43,7 @@ def plan_cache(
     context = min(max_context or limits.max_context, limits.max_context)
     fixed = fixed_bytes(variant, weights_bytes)
     available = machine.available_memory() if available is None else available
-    budget = memory - fixed if memory is not None else (available - fixed) // 2
+    budget = memory - fixed if memory is not None else int((available - fixed) * share)
     full = _blocks(variant, context)
     least = _blocks(variant, min(context, limits.max_tokens))
     if budget < _bytes(variant, least):

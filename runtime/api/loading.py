@@ -49,6 +49,7 @@ def open_program(
         max_context=max_context,
         memory=memory,
         available=runs.available_memory(),
+        share=runs.CACHE_SHARE,
     )
     threads = threads if threads is not None else machine.available_cores()
     if threads < 1:

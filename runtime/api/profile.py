@@ -1,10 +1,11 @@
 """Where the time of a step goes: what each kernel took, what it moved, and a trace for Perfetto.
 
-In: an artifact of target `cpu` and a load. Out: rows by kernel, steps of prompts and of decoding
-apart, each with the share that its bytes a second are of what the machine's memory was measured to
-give; and every call of every kernel as Chrome trace events, which https://ui.perfetto.dev opens.
+In: an artifact of target `cpu` or `triton`, and a load. Out: rows by kernel, steps of prompts and
+of decoding apart, each with the share that its bytes a second are of what the memory was measured
+to give; and every call of every kernel as Chrome trace events, which https://ui.perfetto.dev opens.
 
-Times are those of the first thread. What it waits for at a barrier counts for the kernel before.
+Times are those of the GPU, or of the first thread: what it waits for at a barrier counts for the
+kernel before.
 Bytes are those that a kernel has to move once; of small ones most never leave the caches, so a
 share may be over 100%.
 """
@@ -15,15 +16,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...artifact.program import Program, StepInputs, StepOutputs
 from ...base.errors import LlmcError
-from ...base.machine import available_cores
 from ...base.progress import Progress, silent
 from ..engine.engine import Engine
-from ..executors.cpu_profile import ARGMAX, END, Kernel, KernelProfiler, Traffic
-from .benchmark import Load, check_context, memory_read_gbs, random_prompts, run_once
+from ..executors.cpu_profile import ARGMAX, END, Kernel, Traffic
+from .benchmark import Load, check_context, random_prompts, read_gbs, run_once
 from .model import load
 
 _ARGMAX = Kernel("argmax_rows", "", ())
@@ -67,14 +67,30 @@ class RecordedStep:
         return "decode" if len(self.inputs.token_ids) == len(self.inputs.context_len) else "prefill"
 
 
-class _Recorder:
-    """A program whose steps are recorded; everything else is the program's own."""
+class Profiler(Protocol):
+    """Notes the kernels of the steps between `start` and `stop`."""
 
-    def __init__(self, program: Program, profiler: KernelProfiler) -> None:
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """What the numbers of marks mean."""
+        ...
+
+    def start(self) -> None: ...
+    def stop(self) -> list[tuple[int, int]]:
+        """(kernel, nanoseconds) in the order of time."""
+        ...
+
+
+class _Recorder:
+    """A program whose steps are recorded, one at a time; everything else is the program's own."""
+
+    def __init__(self, program: Program, profiler: Profiler) -> None:
         self._program, self._profiler = program, profiler
         self.steps: list[RecordedStep] = []
 
     def __getattr__(self, name: str) -> Any:
+        if name == "submit":  # steps under way side by side have no times of their own
+            raise AttributeError(name)
         return getattr(self._program, name)
 
     def step(self, inputs: StepInputs) -> StepOutputs:
@@ -104,15 +120,17 @@ def profile(
         run_once(model.engine, prompts[0], min(4, shape.output_tokens))
         recorder: Any = _Recorder(model.program, profiler)
         run_once(Engine(recorder), prompts[1], shape.output_tokens)
+        bandwidth = read_gbs(model.program, shape.threads)
     write_trace(trace, recorder.steps, profiler.kernels)
-    bandwidth = memory_read_gbs(shape.threads or available_cores())
     return summarize(recorder.steps, profiler.kernels, bandwidth)
 
 
-def _profiler_of(program: Any) -> KernelProfiler:
+def _profiler_of(program: Any) -> Profiler:
     profiler = program.profiler() if hasattr(program, "profiler") else None
     if profiler is None:
-        raise LlmcError("LLMC-E0241", "only programs of target cpu tell what their kernels take")
+        raise LlmcError(
+            "LLMC-E0241", "only programs of targets cpu and triton tell what their kernels take"
+        )
     return profiler
 
 

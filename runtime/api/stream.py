@@ -73,7 +73,8 @@ class Reading:
 
     def take(self, delta: Delta) -> Chunk:
         """The chunk of a delta. Raises the error of a request that ended with one."""
-        request, token_ids, text, finish_reason = delta
+        request, token_ids = delta.request, delta.token_ids
+        text, finish_reason = delta.text, delta.finish_reason
         index = self._index[request]
         choice, logprobs = self.choices[index], ()
         if finish_reason is not None:

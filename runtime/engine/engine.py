@@ -130,7 +130,7 @@ class Engine:
         program that works by itself, the news are of the step before, and this one runs on."""
         self._expire()
         self._steps.compute(self._note)
-        return self._take_news()
+        return self.take_news()
 
     def settle(self) -> None:
         """Waits for what the program computes; its news come with the next step. To be called
@@ -158,8 +158,9 @@ class Engine:
         if continuing:
             self.counters.inter_token(now - previous, continuing)
 
-    def _take_news(self) -> list[Delta]:
-        """Also of those who ended between steps."""
+    def take_news(self) -> list[Delta]:
+        """What no step has returned yet: of those who ended between steps, or were told about by a
+        step that had to be waited for."""
         news, self._news = self._news, []
         return news
 

@@ -8,11 +8,12 @@ and cache are anonymous mappings, whose pages cost memory only once they are use
 import ctypes
 import os
 from array import array
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
-from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...artifact.program import InputCheck, StepInputs, StepOutputs
 from ...base import machine
 from ...base.errors import LlmcError
 from .cpu_profile import KernelProfiler, native_profiler
@@ -73,6 +74,10 @@ def problem(variant: Variant) -> LlmcError | None:
     return None
 
 
+CACHE_SHARE = 0.5
+"""It leaves room for other programs and for files that are read."""
+
+
 def available_memory() -> int:
     """What the machine has left."""
     return machine.available_memory()
@@ -114,6 +119,7 @@ class CpuExecutor:
         self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
         self.cache_blocks = cache_blocks
         self.vocab_size = variant.vocab_size
+        self._check = InputCheck(self)
         self._handle: int | None = None
         self._process = os.getpid()
         self._library = load_library(library)
@@ -188,11 +194,9 @@ class CpuExecutor:
         """Runs one step; other Python threads go on meanwhile. E0102 if the library fails."""
         if self._handle is None:
             raise LlmcError("LLMC-E0100", "the program is closed")
-        check_inputs(inputs, self)
+        self._check.check(inputs)
         rows = len(inputs.logits_rows)
         self._fill(inputs)
-        if len(inputs.context_len) > 1:  # a program that serves one short text never needs it
-            self._prepare_pages(inputs)
         code = self._library.llmc_step(self._handle, ctypes.byref(self._inputs))
         if code != 0:
             raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
@@ -210,20 +214,27 @@ class CpuExecutor:
         for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows"):
             values = getattr(inputs, name)
             self._arrays[name][: len(values)] = array("i", values)
-        for target, table in zip(self._tables, inputs.block_tables, strict=True):
-            for s, blocks in enumerate(table):
-                start = s * self._columns
-                target[start : start + len(blocks)] = array("i", blocks)
+        several = len(inputs.context_len) > 1
+        for group, known in enumerate(self._check.tables):
+            if known.changed:
+                changed = [(place, known.rows[place]) for place in known.take_changed()]
+                self._fill_table(self._tables[group], changed)
+                if several:  # a program that serves one short text never needs it
+                    self._prepare_pages(group, [row for _, row in changed])
         self._inputs.tokens = len(inputs.token_ids)
         self._inputs.sequences = len(inputs.context_len)
         self._inputs.logits_rows_count = len(inputs.logits_rows)
 
-    def _prepare_pages(self, inputs: StepInputs) -> None:
+    def _fill_table(self, target: memoryview, rows: Sequence[tuple[int, list[int]]]) -> None:
+        """Writes rows of a block table, each at its place."""
+        for place, row in rows:
+            start = place * self._columns
+            target[start : start + len(row)] = array("i", row)
+
+    def _prepare_pages(self, group: int, rows: Sequence[list[int]]) -> None:
         """Has the pages behind the highest block made ready: the next ones that will be used."""
-        for pages, group, table in zip(
-            self._pages, self.cache_groups, inputs.block_tables, strict=True
-        ):
-            pages.reach((max(row[-1] for row in table) + 1) * group.bytes_per_block)
+        highest = max((row[-1] for row in rows), default=-1)
+        self._pages[group].reach((highest + 1) * self.cache_groups[group].bytes_per_block)
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copies a block of a cache group: keys and values of all its layers lie together."""

@@ -245,8 +245,9 @@ class CudaDevice:
         if status != 0:
             raise LlmcError(_REFUSED, f"the GPU refuses a graph: {status.name}")
 
-    def create_event(self) -> Event:
-        event = checked(self._driver.cuEventCreate(_NO_TIMING), "the GPU gives no event")
+    def create_event(self, *, timed: bool = False) -> Event:
+        made = self._driver.cuEventCreate(0 if timed else _NO_TIMING)
+        event = checked(made, "the GPU gives no event")
         self._events.append(event)
         return Event(int(event))
 
@@ -255,6 +256,9 @@ class CudaDevice:
 
     def wait(self, event: Event) -> None:
         checked(self._driver.cuEventSynchronize(event), "the GPU failed")
+
+    def elapsed(self, first: Event, second: Event) -> float:
+        return checked(self._driver.cuEventElapsedTime(first, second), "no time is known") / 1e3
 
     def synchronize(self) -> None:
         checked(self._driver.cuStreamSynchronize(self._stream), "the GPU failed")

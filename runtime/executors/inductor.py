@@ -41,6 +41,10 @@ def problem(variant: Variant) -> LlmcError | None:
     return None
 
 
+CACHE_SHARE = 0.5
+"""It leaves room for other programs and for files that are read."""
+
+
 def available_memory() -> int:
     """What the machine has left."""
     return machine.available_memory()

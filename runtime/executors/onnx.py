@@ -42,6 +42,10 @@ def problem(variant: Variant) -> LlmcError | None:
     )
 
 
+CACHE_SHARE = 0.5
+"""It leaves room for other programs and for files that are read."""
+
+
 def available_memory() -> int:
     """What the machine has left."""
     return machine.available_memory()

@@ -1,7 +1,7 @@
 """The executors: which module runs the programs of a target, and which variant runs here.
 
-A target's module has three functions, as `ExecutorModule` says. It is imported when an artifact
-with such a variant is opened, and imports the target's own packages inside.
+A target's module has a number and three functions, as `ExecutorModule` says. It is imported when
+an artifact with such a variant is opened, and imports the target's own packages inside.
 """
 
 from importlib import import_module
@@ -15,7 +15,12 @@ from ...base.errors import LlmcError
 
 
 class ExecutorModule(Protocol):
-    """What a module in `executors/` offers."""
+    """What a module in `executors/` offers.
+
+    `CACHE_SHARE`: of what is left beside a program, how much its cache may take by default.
+    """
+
+    CACHE_SHARE: float
 
     def problem(self, variant: Variant) -> LlmcError | None:
         """Why this machine can't run a variant whose features and packages are there."""

@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ...artifact.manifest import SIGNATURE_VERSION, CacheGroup, Limits, Variant
-from ...artifact.program import StepInputs, StepOutputs, check_inputs
+from ...artifact.program import InputCheck, StepInputs, StepOutputs
 from ...base.errors import LlmcError
 from .native_memory import allocate
 from .slots import SlotPlanner, SlotRun
@@ -36,6 +36,7 @@ class SlotExecutor(ABC):
         self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
         self.cache_blocks = (slots,) * len(self.cache_groups)
         self.vocab_size = variant.vocab_size
+        self._check = InputCheck(self)
         self._planner = SlotPlanner(self.limits, slots, prompts_alone=prompts_alone)
         self._logits = zeros((self.limits.max_logits_rows, self.vocab_size), "float32", huge=True)
         self._is_open = True
@@ -47,7 +48,7 @@ class SlotExecutor(ABC):
         """
         if not self._is_open:
             raise LlmcError("LLMC-E0100", "the program is closed")
-        check_inputs(inputs, self)
+        self._check.check(inputs)
         for run in self._planner.runs(inputs):
             try:
                 self._run(run)

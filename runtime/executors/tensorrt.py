@@ -76,6 +76,10 @@ def problem(variant: Variant) -> LlmcError | None:
     return LlmcError("LLMC-E0514", f"the engine is for {built}; this GPU is SM{found}")
 
 
+CACHE_SHARE = 0.5
+"""The runtime of engines takes memory of its own, of which it doesn't tell."""
+
+
 def available_memory() -> int:
     """What the first GPU has left."""
     return free_memory()

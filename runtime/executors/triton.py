@@ -7,8 +7,9 @@ host hasn't seen yet.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -22,6 +23,7 @@ from .gpu_device import GpuDevice
 from .triton_graphs import StepGraphs
 from .triton_launches import StepSizes
 from .triton_loading import gpu_problem, load_program
+from .triton_profile import LaunchProfiler
 from .triton_sampling import Draw, Sampling
 from .triton_steps import StepBlock, TokenSlot, begin_tokens, token_slots
 
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Steps under way at most; a third one waits until the first is done."""
+CACHE_SHARE = 0.9
+"""A GPU has little else to do with its memory."""
+_DRIVER_BYTES = 384 << 20
+"""For kernels, and recorded graphs of a megabyte or two each."""
+_COPIES, _COPIED_BYTES = 5, 1 << 30
+"""Copies that measure the memory, and their bytes at most: more than any cache holds."""
 
 
 def problem(variant: Variant) -> LlmcError | None:
@@ -42,8 +50,8 @@ def problem(variant: Variant) -> LlmcError | None:
 
 
 def available_memory() -> int:
-    """What the first GPU has left."""
-    return cuda_device.free_memory()
+    """What the first GPU has left, beside what its driver will take."""
+    return max(0, cuda_device.free_memory() - _DRIVER_BYTES)
 
 
 def open_program(
@@ -105,6 +113,7 @@ class TritonExecutor:
         self._count = 0
         self._rows, self._tokens = 0, 0  # of the last step: how many, and where they are
         self._logits: memoryview | None = None
+        self._before_launch: Callable[[int], None] | None = None
 
     def step(self, inputs: StepInputs) -> StepOutputs:
         """Runs one step; other Python threads go on meanwhile. E0722 if the GPU fails."""
@@ -134,10 +143,10 @@ class TritonExecutor:
     def _run(self, inputs: StepInputs, sizes: StepSizes) -> None:
         padded = self._graphs.padded(sizes)
         self._block.send(inputs, padded or sizes, self._tokens)
-        if padded is not None:
+        if padded is not None and self._before_launch is None:
             self._graphs.run(padded)
         else:
-            self._launches.run(self._gpu, sizes)
+            self._launches.run(self._gpu, padded or sizes, self._before_launch)
 
     def _take_back(self, sizes: StepSizes, choices: Sequence[Choice], place: int) -> Draw | None:
         """Has the step's tokens sent to the host, and those drawn that come with it."""
@@ -202,6 +211,29 @@ class TritonExecutor:
         base, size = self._spaces.cache[group], self.cache_groups[group].bytes_per_block
         if source != target:
             self._gpu.copy(base + target * size, base + source * size, size)
+
+    def profiler(self) -> LaunchProfiler:
+        """What notes the launches of steps."""
+
+        def watch(before: Callable[[int], None] | None) -> None:
+            self._before_launch = before
+
+        return LaunchProfiler(self._gpu, self._plan, watch)
+
+    def memory_read_gbs(self) -> float:
+        """GB/s at which the GPU reads its memory while it writes as much, as copies do. The cache
+        loses what it holds. Errors: E0722."""
+        self._gpu.attach()
+        pools = zip(self.cache_groups, self.cache_blocks, self._spaces.cache, strict=True)
+        nbytes, target = max((g.bytes_per_block * count, place) for g, count, place in pools)
+        half = min(nbytes // 2, _COPIED_BYTES)
+        marks = [self._gpu.create_event(timed=True) for _ in range(_COPIES + 1)]
+        for mark in marks:
+            self._gpu.copy(target, target + half, half)
+            self._gpu.record(mark)
+        self._gpu.synchronize()
+        times = [self._gpu.elapsed(*pair) for pair in pairwise(marks)]
+        return 2 * half / max(min(times), 1e-9) / 1e9
 
     def close(self) -> None:
         """Waits for the GPU, and frees its memory."""

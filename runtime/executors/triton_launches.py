@@ -8,7 +8,7 @@ scratch memory stand behind them, as Triton's kernels expect (0 where a kernel w
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ...artifact.launch_plan import (
@@ -60,10 +60,12 @@ class StepSizes(NamedTuple):
 
 
 class PreparedLaunch(NamedTuple):
-    """One launch in one form. `sizes`: which values are the step's, and the number of each one's
-    expression; `constant`: the packed parameters if there are none; `grid`: numbers of expressions.
+    """Launch `number` of the plan in one form. `sizes`: which values are the step's, and the number
+    of each one's expression; `constant`: the packed parameters if there are none; `grid`: numbers
+    of expressions.
     """
 
+    number: int
     kernel: gpu_device.Kernel
     shape: LaunchShape
     layout: struct.Struct
@@ -124,7 +126,7 @@ class Launches:
         """Packs what is known. `kernels`: by their numbers in the plan; `scratch`: the address of
         `scratch_bytes` bytes."""
         self._forms = [[] for _ in self._plan.forms]
-        for launch in self._launches:
+        for place, launch in enumerate(self._launches):
             needed = self._scratch_of(launch)
             for form, chosen in zip(self._forms, launch.forms, strict=True):
                 if chosen.kernel != NO_KERNEL:
@@ -132,6 +134,7 @@ class Launches:
                     grid = [self._number(extent) for extent in chosen.grid]
                     form.append(
                         _prepared(
+                            place,
                             kernels[chosen.kernel],
                             _shape(kernel),
                             self._values(launch.arguments, spaces, scratch if needed else 0),
@@ -159,8 +162,11 @@ class Launches:
                     values.append(0)
         return [*values, scratch, 0]
 
-    def run(self, gpu: GpuDevice, sizes: StepSizes) -> None:
-        """Launches all, in the form for a step of these sizes. What has no blocks is left out."""
+    def run(
+        self, gpu: GpuDevice, sizes: StepSizes, before: Callable[[int], None] | None = None
+    ) -> None:
+        """Launches all, in the form for a step of these sizes. What has no blocks is left out.
+        `before` is called before each launch, with its number in the plan."""
         known, count = sizes.by_symbol(), self._multiprocessors
         numbers = [extent.value(known, count) for extent in self._numbers]
         for launch in self._forms[self._plan.form_for(sizes.tokens)]:
@@ -173,10 +179,13 @@ class Launches:
                 for place, number in launch.sizes:
                     launch.values[place] = numbers[number]
                 packed = launch.layout.pack(*launch.values)
+            if before is not None:
+                before(launch.number)
             gpu.launch(launch.kernel, grid, launch.shape, packed)
 
 
 def _prepared(
+    number: int,
     kernel: gpu_device.Kernel,
     shape: LaunchShape,
     values: list[int | float],
@@ -188,7 +197,7 @@ def _prepared(
     places = [place for place, argument in enumerate(arguments) if isinstance(argument, Size)]
     sizes = list(zip(places, numbers, strict=True))
     constant = None if sizes else layout.pack(*values)
-    return PreparedLaunch(kernel, shape, layout, values, sizes, constant, grid)
+    return PreparedLaunch(number, kernel, shape, layout, values, sizes, constant, grid)
 
 
 def _shape(kernel: Kernel) -> LaunchShape:

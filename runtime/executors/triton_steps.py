@@ -45,8 +45,7 @@ class _Table:
         rows, count, filled = known.rows, len(known.rows), self._filled
         if not known.changed and count == filled:
             return
-        changed = {place for place in known.changed if place < count}
-        known.changed.clear()
+        changed = known.take_changed()
         columns, ints = self._columns, self._ints
         for place in changed:
             at = self._begin + place * columns
@@ -54,7 +53,7 @@ class _Table:
         if count < filled:
             at, end = self._begin + count * columns, self._begin + filled * columns
             ints[at:end] = array("i", [_NO_BLOCK]) * (end - at)
-            changed |= {count, filled - 1}
+            changed += (count, filled - 1)
         self._filled = count
         if changed:
             self._add(

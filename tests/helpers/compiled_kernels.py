@@ -16,7 +16,12 @@ SMS = (80, 90, 100, 120)
 
 
 def spilled_bytes(
-    fn: Any, types: Mapping[str, str], constants: Mapping[str, Any], sm: int, num_warps: int
+    fn: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    sm: int,
+    num_warps: int,
+    num_stages: int = 1,
 ) -> int:
     """types: of parameters that are no constants ("*fp32", "i32"); pointers are aligned to 16.
     A constant may be None: a pointer that isn't used. The kernel is proven to wait for the one in
@@ -26,6 +31,7 @@ def spilled_bytes(
         types=tuple((name, types[name]) for name in fn.arg_names if name in types),
         constants=tuple(constants.items()),
         num_warps=num_warps,
+        num_stages=num_stages,
         pdl=not constants.get("PORTABLE", False),
     )
     return build_kernel(spec, sm).spill_bytes

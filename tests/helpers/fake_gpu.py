@@ -287,7 +287,7 @@ class FakeGpu:
         for action in self._graphs[graph - 1]:
             self._begin(action)
 
-    def create_event(self) -> Event:
+    def create_event(self, *, timed: bool = False) -> Event:
         self._enter("create_event", capturing=False)
         self._events.append(0)
         return Event(len(self._events))
@@ -299,6 +299,12 @@ class FakeGpu:
     def wait(self, event: Event) -> None:
         self._enter("wait", capturing=False)
         self._run(self._events[event - 1])
+
+    def elapsed(self, first: Event, second: Event) -> float:
+        """A microsecond for each thing that was done in between."""
+        self._enter("elapsed", capturing=False)
+        assert max(self._events[e - 1] for e in (first, second)) <= self._finished, "not waited for"
+        return (self._events[second - 1] - self._events[first - 1]) * 1e-6
 
     def synchronize(self) -> None:
         self._enter("synchronize", capturing=False)

@@ -5,7 +5,8 @@ what to bind to these kernels: the launch reads its node's operands where the pl
 evaluates the node with torch and writes the results there. So offsets, strides, element types,
 order and reuse of memory are what is tested; the arithmetic is the oracle's.
 
-Only the last launch of a node computes: those before it (parts of a sum) leave poison.
+Only the last launch of a node that a step has computes: those before it (parts of a sum) leave
+poison.
 """
 
 from __future__ import annotations
@@ -120,8 +121,19 @@ class ReferenceLaunches:
             addresses = dict(zip(program.launches[number].operands, found.args, strict=False))
             addresses["vocab"] = program.graph.vocab_size
             SPECIAL[program.launches[number].function](found, addresses, env)
-        elif number + 1 == len(program.origins) or program.origins[number + 1] != nodes:
+        elif self._is_last(number, env["T"]):
             _Step(self, found, env).compute(nodes)
+
+    def _is_last(self, number: int, tokens: int) -> bool:
+        """No later launch of the same node is in the form of a step of so many tokens."""
+        form, origins = self.plan.form_for(tokens), self.generated.program.origins
+        node = origins[number][-1]
+        for later in range(number + 1, len(self.plan.launches)):
+            if not origins[later] or origins[later][-1] is not node:
+                return True
+            if self.plan.launches[later].forms[form].kernel >= 0:
+                return False
+        return True
 
 
 def _step_metadata(found: FakeLaunch, at: Mapping[str, Any], env: Env) -> None:

@@ -66,10 +66,7 @@ def add_tile(
     mask = (column < K)[:, None] if TAIL else True
     x = load_rows(x_ptr, x_at[None, :], column[:, None], mask, norm, not TAIL).to(COMPUTE)
     w_ptrs = w_ptr + (n * W_STRIDE)[:, None] + column[None, :]
-    if TAIL:
-        w = tl.load(w_ptrs, mask=(column < END)[None, :], other=0)
-    else:
-        w = tl.load(w_ptrs)
+    w = tl.load(w_ptrs, mask=(column < END)[None, :], other=0) if TAIL else tl.load(w_ptrs)
     if FORMAT != "plain":
         codes = in_column_order(w, NATURAL)
         w = e4m3_to_bf16(codes) if FORMAT == "f8c" else codes.to(tl.float32).to(tl.bfloat16)

@@ -32,9 +32,9 @@ def norm_rows(
     whose scales and totals lie SCALE_STRIDE elements a row; "row": codes i8 or 8-bit float, one
     scale a row, no totals. Pointers that aren't used may be anything. The sum may overwrite the
     residual or x, and so may `out_ptr` without QUANTIZE. BLOCK_N is a power of 2, at least 32 where
-    codes are in blocks; rows that are longer than it are read again for every step. ORDERED: squares
-    of an rms_norm are added up as `row_factors` does; nothing is overwritten, GROUP is 1, and the
-    sum is f32.
+    codes are in blocks; rows that are longer than it are read again for every step. ORDERED:
+    squares of an rms_norm are added up as `row_factors` does; nothing is overwritten, GROUP is 1,
+    and the sum is f32.
     """
     if not PORTABLE:
         gdc_wait()
@@ -90,7 +90,7 @@ def _short(
     centered = tl.where(inside[None, :], x - mean[:, None], 0.0)
     if ORDERED:
         factor = row_factors(
-            x_ptr, residual_ptr if ADD else None, None, row, rows, True,
+            x_ptr, residual_ptr if ADD else None, None, row, rows, 0,
             X_STRIDE, RESIDUAL_STRIDE, 0, N, EPS, ROWS,
         )  # fmt: skip
     else:
@@ -118,7 +118,7 @@ def _long(
     real = row < rows
     if ORDERED:
         mean = tl.zeros((ROWS,), tl.float32)
-        factor = row_factors(x_ptr, None, None, row, rows, True, X_STRIDE, 0, 0, N, EPS, ROWS)
+        factor = row_factors(x_ptr, None, None, row, rows, 0, X_STRIDE, 0, 0, N, EPS, ROWS)
     else:
         mean, factor = _moments(x_ptr, row, real, X_STRIDE, GROUP, N, EPS, CENTERED, ROWS, BLOCK_N)
     scale = mean
@@ -149,14 +149,14 @@ def rms_factor(squares, N: tl.constexpr, EPS: tl.constexpr):
 
 @triton.jit
 def row_factors(
-    x_ptr, added_ptr, sum_ptr, row, rows, stored, X_STRIDE: tl.constexpr,
+    x_ptr, added_ptr, sum_ptr, row, rows, tile, X_STRIDE: tl.constexpr,
     ADDED_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr, N: tl.constexpr, EPS: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """f32[BLOCK_T]: rms factors of rows `row` i32[BLOCK_T] of x + added [rows, N].
 
     Rows from `rows` on are taken for zeros. `added_ptr` may be None. The sums are stored at
-    `sum_ptr`, unless it is None, where `stored` bool says so.
+    `sum_ptr`, unless it is None, by the programs that have `tile` 0.
 
     Squares are added up in 512 partial sums (or as many as N's power of two), element i into sum
     i % 512 by rising i, each with one `fma`; then neighbours in pairs, and those in pairs. Every
@@ -170,13 +170,13 @@ def row_factors(
     partial = tl.zeros((BLOCK_T, WIDTH), tl.float32)
     for start in tl.range(0, FULL, WIDTH, loop_unroll_factor=8):
         x = _summed(
-            x_ptr, added_ptr, sum_ptr, row, start + place, real, stored,
+            x_ptr, added_ptr, sum_ptr, row, start + place, real, tile,
             X_STRIDE, ADDED_STRIDE, SUM_STRIDE,
         )  # fmt: skip
         partial = tl.fma(x, x, partial)
     if FULL < N:
         x = _summed(
-            x_ptr, added_ptr, sum_ptr, row, FULL + place, real & (FULL + place < N), stored,
+            x_ptr, added_ptr, sum_ptr, row, FULL + place, real & (FULL + place < N), tile,
             X_STRIDE, ADDED_STRIDE, SUM_STRIDE,
         )  # fmt: skip
         partial = tl.fma(x, x, partial)
@@ -185,15 +185,15 @@ def row_factors(
 
 @triton.jit
 def _summed(
-    x_ptr, added_ptr, sum_ptr, row, column, real, stored, X_STRIDE: tl.constexpr,
+    x_ptr, added_ptr, sum_ptr, row, column, real, tile, X_STRIDE: tl.constexpr,
     ADDED_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """f32: x + added at [row, column] where `real`, else 0; the sum is stored where `stored`."""
+    """f32: x + added at [row, column] where `real`, else 0; tile 0 stores the sum."""
     x = tl.load(x_ptr + row * X_STRIDE + column, mask=real, other=0.0).to(tl.float32)
     if added_ptr is not None:
         x += tl.load(added_ptr + row * ADDED_STRIDE + column, mask=real, other=0.0).to(tl.float32)
     if sum_ptr is not None:
-        tl.store(sum_ptr + row * SUM_STRIDE + column, x, mask=real & stored)
+        tl.store(sum_ptr + row * SUM_STRIDE + column, x, mask=real & (column * 0 + tile == 0))
     return x
 
 

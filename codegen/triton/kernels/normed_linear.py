@@ -43,7 +43,7 @@ def normed_rows(
     tile = tl.program_id(0)
     t = tl.arange(0, BLOCK_T)
     factor = factors_of_few(
-        x_ptr, added_ptr, sum_ptr, t, rows, tile == 0,
+        x_ptr, added_ptr, sum_ptr, t, rows, tile,
         X_STRIDE, ADDED_STRIDE, SUM_STRIDE, K, EPS, MOST, BLOCK_T,
     )  # fmt: skip
     source = tl.minimum(t, rows - 1).to(tl.int64)
@@ -76,7 +76,7 @@ def normed_gemv(
         gdc_launch_dependents()
     tile = tl.program_id(0)
     factor = factors_of_few(
-        x_ptr, added_ptr, sum_ptr, tl.arange(0, 2), rows, tile == 0,
+        x_ptr, added_ptr, sum_ptr, tl.arange(0, 2), rows, tile,
         X_STRIDE, ADDED_STRIDE, SUM_STRIDE, K, EPS, ROWS, 2,
     )  # fmt: skip
     one, two = tl.split(tl.reshape(factor, (1, 2)))

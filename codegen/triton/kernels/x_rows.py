@@ -47,18 +47,19 @@ def _load(pointers, mask, ALL: tl.constexpr):
 
 @triton.jit
 def factors_of_few(
-    x_ptr, added_ptr, sum_ptr, t, rows, stored, X_STRIDE: tl.constexpr,
+    x_ptr, added_ptr, sum_ptr, t, rows, tile, X_STRIDE: tl.constexpr,
     ADDED_STRIDE: tl.constexpr, SUM_STRIDE: tl.constexpr, K: tl.constexpr, EPS: tl.constexpr,
     MOST: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """f32 [BLOCK_T]: the factors of rows `t`, of which MOST at most are below `rows`.
+    Tile 0 stores the sums.
 
     `row_factors`, row by row: a tile of BLOCK_T rows would mostly add up zeros.
     """
     factors = tl.zeros((BLOCK_T,), tl.float32)
     for r in tl.static_range(MOST):
         one = row_factors(
-            x_ptr, added_ptr, sum_ptr, tl.full((1,), r, tl.int32), rows, stored,
+            x_ptr, added_ptr, sum_ptr, tl.full((1,), r, tl.int32), rows, tile,
             X_STRIDE, ADDED_STRIDE, SUM_STRIDE, K, EPS, 1,
         )  # fmt: skip
         factors = tl.where(t == r, one, factors)

@@ -142,11 +142,14 @@ class StepLoop:
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """Ends a request from outside, if it hasn't ended."""
-        sink = self._sinks.pop(request, None)
-        if sink is not None:
-            try:
-                self.engine.finish(request, reason)
-            finally:
+        if request not in self._sinks:
+            return
+        try:
+            self.engine.finish(request, reason)
+            self._deliver(self.engine.take_news())  # its last tokens may be among them
+        finally:
+            sink = self._sinks.pop(request, None)
+            if sink is not None:
                 self._answer(request, sink, reason)
 
     def pause(self, pause: Pause) -> None:
@@ -220,10 +223,14 @@ class StepLoop:
         stopped.__cause__ = error
         with self.gate:
             self.failed = self.refusal = stopped
-        for request, sink in list(self._sinks.items()):
-            request.error = _as_llmc_error(error)
+        for request in self._sinks:
+            if request.finish_reason is None:
+                request.error = _as_llmc_error(error)
             with suppress(Exception):
                 self.engine.finish(request, "error")
+        with suppress(Exception):
+            self._deliver(self.engine.take_news())
+        for request, sink in self._sinks.items():
             self._answer(request, sink, "error")
         self._sinks.clear()
 

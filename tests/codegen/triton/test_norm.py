@@ -216,7 +216,7 @@ from .norm import row_factors
 @triton.jit
 def factors(x_ptr, out_ptr, rows, N: tl.constexpr, BLOCK_T: tl.constexpr):
     row = tl.arange(0, BLOCK_T)
-    result = row_factors(x_ptr, None, None, row, rows, True, N, 0, 0, N, 1e-6, BLOCK_T)
+    result = row_factors(x_ptr, None, None, row, rows, 0, N, 0, 0, N, 1e-6, BLOCK_T)
     tl.store(out_ptr + row, result, mask=row < rows)
 """
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from configured import configured
 from llmc.artifact.launch_plan import Pointer
 from llmc.artifact.manifest import Limits
+from llmc.artifact.program import StepInputs
 from llmc.codegen.triton.layout import TRITON_LAYOUT
 from llmc.codegen.triton.operands import Choice, Operand
 from llmc.codegen.triton.program import Program
-from llmc.codegen.triton.traffic import LaunchTraffic, StepSize, table, total, traffic_of
+from llmc.codegen.triton.traffic import LaunchTraffic, StepSize, table, terms_of, total, traffic_of
 from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.ir.graph import Graph, Node, Value
 from llmc.ir.ops import CacheWrite, Embedding, GroupedLinear, Linear, Norm, PagedAttention
 from llmc.ir.types import Dim, DType, R, T, TensorType
+from llmc.runtime.api.profile import moved_bytes
 from llmc.weights.table import WeightTable
 from zoo import find
 
@@ -84,6 +86,30 @@ def test_what_stays_inside_a_launch_moves_nothing() -> None:
     assert values == [(480, 0), (480, 0), (0, 8), (480, 8)]
 
 
+def step_of(size: StepSize) -> StepInputs:
+    """Inputs that have no more than the sizes."""
+    return StepInputs(
+        token_ids=[0] * size.tokens,
+        positions=[],
+        query_start=[],
+        context_len=[size.context] * size.sequences,
+        logits_rows=[0] * size.rows,
+        block_tables=(),
+    )
+
+
+def test_rows_and_experts_end_with_all_of_them() -> None:
+    program, graph = program_of(Graph()), Graph()
+    table_value, ids = given((50, 8)), given((T,), DType.I32)
+    launch(program, (graph.append(Embedding(), [table_value, ids]),), 50 * 8 * 2)
+    experts = [given((T, 10)), given((4, 8, 10)), given((5,), DType.I32)]
+    launch(program, (graph.append(GroupedLinear(), experts),), 4 * 8 * 10)
+    for tokens in (1, 3, 4, 5, 49, 50, 60):
+        size = StepSize(tokens, 1, 1, 64)
+        for launched, parts in zip(traffic_of(program, size), terms_of(program), strict=True):
+            assert moved_bytes(parts, step_of(size)) == launched.nbytes
+
+
 def test_the_cache_of_a_model() -> None:
     model = find("smollm3")
     config = model.configuration()
@@ -110,6 +136,11 @@ def test_the_cache_of_a_model() -> None:
         else:
             assert launched.cache == 0
     assert total(found.values()).cache > 0
+    terms = terms_of(program)
+    for size in (SIZE, StepSize(1, 1, 1, 64), StepSize(60, 4, 8, 100)):
+        inputs = step_of(size)
+        for launched, parts in zip(traffic_of(program, size), terms, strict=True):
+            assert moved_bytes(parts, inputs) == launched.nbytes, launched.label
     text = table(list(found.values()), bandwidth=1e12)
     assert text.splitlines()[-1].endswith("a step")
     assert f"{total(found.values()).values:,}" in text.splitlines()[-1]

@@ -6,11 +6,14 @@ import sys
 
 import llmc
 import pytest
+from llmc.artifact.manifest import MemoryPlan
 from llmc.base import machine
 from llmc.base.errors import LlmcError
 from llmc.runtime.api.cache_plan import plan_cache
 from llmc.runtime.api.model import Model
+from llmc.runtime.executors import cpu, triton
 from llmc.runtime.executors.registry import runnable_variant
+from toy_plan import toy_plan, toy_triton_variant
 
 
 def test_the_most_demanding_variant_that_runs_here_is_chosen(
@@ -54,6 +57,23 @@ def test_the_cache_follows_the_memory_plan(make_variant):
     assert plan(fixed + 1000 * block, max_context=64) == (12, 12)
     with pytest.raises(LlmcError, match="E0601"):
         plan(fixed + block)
+
+
+def test_of_a_gpu_s_memory_most_is_for_the_cache() -> None:
+    """Whatever is kept between steps counts as the plan has it, not as logits."""
+    variant = toy_triton_variant(
+        toy_plan(kept_bytes=1 << 20), memory_plan=MemoryPlan(arena_bytes=0)
+    )
+    block, step = sum(g.bytes_per_block for g in variant.cache_groups), toy_plan().step_bytes
+
+    def plan(share: float) -> int:
+        left = 20 * block
+        available = left + (1 << 20) + step + 1000
+        options = {"available": available, "max_context": 32, "memory": None}
+        return sum(plan_cache(variant, weights_bytes=1000, share=share, **options))
+
+    assert (plan(0.5), plan(0.9), plan(1.0)) == (20, 36, 40)
+    assert triton.CACHE_SHARE > cpu.CACHE_SHARE
 
 
 def test_the_capacity_is_what_fits_at_once(toy):

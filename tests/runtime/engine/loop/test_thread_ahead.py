@@ -1,9 +1,10 @@
 """The engine's thread, with a program that works by itself: a step is under way between calls."""
 
 from threading import Event
+from typing import Any
 
 import pytest
-from late_toy import LateToy
+from late_toy import LateStep, LateToy
 from llmc.base.errors import LlmcError
 from llmc.runtime.engine.engine import Engine
 from llmc.runtime.engine.loop.thread import EngineThread
@@ -44,6 +45,43 @@ def test_a_thread_pauses_and_closes_when_nothing_is_under_way() -> None:
     for request, sink in list(zip(requests, sinks, strict=True))[1:]:
         assert sink.ids == request.output == Toy.greedy([*request.prompt], 200)
     assert program.closed
+
+
+def test_who_is_cancelled_after_a_pause_is_told_of_all_its_tokens() -> None:
+    """A pause waits for a step, whose tokens are told with the next one: here there is none."""
+    thread = EngineThread(Engine(LateToy()))
+    for n in range(8):
+        request, sink = Request((n, 2), 200), Sink()
+        thread.submit(request, sink)
+        assert sink.first.wait(10)
+        with thread.paused():
+            thread.cancel(request)
+        assert sink.last.wait(10)
+        assert sink.ids == request.output == Toy.greedy([n, 2], len(sink.ids))
+    assert thread.close()
+
+
+def test_who_is_under_way_when_the_device_fails_is_told_of_all_its_tokens() -> None:
+    class Failing(LateToy):
+        failing = False
+
+        def submit(self, *asked: Any) -> LateStep:
+            if self.failing:
+                raise LlmcError("LLMC-E0102", "the device is gone")
+            return super().submit(*asked)
+
+    program = Failing()
+    thread, request, sink = EngineThread(Engine(program)), Request((3, 2), 200), Sink()
+    thread.submit(request, sink)
+    assert sink.first.wait(10)
+    with thread.paused():
+        program.failing = True
+    assert sink.last.wait(10)
+    assert sink.ids == request.output == Toy.greedy([3, 2], len(sink.ids))
+    assert request.finish_reason == "error"
+    assert request.error is not None
+    assert request.error.id == "LLMC-E0102"
+    assert thread.close()
 
 
 def test_a_device_that_fails_in_a_pause_is_told_to_who_waits() -> None:
