@@ -18,7 +18,6 @@ import argparse
 import ast
 import hashlib
 import importlib.metadata
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -141,7 +140,9 @@ def specs_of(
 def cases(only: Iterable[str] = ()) -> list[tuple[ZooModel, str, str | None]]:
     """Families and schemes of the record."""
     wanted = set(only)
-    models = [m for m in ZOO + EXTENDED if m.expected == "compiles" and m.name in (wanted or {m.name})]
+    models = [
+        m for m in ZOO + EXTENDED if m.expected == "compiles" and m.name in (wanted or {m.name})
+    ]
     return [
         (model, scheme, cache_type)
         for place, (scheme, cache_type) in enumerate(SCHEMES)
@@ -166,7 +167,7 @@ def write_record(record: Mapping[str, Facts]) -> None:
     ]
     part = RECORD.with_suffix(".part")
     part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(part, RECORD)
+    part.replace(RECORD)
 
 
 def record_missing(only: Iterable[str], seconds: float) -> bool:
