@@ -5,22 +5,26 @@ A kernel that isn't in the record was changed since: run `zoo_cubins.py --record
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from llmc.artifact.launch_plan import NO_KERNEL, Launch
+from llmc.artifact.launch_plan import NO_KERNEL, Launch, parameter_layout
 from llmc.codegen.triton.cubins import compile_kernel
 from llmc.codegen.triton.kernel_spec import KernelSpec
 from llmc.codegen.triton.machines import MACHINES
 from llmc.codegen.triton.plan import MachinePlan
-from llmc.runtime.executors.triton_launches import _layout
 from planned_program import lowered
 from zoo import find
+
+sys.path.insert(0, str(Path(__file__).parent))
 from zoo_cubins import SMS, Facts, facts_of, key_of, read_record
 
 SAMPLE = (("llama", "bf16", None), ("gemma2", "bf16", None), ("qwen3-moe", "int4", "int8"))
-MOST_SPILLS = 0
-"""Bytes of a thread that don't fit into registers; loads and stores of them cost time."""
+MOST_SPILLS = 8
+"""Bytes of a thread that don't fit into registers: one such value, in a kernel that a step with
+draws runs once (`sampling.report_rows`)."""
 FRESH = ("embedding.embedding_rows", "argmax.argmax_rows", "experts.combine_experts")
 """Kernels that take little to compile."""
 
@@ -47,7 +51,7 @@ def test_every_kernel_is_recorded(
             facts = record.get(key_of(spec, sm))
             assert facts is not None, f"{spec.label} for SM{sm} isn't in the record"
             assert (facts.kernel, facts.sm) == (spec.label, sm)
-            assert facts.parameter_bytes == _layout(launch.arguments).size
+            assert facts.parameter_bytes == parameter_layout(launch.arguments).size
             assert facts.shared <= MACHINES[sm].shared_bytes
             assert 0 < facts.registers <= 255
             assert facts.registers * spec.num_warps * 32 <= 65536
