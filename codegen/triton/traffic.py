@@ -229,7 +229,9 @@ def _visible_pairs(op: PagedAttention, size: StepSize) -> int:
     """Pairs of a query and a position that it sees; the tokens are shared evenly by sequences."""
     queries = -(-size.tokens // max(size.sequences, 1))
     first = size.context - queries
-    seen = sum(min(first + i + 1, op.window or size.context) for i in range(queries))
+    most = op.window or size.context
+    growing = min(max(most - first, 0), queries)  # queries that see all before them
+    seen = growing * (2 * first + growing + 1) // 2 + (queries - growing) * most
     return seen * size.tokens // max(queries, 1)
 
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from llmc.artifact.manifest import Limits
 from llmc.artifact.program import Program, StepInputs
 from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_program import InterpretedProgram
@@ -39,11 +38,11 @@ FEW = {"num_attention_heads": 2, "num_key_value_heads": 1}
 EXPERTS = {"num_experts": 4}
 
 
-def small(family: str) -> ZooModel:
-    """Two layers of a family of the zoo; few heads and experts, but in llama."""
+def small(family: str, layers: int = 2) -> ZooModel:
+    """Two layers of a family of the zoo; few heads and experts, but in two layers of llama."""
     model = find(family)
-    few = {} if family == "llama" else FEW
-    config = {**model.config, "num_hidden_layers": 2, **few}
+    few = {} if family == "llama" and layers == 2 else FEW
+    config = {**model.config, "num_hidden_layers": layers, **few}
     if "num_experts" in config:
         config |= EXPERTS
     return replace(model, config=config, max_context=CONTEXT)
@@ -157,4 +156,28 @@ def test_a_model_in_company_and_alone(family: str, scheme: str, cache: str | Non
     alone = [*sequences.step(a=7)["a"]]
     alone += [sequences.step(a=1)["a"][0] for _ in range(3)]
     assert np.array_equal(np.stack(alone), np.stack(found["a"]))
+    program.close()
+
+
+def test_sequences_share_a_full_block() -> None:
+    """Contexts go on in a second block; another sequence has the first block of one, as prefix
+    caching does it, and the same logits bits as if it had computed it all."""
+    model = small("llama", layers=1)
+    plan = planned(model)
+    program = plan.by_kernels(BLOCKS, seed=2)
+    random = np.random.default_rng(7)
+    texts = {"a": random.integers(0, 272, 67).tolist()}
+    texts["c"] = texts["a"][:64] + random.integers(0, 272, 3).tolist()
+    sequences = Sequences(program, texts)
+    sequences.start("a", [3, 1])
+    first = [*sequences.step(a=63)["a"]]
+    sequences.start("c", [3, 0], context=64)
+    last = [*sequences.step(a=3)["a"]]  # the block of both is filled here
+    shared = sequences.step(c=2, a=1)
+    Expected(model, plan, "f32").check(
+        texts, {"a": [*first, *last, *shared["a"]], "c": [*first, last[0], *shared["c"]]}
+    )
+    sequences.start("c", [5, 2])
+    alone = [*sequences.step(c=60)["c"], *sequences.step(c=6)["c"]]
+    assert np.array_equal(np.stack(alone), np.stack([*first, last[0], *shared["c"]]))
     program.close()

@@ -6,7 +6,8 @@ In: nothing but this repository; no GPU is needed. Out: `zoo_cubins.json` beside
 registers, spilled bytes, dynamic shared bytes and parameter bytes of each kernel for each compute
 capability. Only kernels that the record lacks are compiled, each once for all families that have
 it; those that no family has any more are dropped in the end. The file is written after every batch,
-so a run that ends early is taken up by the next. All of it takes about an hour of one core.
+so a run that ends early is taken up by the next. All families have some 2,700 kernels:
+half an hour on two cores.
 
 A kernel's key is a digest of its spec, of the source of all functions that it calls (without
 comments and docstrings), of Triton's version and of the compute capability.
@@ -18,7 +19,6 @@ import argparse
 import ast
 import hashlib
 import importlib.metadata
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -141,7 +141,9 @@ def specs_of(
 def cases(only: Iterable[str] = ()) -> list[tuple[ZooModel, str, str | None]]:
     """Families and schemes of the record."""
     wanted = set(only)
-    models = [m for m in ZOO + EXTENDED if m.expected == "compiles" and m.name in (wanted or {m.name})]
+    models = [
+        m for m in ZOO + EXTENDED if m.expected == "compiles" and m.name in (wanted or {m.name})
+    ]
     return [
         (model, scheme, cache_type)
         for place, (scheme, cache_type) in enumerate(SCHEMES)
@@ -166,7 +168,7 @@ def write_record(record: Mapping[str, Facts]) -> None:
     ]
     part = RECORD.with_suffix(".part")
     part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(part, RECORD)
+    part.replace(RECORD)
 
 
 def record_missing(only: Iterable[str], seconds: float) -> bool:
@@ -200,7 +202,7 @@ def record_missing(only: Iterable[str], seconds: float) -> bool:
 
 def main() -> int:
     """Exit code 1 if there is more to do."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Record what kernels take on each GPU.")
     parser.add_argument("--record", action="store_true", required=True)
     parser.add_argument("--only", nargs="*", default=[], help="families")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="when to stop")

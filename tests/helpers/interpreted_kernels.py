@@ -27,6 +27,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import faster_interpreter
 import numpy as np
 import torch
 import triton.language as tl
@@ -166,6 +167,7 @@ setattr(interpreter.InterpreterBuilder, "create_dot", _dot)  # noqa: B010
 setattr(interpreter.InterpreterBuilder, "create_fmul", _multiply)  # noqa: B010
 interpreter._patch_lang = _patch_once
 setattr(JITFunction, "__call__", _call)  # noqa: B010
+faster_interpreter.install()
 
 
 @cache

@@ -102,7 +102,9 @@ class InterpretedLaunches:
             with _within(*self._declared(launch, found)):
                 _function(spec)[found.grid](**arguments, **_constants(spec))
         except Exception as error:
-            raise AssertionError(f"{launch.label}: {spec.label} on {found.grid}: {error}") from error
+            raise AssertionError(
+                f"{launch.label}: {spec.label} on {found.grid}: {error}"
+            ) from error
 
     def _declared(self, launch: Launch, found: FakeLaunch) -> tuple[Ranges, Ranges]:
         """What the launch may read, and what it may write."""
@@ -116,7 +118,9 @@ class InterpretedLaunches:
                 writes += parts if "w" in argument.access else []
         return Ranges(reads), Ranges(writes)
 
-    def _in_blocks(self, pointer: Pointer, address: int, found: FakeLaunch) -> list[tuple[int, int]]:
+    def _in_blocks(
+        self, pointer: Pointer, address: int, found: FakeLaunch
+    ) -> list[tuple[int, int]]:
         """The same part of every block."""
         base, size = address - pointer.offset, self._block_bytes[pointer.group]
         pool = next(a for a in found.gpu._memory if a.address == base)
