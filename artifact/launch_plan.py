@@ -178,12 +178,12 @@ class Region(_Short, frozen=True):
 class LaunchPlan(_Plan, frozen=True, kw_only=True):
     """All that a GPU program does.
 
-    `sm`: what its cubins are for; `ptx`: kernels are PTX for it, ended by a zero byte, which drivers
-    compile for later GPUs, too. `forms`: the most rows (T) of each form, rising; the last takes
-    any number. `step`: where each array of the step lies in its block: `token_ids`, `positions`,
-    `query_start`, `context_len`, `logits_rows`, `table.G` (i32 [S, columns]) of each cache group.
-    `kept`: `logits` f32 [R, vocab], `argmax` i32 [R] and others. `columns`: of block tables.
-    `sampling`: launched when tokens are to be drawn from the logits.
+    `sm`: what its cubins are for; `ptx`: kernels are PTX for it, each ended by a zero byte, which
+    drivers compile for later GPUs, too. `forms`: the most rows (T) of each form, rising; the last
+    takes any number. `step`: where each array of the step lies in its block: `token_ids`,
+    `positions`, `query_start`, `context_len`, `logits_rows`, `table.G` (i32 [S, columns]) of each
+    cache group. `kept`: `logits` f32 [R, vocab], `argmax` i32 [R] and others. `columns`: of block
+    tables. `sampling`: launched when tokens are to be drawn from the logits.
     """
 
     sm: Positive

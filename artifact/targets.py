@@ -154,8 +154,8 @@ _INSTRUCTION_SETS = {
 _GPUS = {
     "flag": "--sm",
     "metavar": "N,…",
-    "level_help": "GPUs of trt and triton, by compute capability, such as 86,89,120; for triton also "
-    "ptx, for newer ones.",
+    "level_help": "GPUs of trt and triton, by compute capability, such as 86,89,120; for triton "
+    "also ptx, for newer ones.",
     "levels": (),
     "level_error": "LLMC-E0202",
 }

@@ -163,7 +163,7 @@ def test_every_field_of_the_manifest_is_described() -> None:
     structs += [text_vectors.TextVectors, text_vectors.EncodedText, text_vectors.RenderedChat]
     structs += [targets.CacheInput, *get_args(targets.AnyProgramOptions)]
     structs += [launch_plan.LaunchPlan, launch_plan.Kernel, launch_plan.Launch]
-    structs += [launch_plan.FormLaunch, launch_plan.Extent, launch_plan.Region]
+    structs += [launch_plan.FormLaunch, launch_plan.Extent, launch_plan.Region, launch_plan.Traffic]
     structs += [launch_plan.Pointer, launch_plan.Size, launch_plan.Number]
     for struct in structs:
         rows = FORMAT.section(f"### `{struct.__name__}`").rows("| field |")
