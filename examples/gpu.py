@@ -33,13 +33,16 @@ def main() -> int:
     options = parser.parse_args()
     try:
         artifact = find_or_compile(options)
-        generate(artifact, options)
+        try:
+            generate(artifact, options)
+        except LlmcError as error:
+            if error.id not in NO_GPU:
+                raise
+            print(f"not run: {error.message}")
+            show_plans(artifact)
     except LlmcError as error:
-        if error.id not in NO_GPU:
-            print(f"{error}\n{error.hint}", file=sys.stderr)
-            return error.exit_code
-        print(f"not run: {error.message}")
-        show_plans(artifact)
+        print(f"{error}\n{error.hint}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

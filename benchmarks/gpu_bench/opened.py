@@ -39,7 +39,8 @@ class Opened:
         tokens, sequences = len(inputs.token_ids), len(inputs.context_len)
         sizes = StepSizes(tokens, sequences, len(inputs.logits_rows))
         self.device.attach()
-        self.executor._block.send(inputs, sizes)
+        self.executor._check.check(inputs)
+        self.executor._block.send(inputs, sizes, self.executor._tokens)
         self.device.begin_marks()
         try:
             self.executor._launches.run(self.device, sizes)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from gpu_suites import CASES, CONTEXT, LIMITS, SHAPE, by_references, lowered_shape
 from linked_environment import ROOT, make_environment, run
+from llmc.artifact.targets import TritonProgramOptions, options_of
 from llmc.benchmarks.gpu_bench import suite
 from llmc.benchmarks.gpu_bench.building import (
     Lowered,
@@ -56,7 +57,7 @@ def test_a_folder_is_read_as_it_was_written(
     assert again == built
     assert pieces.pieces == blobs.pieces
     entry = entry_of(again[0], pieces)
-    for kernel in again[0].variant.options.plan.kernels:
+    for kernel in options_of(again[0].variant.options, TritonProgramOptions).plan.kernels:
         assert entry[kernel.offset :].startswith(kernel.name.encode())
 
 

@@ -42,7 +42,8 @@ class Peer:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         with torch.device(self.device):
-            return LlamaForCausalLM(LlamaConfig(**self.config)).to(torch.bfloat16).eval()
+            model: Any = LlamaForCausalLM(LlamaConfig(**self.config))
+        return model.to(torch.bfloat16).eval()
 
     def _plain(self) -> Any:
         from plain_llama import PlainLlama
