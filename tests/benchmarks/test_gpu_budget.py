@@ -105,4 +105,4 @@ def test_a_peer_that_is_too_slow_is_ended() -> None:
 
 def test_a_peer_that_ends_leaves_its_last_words() -> None:
     with pytest.raises(PeerLost, match="it ended: "):
-        Peer({}, 120, device="cpu", mode="none")
+        Peer(SMALL.configuration() | {"hidden_size": "many"}, 120, device="cpu", mode="none")
