@@ -21,6 +21,9 @@ from .machines import Machine
 from .operands import POINTER, Operand
 from .program import Program
 
+EARLY_TILES = 4
+"""Of K: 8 to 32 KB of weights for each program, for which L2 has room. Not measured."""
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -118,6 +121,12 @@ def of_machine(machine: Machine) -> dict[str, bool]:
         "OVERLAPS": machine.overlaps,
         "PORTABLE": False,
     }
+
+
+def prefetched(machine: Machine, form: Form) -> int:
+    """Tiles of K that programs ask for before they wait. Many rows aren't bound by memory, and
+    their programs are too many to be there before the kernel in front has ended."""
+    return EARLY_TILES if machine.overlaps and not form.wide else 0
 
 
 def same_place(out: Matrix, added: Matrix) -> bool:
