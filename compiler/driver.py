@@ -28,7 +28,7 @@ from ..artifact.writer import ArtifactWriter
 from ..base.errors import LlmcError
 from ..base.failures import extras_named
 from ..base.progress import Beside, Progress, silent
-from ..codegen.contract import Build, Configured, Settling
+from ..codegen.contract import Build, Configured
 from ..weights.values import RecipeValues
 from .assemble import (
     add_text_entries,
@@ -53,7 +53,7 @@ from .frontend.sources import open_source
 from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
-from .targets import Program, default_scheme, lower_for, resolve_targets
+from .targets import Program, default_scheme, lower_for, resolve_targets, settled_options
 from .text_entries import text_entries
 
 _LOOK_SECONDS = 0.1
@@ -167,7 +167,7 @@ def _lowered(
         programs, models, notes = _traced_and_lowered(source, targets, context, progress)
     options = {
         **asked,
-        "target_options": _settled(asked["target_options"], programs),
+        "target_options": settled_options(asked["target_options"], programs),
         "context": context,
         "levels": {t.name: list(t.levels) for t in targets},
         "target": [t.name for t in targets],
@@ -217,13 +217,6 @@ def _write(
     writer.write_manifest(manifest)
     lowered.manifest = manifest
     return quality
-
-
-def _settled(given: Mapping[str, Any], programs: Sequence[Program]) -> Mapping[str, Any]:
-    """Options by target, in which those of programs that depend on more say it."""
-    settling = [(p.target.name, p.compiled) for p in programs if isinstance(p.compiled, Settling)]
-    found = {name: compiled.settle(given[name]) for name, compiled in settling if name in given}
-    return {**given, **found}
 
 
 @contextmanager

@@ -16,13 +16,13 @@ pytest.importorskip("triton")
 from configured import configured
 from fake_gpu import FakeGpu, FakeKernel, FakeLaunch
 from llmc.base.errors import LlmcError
-from llmc.codegen.contract import Settling
 from llmc.codegen.triton import autotune, tile_options
 from llmc.codegen.triton.autotune import Shape, Tuner, candidates, shapes_of
 from llmc.codegen.triton.kernel_spec import Cubin, KernelSpec, Parameter
 from llmc.codegen.triton.linear_tiles import linear_tile
 from llmc.codegen.triton.machines import MACHINES
 from llmc.codegen.triton.tile_table import TileRow, parse_tiles, tiles_text
+from llmc.compiler.targets import Program, settled_options
 from llmc.ir.types import DType
 from llmc.runtime.executors.gpu_device import Event, GpuProperties
 from planned_program import lowered
@@ -81,7 +81,7 @@ class Clocked(FakeGpu):
     def _cubin(self, of: KernelSpec) -> Cubin:
         name = f"kernel{len(self.named)}"
         types = tuple("ptr" if kind.startswith("*") else "i32" for _, kind in of.types)
-        self.named[name] = FakeKernel(types, lambda launch: self._run(of, launch))
+        self.named[name] = FakeKernel(types, lambda launch: self._compute(of, launch))
         sizes = [8] * 6 + [4] + [8, 8]
         places = [Parameter(at, size) for at, size in zip(range(0, 72, 8), sizes, strict=True)]
         return Cubin(
@@ -89,7 +89,7 @@ class Clocked(FakeGpu):
             8 if of in self.spilled else 0, 0,
         )  # fmt: skip
 
-    def _run(self, of: KernelSpec, launch: FakeLaunch) -> None:
+    def _compute(self, of: KernelSpec, launch: FakeLaunch) -> None:
         known: Any = dict(of.constants)
         rows = launch.args[6]
         assert launch.grid == (-(-known["N"] // known["BLOCK_N"]), -(-rows // known["BLOCK_T"]), 1)
@@ -300,11 +300,14 @@ def test_what_is_measured_is_used_kept_and_recorded(here: Here, tmp_path: Path) 
     assert not here.gpus[1].launches
     assert file.read_text() == text
     # The manifest has the rows: no file is read, no GPU is asked.
-    assert isinstance(first, Settling)
-    settled = first.settle(given)
-    assert settled == {"tiles": text}
+    program = Program(
+        configured("triton", levels=("90",)), first.generated.program.graph, first, None
+    )
+    both = {"triton": {**given, "batch_variant": False}, "onnx": {"dialect": "ort"}}
+    settled = settled_options(both, [program])
+    assert settled == {**both, "triton": {"tiles": text, "batch_variant": False}}
     file.unlink()
-    rebuilt = lowered(find("llama"), "bf16", **few, **settled).compiled
+    rebuilt = lowered(find("llama"), "bf16", **few, **settled["triton"]).compiled
     assert len(here.gpus) == 2
     for other in (again, rebuilt):
         assert other.plans["sm90"] == first.plans["sm90"]
