@@ -195,7 +195,7 @@ ROW = TileRow(
 
 
 def test_a_table_of_one_s_own_goes_first() -> None:
-    given = {"tiles": [ROW], "x_size": 2}
+    given: dict[str, Any] = {"tiles": [ROW], "x_size": 2}
     tile = linear_tile(MACHINES[90], DType.BF16, 1100, 2048, 8, **given)
     assert (tile.block_n, tile.num_warps, tile.num_stages) == (128, 8, 3)
     others = [
@@ -243,8 +243,14 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         bad.write_text(text, encoding="latin-1")
         with pytest.raises(LlmcError, match="LLMC-E0205"):
             configured("triton", levels=("90",), tiles=str(bad))
-    for given in ({"tiles": str(tmp_path / "none.toml")}, {"autotune": True},
-                  {"autotune": True, "tiles": str(tmp_path / "no" / "folder.toml")}):  # fmt: skip
+    nowhere = str(tmp_path / "no" / "folder.toml")
+    refused: list[dict[str, Any]] = [
+        {"tiles": str(tmp_path / "none.toml")},
+        {"autotune": True},
+        {"autotune": True, "tiles": "a\ntable"},
+        {"autotune": True, "tiles": nowhere},
+    ]
+    for given in refused:
         with pytest.raises(LlmcError, match="LLMC-E0205"):
             configured("triton", levels=("90",), **given)
 
@@ -283,8 +289,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def test_what_is_measured_is_used_kept_and_recorded(here: Here, tmp_path: Path) -> None:
-    file, few = tmp_path / "mine.toml", {"max_tokens": 8, "max_sequences": 2, "max_logits_rows": 2}
-    given = {"autotune": True, "tiles": str(file)}
+    file = tmp_path / "mine.toml"
+    few: dict[str, Any] = {"max_tokens": 8, "max_sequences": 2, "max_logits_rows": 2}
+    given: dict[str, Any] = {"autotune": True, "tiles": str(file)}
     first = lowered(find("llama"), "bf16", **few, **given).compiled
     widths = {
         known["BLOCK_N"]
@@ -317,7 +324,7 @@ def test_what_is_measured_is_used_kept_and_recorded(here: Here, tmp_path: Path) 
 
 
 def test_another_gpu_is_refused_before_anything_else(here: Here, tmp_path: Path) -> None:
-    given = {"autotune": True, "tiles": str(tmp_path / "mine.toml")}
+    given: dict[str, Any] = {"autotune": True, "tiles": str(tmp_path / "mine.toml")}
     configured("triton", levels=("80", "90"), **given).require_tools()
     here.sm = 120
     for levels in (("80", "90"), ("ptx",)):
