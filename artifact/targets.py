@@ -58,6 +58,22 @@ class TritonCompileOptions(CompileOptions, frozen=True, kw_only=True, forbid_unk
             extra={"flag": "--batch-variant"},
         ),
     ] = False
+    autotune: Annotated[
+        bool,
+        Meta(
+            description="Where there is a GPU of the kind, measure tiles of linear layers on it, "
+            "and keep them in the file of --tiles.",
+            extra={"flag": "--autotune"},
+        ),
+    ] = False
+    tiles: Annotated[
+        str,
+        Meta(
+            description="A table of tiles of linear layers that goes before that of the triton "
+            "target.",
+            extra={"flag": "--tiles", "metavar": "FILE"},
+        ),
+    ] = ""
 
 
 class ProgramOptions(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..artifact.manifest import CacheGroup, Limits, MemoryPlan
 from ..artifact.targets import AnyProgramOptions, CompileOptions
@@ -68,6 +68,15 @@ class Compiled(Protocol):
 
         Gives the options again if building has completed them.
         """
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A `Compiled` that depends on more than its options say: on files, or on what was measured."""
+
+    def settle(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options `given` so that they say all of it: for the manifest, and a rebuild."""
         ...
 
 

@@ -53,7 +53,7 @@ from .frontend.sources import open_source
 from .frontend.text_part import describe
 from .frontend.trace import build_on_meta
 from .quality import check_quality
-from .targets import Program, default_scheme, lower_for, resolve_targets
+from .targets import Program, default_scheme, lower_for, resolve_targets, settled_options
 from .text_entries import text_entries
 
 _LOOK_SECONDS = 0.1
@@ -167,6 +167,7 @@ def _lowered(
         programs, models, notes = _traced_and_lowered(source, targets, context, progress)
     options = {
         **asked,
+        "target_options": settled_options(asked["target_options"], programs),
         "context": context,
         "levels": {t.name: list(t.levels) for t in targets},
         "target": [t.name for t in targets],

@@ -14,7 +14,7 @@ from ..artifact.manifest import Limits
 from ..artifact.targets import AS_STORED, SCHEMES
 from ..base.debug import dump, dump_folder, dumps_under
 from ..base.errors import LlmcError
-from ..codegen.contract import Compiled, Configured, Request
+from ..codegen.contract import Compiled, Configured, Request, Settling
 from ..codegen.registry import compile_options, find_backend
 from ..ir.graph import Graph
 from ..ir.ops import CACHE_BLOCK
@@ -114,6 +114,18 @@ def lower_for(
         programs.append(Program(target, model.graph, compiled, table))
         models.append(model)
     return programs, models
+
+
+def settled_options(
+    given: Mapping[str, Mapping[str, Any]], programs: Sequence[Program]
+) -> dict[str, Mapping[str, Any]]:
+    """Options by target as a manifest has them: a compile with these gives the same programs."""
+    settled = dict(given)
+    for program in programs:
+        name, compiled = program.target.name, program.compiled
+        if name in given and isinstance(compiled, Settling):
+            settled[name] = compiled.settle(given[name])
+    return settled
 
 
 def limits_of(features: Features, context: int) -> Limits:

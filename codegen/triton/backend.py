@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
 from ...artifact.targets import TritonCompileOptions, TritonProgramOptions
@@ -30,6 +31,14 @@ from .listing import listing
 from .machines import MACHINES, Machine
 from .plan import MachinePlan, plan_for
 from .precision import CACHES, SCHEMES
+from .tile_options import (
+    NO_TILES,
+    TileOptions,
+    measure_tiles,
+    require_gpu,
+    settled_options,
+    tile_options,
+)
 
 EXECUTOR_PACKAGES = {"cuda-core": ">=1.0", "cuda-bindings": ">=13.0"}
 PTX_SM = 80
@@ -40,10 +49,12 @@ FEATURES = Features((PAGED,), gated_panels=True)
 
 @dataclass(frozen=True)
 class CompiledTriton:
-    """The launches of a step, and for each level the plan that its machine runs."""
+    """The launches of a step, and for each level the plan that its machine runs. `has_tiles`: the
+    user has a table of tiles."""
 
     generated: Generated
     plans: Mapping[str, MachinePlan] = field(repr=False)
+    has_tiles: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -70,6 +81,10 @@ class CompiledTriton:
     def options(self, level: str) -> TritonProgramOptions:
         """The launch plan, whose kernels have no place in the program before they are built."""
         return TritonProgramOptions(plan=self.plans[level].plan)
+
+    def settle(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `contract.Settling`."""
+        return settled_options(given, self.generated.program.tiles) if self.has_tiles else given
 
     def dumps(self) -> Mapping[str, str]:
         """What each launch runs and touches, and its bytes, per level."""
@@ -110,6 +125,7 @@ class ConfiguredTriton:
     scheme: Scheme
     built: tuple[Level, ...]
     batch_invariant: bool
+    tiles: TileOptions = NO_TILES
     name: str = "triton"
     layout: Layout = TRITON_LAYOUT
     weights_entry: str = "weights/triton.safetensors"
@@ -123,8 +139,14 @@ class ConfiguredTriton:
         return tuple(level.name for level in self.built)
 
     def require_tools(self) -> None:
-        """Building needs Triton."""
+        """Building needs Triton; measuring needs a GPU."""
         require_triton()
+        if self.tiles.file is not None:
+            self._measured_sm()
+
+    def _measured_sm(self) -> int:
+        """That of the GPU which is here."""
+        return require_gpu(level.machine.sm for level in self.built if not level.ptx)
 
     def requirements(self, level: str) -> Requirements:
         """CUDA's packages; the kernels themselves don't care what the host is."""
@@ -134,11 +156,17 @@ class ConfiguredTriton:
         """Launches, memory plan and the kernels of every level.
 
         Raises:
-            LlmcError: LLMC-E0401 an op that can't be done; LLMC-E0103 a wrong plan.
+            LlmcError: LLMC-E0401 an op that can't be done; LLMC-E0103 a wrong plan; where tiles are
+                measured, E0514 and E0722.
         """
         assert weights is not None
-        invariant = self.batch_invariant
-        generated = generate(graph, limits, weights, self.scheme, batch_invariant=invariant)
+        generated = generate(
+            graph, limits, weights, self.scheme, batch_invariant=self.batch_invariant,
+            tiles=self.tiles.rows,
+        )  # fmt: skip
+        if self.tiles.file is not None:
+            sm = self._measured_sm()
+            measure_tiles(generated.program, generated.memory, sm, self.tiles)
         plans = {}
         for level in self.built:
             machine = level.machine
@@ -146,7 +174,7 @@ class ConfiguredTriton:
             blocks = [group.bytes_per_block for group in generated.program.groups]
             check_plan(plan.plan, generated.memory.arena_bytes, weights.nbytes, blocks)
             plans[level.name] = plan
-        return CompiledTriton(generated, plans)
+        return CompiledTriton(generated, plans, self.tiles.given)
 
 
 class TritonBackend:
@@ -168,7 +196,8 @@ class TritonBackend:
             )
         levels = dict.fromkeys(_level(word) for word in request.levels)
         built = sorted(levels, key=lambda level: level.ptx)
-        return ConfiguredTriton(scheme, tuple(built), not options.batch_variant)
+        tiles = tile_options(options)
+        return ConfiguredTriton(scheme, tuple(built), not options.batch_variant, tiles)
 
 
 def _level(word: str) -> Level:

@@ -16,7 +16,15 @@ from .emit_generated import dense
 from .emitters import emits
 from .forms import Form
 from .layout import in_panels
-from .linear_layer import Layer, as_matrix, layer_of, of_machine, same_place, weight_pointer
+from .linear_layer import (
+    Layer,
+    as_matrix,
+    layer_of,
+    of_machine,
+    prefetched,
+    same_place,
+    weight_pointer,
+)
 from .machines import Machine
 from .normed_rows import NormedRows
 from .operands import Choice, Operand, extent
@@ -60,7 +68,7 @@ def linear(program: Program, node: Node, op: Linear) -> None:
         tile = layer.tile(machine, form)
         constants = {
             **layer.constants, **tile.constants, "GROUP": tile.group, "GATHER": index is not None,
-            **of_machine(machine),
+            **of_machine(machine), "PREFETCH": prefetched(machine, form),
         }  # fmt: skip
         grid = (extent(layer.n, tile.block_n), extent(layer.out.count, tile.block_t))
         return Choice(grid, constants, tile.num_warps, tile.num_stages)
@@ -110,7 +118,10 @@ def _launch_normed(
             known = constants | _few_tile(layer, most)
             return Choice((extent(layer.n, known["BLOCK_N"]),), known)
         tile = layer.tile(machine, form, rows.element_bytes)
-        known = {**constants, **tile.constants, **of_machine(machine), "MOST": most}
+        known = {
+            **constants, **tile.constants, **of_machine(machine), "MOST": most,
+            "PREFETCH": prefetched(machine, form),
+        }  # fmt: skip
         return Choice((extent(layer.n, tile.block_n),), known, tile.num_warps, tile.num_stages)
 
     function = "normed_linear.normed_gemv" if few else "normed_linear.normed_rows"

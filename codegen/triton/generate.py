@@ -9,6 +9,7 @@ Launches that draw tokens lie apart: a step whose rows are read greedily has non
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...artifact.manifest import Limits
@@ -25,6 +26,7 @@ from .emitters import emit_node
 from .fusion import is_generated, plan_groups
 from .program import Program
 from .stored_types import compute_type
+from .tile_table import TileRow
 
 LOGITS = "logits"
 
@@ -44,13 +46,14 @@ def generate(
     scheme: Scheme,
     *,
     batch_invariant: bool = True,
+    tiles: Sequence[TileRow] = (),
 ) -> Generated:
-    """The program of a graph; tensors that it reads go to `weights`.
+    """The program of a graph; tensors that it reads go to `weights`. `tiles`: see `Program`.
 
     Raises:
         LlmcError: LLMC-E0401, an op that this target can't do; E0103, a wrong memory plan.
     """
-    program = Program(graph, limits, weights, compute_type(scheme), batch_invariant)
+    program = Program(graph, limits, weights, compute_type(scheme), batch_invariant, [*tiles])
     begin_step(program)
     _emit_nodes(program)
     emit_argmax(program)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ from .linear_tiles import Tile, linear_tile
 from .machines import Machine
 from .operands import POINTER, Operand
 from .program import Program
+from .tile_table import TileRow
+
+EARLY_TILES = 4
+"""Of K: 8 to 32 KB of weights for each program, for which L2 has room. Not measured."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Layer:
-    """What launches of one layer share. `constants`: of all of them."""
+    """What launches of one layer share. `constants`: of all of them. `tiles`: see `Program`."""
 
     op: Linear
     weight: Value
@@ -41,6 +45,7 @@ class Layer:
     out: Matrix
     constants: Mapping[str, Any]
     experts: int = 1
+    tiles: Sequence[TileRow] = ()
 
     @property
     def n(self) -> int:
@@ -66,6 +71,7 @@ class Layer:
             form.most(self.out.count),
             x_size=x_size or self.x.view.dtype.itemsize,
             experts=self.experts,
+            tiles=self.tiles,
         )
 
 
@@ -92,7 +98,7 @@ def layer_of(program: Program, op: Linear, x: Matrix, out: Matrix, weight: Value
         "FORMAT": str(dtype) if is_quantized(dtype) else "plain",
         "ACT": op.act, "GATED": op.gated, "SOFTCAP": float(op.softcap),
     }  # fmt: skip
-    return Layer(op, weight, x, out, constants, experts)
+    return Layer(op, weight, x, out, constants, experts, program.tiles)
 
 
 def as_matrix(program: Program, view: View) -> Matrix:
@@ -118,6 +124,12 @@ def of_machine(machine: Machine) -> dict[str, bool]:
         "OVERLAPS": machine.overlaps,
         "PORTABLE": False,
     }
+
+
+def prefetched(machine: Machine, form: Form) -> int:
+    """Tiles of K that programs ask for before they wait. Many rows aren't bound by memory, and
+    their programs are too many to be there before the kernel in front has ended."""
+    return EARLY_TILES if machine.overlaps and not form.wide else 0
 
 
 def same_place(out: Matrix, added: Matrix) -> bool:

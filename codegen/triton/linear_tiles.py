@@ -17,18 +17,15 @@ often, as long as there are blocks for every multiprocessor.
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import log2
-from pathlib import Path
-from typing import Any
 
 from ...ir.tiles import BLOCK
 from ...ir.types import DType
 from ...weights.formats.registry import is_quantized
 from .layout import in_panels
 from .machines import Machine
+from .tile_table import MOST_STAGES, TileRow, nearest, table
 
 NARROW = (8, 16, 32, 64)
 WIDE = 128
@@ -36,9 +33,7 @@ PANEL_BLOCKS = 4
 """Blocks of 32 columns that a step takes of weights in panels."""
 SIDE_BY_SIDE = 8
 """Tiles of rows that walk along N together: a wave of blocks then re-reads few weights from L2."""
-NEAR = 1.0
-"""Largest distance, in factors of two of N and K together, of a row of the table."""
-_MOST_STAGES, _FEWEST_STAGES, _MOST_BLOCKS = 8, 2, 4
+_FEWEST_STAGES, _MOST_BLOCKS = 2, 4
 _RESERVED = 1024
 """Bytes of shared memory that a block takes beyond what it asks for; a multiprocessor has that much
 more than one block may ask for."""
@@ -69,29 +64,51 @@ class Tile:
 
 
 def linear_tile(
-    machine: Machine, dtype: DType, n: int, k: int, rows: int, *, x_size: int = 2, experts: int = 1
+    machine: Machine,
+    dtype: DType,
+    n: int,
+    k: int,
+    rows: int,
+    *,
+    x_size: int = 2,
+    experts: int = 1,
+    tiles: Sequence[TileRow] = (),
 ) -> Tile:
     """The tile of a layer [n, k] for at most `rows` rows in elements of `x_size` bytes.
 
-    `experts`: the rows are shared out to so many weights; all of them work at once.
+    `experts`: the rows are shared out to so many weights; all of them work at once. `tiles`: a
+    table that goes before the package's own.
     """
     block_k = block_of_k(dtype, k)
     panels = in_panels(dtype)
     block_t = _block_t(dtype, -(-2 * rows // experts) if experts > 1 else rows)
-    row = _nearest(machine.sm, str(dtype), n, k, block_t) if experts == 1 else None
+    group = SIDE_BY_SIDE if rows > NARROW[-1] and experts == 1 else 1
+    key = (machine.sm, str(dtype), n, k, block_t)
+    row = (nearest(tiles, *key) or nearest(table(), *key)) if experts == 1 else None
     if row is not None:
-        group = SIDE_BY_SIDE if rows > NARROW[-1] else 1
-        return Tile(row["block_n"], block_t, block_k, row["num_warps"], row["num_stages"], group)
+        most = fitting(machine, dtype, k, row.block_n, block_t, x_size)
+        stages = max(1, min(row.num_stages, most))
+        return Tile(row.block_n, block_t, block_k, row.num_warps, stages, group)
     wide = block_t >= WIDE and _fills(machine, n, rows)
     block_n = 128 if wide else _block_n(machine, dtype, n, block_t, experts)
-    tiles = -(-n // block_n) * (-(-rows // block_t) if experts == 1 else min(experts, rows))
-    nbytes = block_k * (block_n * _bytes(dtype) + block_t * _x_bytes(dtype, x_size))
-    stages = min(_stages(machine, tiles, nbytes), max(_FEWEST_STAGES, -(-k // block_k)))
-    group = SIDE_BY_SIDE if rows > NARROW[-1] and experts == 1 else 1
+    count = -(-n // block_n) * (-(-rows // block_t) if experts == 1 else min(experts, rows))
+    nbytes = _stage_bytes(dtype, k, block_n, block_t, x_size)
+    stages = min(_stages(machine, count, nbytes), max(_FEWEST_STAGES, -(-k // block_k)))
     # Products with panels hold sums of 4 blocks side by side, so the same tile takes more warps.
     many = block_n * block_t * (2 if panels else 1) >= 64 * WIDE and dtype is not DType.F32
     warps = 8 if many else 4
     return Tile(block_n, block_t, block_k, warps, stages, group)
+
+
+def fitting(
+    machine: Machine, dtype: DType, k: int, block_n: int, block_t: int, x_size: int, blocks: int = 1
+) -> int:
+    """The most stages with which `blocks` such tiles share the memory of a multiprocessor."""
+    return _fitting(machine, blocks, _stage_bytes(dtype, k, block_n, block_t, x_size))
+
+
+def _stage_bytes(dtype: DType, k: int, block_n: int, block_t: int, x_size: int) -> int:
+    return block_of_k(dtype, k) * (block_n * _bytes(dtype) + block_t * _x_bytes(dtype, x_size))
 
 
 def block_of_k(dtype: DType, k: int) -> int:
@@ -138,26 +155,9 @@ def _stages(machine: Machine, tiles: int, stage_bytes: int) -> int:
     blocks = min(_MOST_BLOCKS, max(1, -(-tiles // machine.multiprocessors)))
     while blocks > 1 and _fitting(machine, blocks, stage_bytes) < 3:
         blocks -= 1
-    return max(_FEWEST_STAGES, min(_MOST_STAGES, _fitting(machine, blocks, stage_bytes)))
+    return max(_FEWEST_STAGES, min(MOST_STAGES, _fitting(machine, blocks, stage_bytes)))
 
 
 def _fitting(machine: Machine, blocks: int, stage_bytes: int) -> int:
     share = (machine.shared_bytes + _RESERVED) // blocks - _RESERVED
     return (min(share, machine.shared_bytes) - _BARRIERS) // stage_bytes
-
-
-@cache
-def table() -> tuple[dict[str, Any], ...]:
-    """The rows of `linear_tiles.toml`."""
-    text = Path(__file__).with_name("linear_tiles.toml").read_text(encoding="utf-8")
-    return tuple(tomllib.loads(text)["tile"])
-
-
-def _nearest(sm: int, format: str, n: int, k: int, block_t: int) -> dict[str, Any] | None:
-    def distance(row: dict[str, Any]) -> float:
-        return abs(log2(row["n"] / n)) + abs(log2(row["k"] / k))
-
-    key = (sm, format, block_t)
-    rows = [row for row in table() if (row["sm"], row["format"], row["block_t"]) == key]
-    best = min(rows, key=distance, default=None)
-    return best if best is not None and distance(best) <= NEAR else None

@@ -27,6 +27,7 @@ from .normed_rows import NormedRows
 from .operands import POINTER, Choose, Operand, PlannedLaunch, extent
 from .prologues import Prologues, plan_prologues
 from .stored_types import stored_types
+from .tile_table import TileRow
 
 STEP_ALIGNMENT = 256
 BLOCKS = Sym("B")
@@ -57,7 +58,8 @@ class Program:
 
     `origins`: the nodes that each launch is of (none: of the step itself). `compute`: what
     matrices are multiplied in. `columns`: of block tables. `normed`: what norms read that linear
-    layers compute for few rows.
+    layers compute for few rows. `tiles`: a table that goes before the package's own; rows may be
+    added until launches choose their kernels.
     """
 
     graph: Graph
@@ -65,6 +67,7 @@ class Program:
     weights: WeightTable
     compute: DType
     batch_invariant: bool = True
+    tiles: list[TileRow] = field(default_factory=list)
     launches: list[PlannedLaunch] = field(default_factory=list)
     sampling: list[PlannedLaunch] = field(default_factory=list)
     origins: list[tuple[Node, ...]] = field(default_factory=list)

@@ -61,6 +61,6 @@ def test_what_can_t_be_meant_is_refused(target: str, said: dict, identifier: str
 def test_the_command_has_every_flag_of_the_table() -> None:
     options = {o for parameter in verb("compile").params for o in parameter.opts}
     assert {row.flag for row in TARGETS.values()} <= options
-    assert {"--onnx-dialect", "--timing-cache", "--refit"} <= options
+    assert {"--onnx-dialect", "--timing-cache", "--refit", "--autotune", "--tiles"} <= options
     (target,) = [p for p in verb("compile").params if "--target" in p.opts]
     assert all(name in target.help for name in TARGETS)

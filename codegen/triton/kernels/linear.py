@@ -40,6 +40,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .activation import activate, soft_cap
 from .fragments import e4m3_to_bf16, in_column_order, in_register_order
+from .prefetch import prefetch_tile
 from .weight_blocks import block_product, gated_order
 from .x_rows import load_rows
 
@@ -184,6 +185,21 @@ def store_tile(
 
 
 @triton.jit
+def begin_early(
+    w_ptr, tile, N: tl.constexpr, K: tl.constexpr, W_STRIDE: tl.constexpr, FORMAT: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PREFETCH: tl.constexpr,
+):  # fmt: skip
+    """What comes before the end of the kernel in front, and the wait for it.
+
+    The kernel behind may begin at once: it waits for all of this one, which has waited by then.
+    """
+    gdc_launch_dependents()
+    if PREFETCH > 0:
+        prefetch_tile(w_ptr, tile, N, K, W_STRIDE, FORMAT, BLOCK_N, BLOCK_K, PREFETCH)
+    gdc_wait()
+
+
+@triton.jit
 def linear_rows(
     x_ptr, w_ptr, bias_ptr, residual_ptr, index_ptr, out_ptr, rows,
     N: tl.constexpr, K: tl.constexpr, OUT: tl.constexpr, W_STRIDE: tl.constexpr,
@@ -192,17 +208,19 @@ def linear_rows(
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, GATHER: tl.constexpr,
     SOFTCAP: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr, STAGES: tl.constexpr, GROUP: tl.constexpr,
-    PORTABLE: tl.constexpr = False, OVERLAPS: tl.constexpr = True,
+    PORTABLE: tl.constexpr = False, OVERLAPS: tl.constexpr = True, PREFETCH: tl.constexpr = 0,
 ):  # fmt: skip
     """`out[r] = softcap(residual[r] + act(x[r] Wᵀ + bias))` for `rows` rows; see the file's top.
 
     GATHER: row r of the input is `x[index[r]]`, index i32 [rows]. residual [rows, OUT]. GROUP tiles
     of rows walk along N side by side, so that weights are read from memory that many times fewer;
-    1: tiles run as they are numbered.
+    1: tiles run as they are numbered. PREFETCH: how many tiles of K of its weights a program asks
+    for before it waits (where GROUP is 1).
     """
     if OVERLAPS and not PORTABLE:
-        gdc_wait()
-        gdc_launch_dependents()
+        begin_early(
+            w_ptr, tl.program_id(0), N, K, W_STRIDE, FORMAT, BLOCK_N, BLOCK_K, PREFETCH
+        )  # fmt: skip
     tile_t, tile = tl.program_id(1), tl.program_id(0)
     if GROUP > 1:
         tile_t, tile = tl.swizzle2d(tile_t, tile, tl.num_programs(1), tl.num_programs(0), GROUP)

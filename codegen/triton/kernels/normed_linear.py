@@ -17,7 +17,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .gemv import store_products
-from .linear import store_tile, tile_product
+from .linear import begin_early, store_tile, tile_product
 from .x_rows import factors_of_few
 
 
@@ -31,16 +31,15 @@ def normed_rows(
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     SOFTCAP: tl.constexpr, NATURAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr, STAGES: tl.constexpr, PORTABLE: tl.constexpr = False,
-    OVERLAPS: tl.constexpr = True,
+    OVERLAPS: tl.constexpr = True, PREFETCH: tl.constexpr = 0,
 ):  # fmt: skip
     """`linear_rows` of `rms_norm(x + added) * scale` for `rows` rows, at most MOST (<= BLOCK_T).
 
     Grid: (ceil(N / BLOCK_N),).
     """
-    if OVERLAPS and not PORTABLE:
-        gdc_wait()
-        gdc_launch_dependents()
     tile = tl.program_id(0)
+    if OVERLAPS and not PORTABLE:
+        begin_early(w_ptr, tile, N, K, W_STRIDE, FORMAT, BLOCK_N, BLOCK_K, PREFETCH)
     t = tl.arange(0, BLOCK_T)
     factor = factors_of_few(
         x_ptr, added_ptr, sum_ptr, t, rows, tile,

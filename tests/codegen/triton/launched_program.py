@@ -66,7 +66,7 @@ class LaunchedProgram:
         choice = launch.choose(MACHINE, form)
         if choice is None:
             return
-        assert not choice.constants["PORTABLE"]
+        assert not choice.constants.get("PORTABLE", False)
         module, name = launch.function.split(".")
         kernel = getattr(interpreted(module), name)
         constants = {**choice.constants, "PORTABLE": True}

@@ -10,29 +10,31 @@ pytest.importorskip("triton")
 
 from llmc.codegen.triton.kernel_build import build_kernel
 from llmc.codegen.triton.kernel_spec import Cubin, KernelSpec
-from llmc.codegen.triton.layout import row_stride
+from llmc.codegen.triton.layout import in_panels, row_stride
 from llmc.codegen.triton.linear_tiles import linear_tile
 from llmc.codegen.triton.machines import MACHINES
 from llmc.ir.types import DType
 
 N, K = 4096, 4096
+WEIGHTS = {DType.BF16: "*bf16", DType.I8C: "*i8"}
 
 
-def built(sm: int, dtype: DType, rows: int, *, gated: bool = False) -> Cubin:
+def built(sm: int, dtype: DType, rows: int, *, gated: bool = False, prefetch: int = 0) -> Cubin:
     """`linear_rows` at its default tile, with bf16 rows in and out."""
     machine = MACHINES[sm]
     tile = linear_tile(machine, dtype, N, K, rows)
     out = N // 2 if gated else N
     constants: dict[str, Any] = {
-        "N": N, "K": K, "OUT": out, "W_STRIDE": row_stride(dtype, K), "ROWS": N, "X_STRIDE": K,
-        "RESIDUAL_STRIDE": out, "OUT_STRIDE": out, "ACT": "silu" if gated else "", "GATED": gated,
+        "N": N, "K": K, "OUT": out, "W_STRIDE": 0 if in_panels(dtype) else row_stride(dtype, K),
+        "ROWS": N, "X_STRIDE": K, "RESIDUAL_STRIDE": out, "OUT_STRIDE": out,
+        "ACT": "silu" if gated else "", "GATED": gated,
         "FORMAT": "plain" if dtype is DType.BF16 else str(dtype), "HAS_BIAS": False,
         "HAS_RESIDUAL": not gated, "GATHER": False, "SOFTCAP": 0.0, "GROUP": tile.group,
-        "NATURAL": machine.multiplies_from_shared, "OVERLAPS": machine.overlaps,
-        "PORTABLE": False, **tile.constants,
+        "PREFETCH": prefetch, "NATURAL": machine.multiplies_from_shared, "PORTABLE": False,
+        "OVERLAPS": machine.overlaps, **tile.constants,
     }  # fmt: skip
     types = {
-        "x_ptr": "*bf16", "w_ptr": "*bf16" if dtype is DType.BF16 else "*i8",
+        "x_ptr": "*bf16", "w_ptr": WEIGHTS.get(dtype, "*u8"),
         "bias_ptr": "*fp32", "residual_ptr": "*fp32", "index_ptr": "*i32", "out_ptr": "*bf16",
         "rows": "i32",
     }  # fmt: skip
@@ -84,6 +86,19 @@ def test_bf16_on_hopper_is_wgmma_for_any_number_of_rows(rows: int) -> None:
     assert "mma.sync" not in cubin.ptx.replace("wgmma.mma_async.sync", "")
     assert cubin.spill_bytes == 0
     assert cubin.shared <= MACHINES[90].shared_bytes
+
+
+@pytest.mark.parametrize(("dtype", "prefetches"), [(DType.BF16, 2), (DType.I4K, 1)])
+def test_weights_are_asked_for_before_the_wait(dtype: DType, prefetches: int) -> None:
+    """And nothing is read there; the kernel behind may begin at once. `prefetches`: lines, of 64
+    rows 4 each, or of 2 panels 32, by 128 threads."""
+    cubin = built(90, dtype, 8, prefetch=4)
+    before, _, behind = cubin.ptx.partition("griddepcontrol.wait")
+    assert before.count("prefetch.global.L2") == prefetches
+    assert "prefetch.global.L2" not in behind
+    assert "griddepcontrol.launch_dependents" in before
+    assert not any(word in before for word in ("ld.global", "cp.async", "st.global"))
+    assert cubin.spill_bytes == 0
 
 
 def test_without_tensor_cores_no_barrier_is_in_the_loop() -> None:

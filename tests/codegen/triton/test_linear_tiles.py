@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 from llmc.codegen.triton.layout import in_panels
-from llmc.codegen.triton.linear_tiles import NARROW, block_of_k, linear_tile, table
+from llmc.codegen.triton.linear_tiles import NARROW, block_of_k, linear_tile
 from llmc.codegen.triton.machines import MACHINES, Machine
+from llmc.codegen.triton.tile_table import table
 from llmc.ir.types import DType
 
 DTYPES = (DType.F32, DType.BF16, DType.F16, DType.I8C, DType.I8B, DType.I4K, DType.I6K)
@@ -63,19 +64,17 @@ def test_common_widths_have_no_rest(k: int) -> None:
 
 def test_the_table_goes_before_the_formula() -> None:
     row = table()[0]
-    dtype = DType(row["format"])
-    near = linear_tile(MACHINES[row["sm"]], dtype, row["n"] * 5 // 4, row["k"], row["block_t"])
-    assert (near.num_stages, near.num_warps) == (row["num_stages"], row["num_warps"])
+    near = linear_tile(MACHINES[row.sm], DType(row.format), row.n * 5 // 4, row.k, row.block_t)
+    assert (near.num_stages, near.num_warps) == (row.num_stages, row.num_warps)
 
 
 def test_rows_of_the_table_say_where_they_were_measured() -> None:
     for row in table():
-        assert row["measured"]
-        assert row["sm"] in MACHINES
-        assert row["block_n"] >= 64
-        assert row["block_t"] in (*NARROW, 128)
-        size = {DType.F32: 4, DType.BF16: 2, DType.F16: 2}.get(DType(row["format"]), 1)
-        stage = block_of_k(DType(row["format"]), row["k"]) * (
-            row["block_n"] * size + row["block_t"] * 2
-        )
-        assert row["num_stages"] * stage <= MACHINES[row["sm"]].shared_bytes
+        assert row.measured
+        assert row.sm in MACHINES
+        assert row.block_n >= 64
+        assert row.block_t in (*NARROW, 128)
+        dtype = DType(row.format)
+        size = {DType.F32: 4, DType.BF16: 2, DType.F16: 2}.get(dtype, 1)
+        stage = block_of_k(dtype, row.k) * (row.block_n * size + row.block_t * 2)
+        assert row.num_stages * stage <= MACHINES[row.sm].shared_bytes
