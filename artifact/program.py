@@ -262,10 +262,21 @@ class CheckedTable:
             raise _wrong(f"the block table of {self._name} has {len(table)} rows")
         same = [*map(eq, table, self.rows)]
         if False in same or len(same) != len(table) or len(same) != len(self.rows):
-            self._look_at(table, same)
+            self._look_at(table, same, lengths)
+        if not self._serve(firsts, lengths):
+            self._fit(firsts, lengths)
+
+    def _serve(self, firsts: Sequence[int], lengths: Sequence[int]) -> bool:
+        """Whether sequences are within the bounds that are known of their rows."""
         if not all(map(le, lengths, self._ends)):
-            raise _wrong(f"the block table of {self._name} has a wrong length")
-        if self._leaves and not all(map(le, self._firsts, firsts)):
+            return False
+        return not self._leaves or all(map(le, self._firsts, firsts))
+
+    def _fit(self, firsts: Sequence[int], lengths: Sequence[int]) -> None:
+        """Looks for other bounds of the same rows, which may have holes."""
+        for place, length in enumerate(lengths):
+            self._note(place, *self._bounds(self.rows[place], length))
+        if not self._serve(firsts, lengths):
             raise self._no_block()
 
     def take_changed(self) -> list[int]:
@@ -275,39 +286,44 @@ class CheckedTable:
         self.changed.clear()
         return places
 
-    def _look_at(self, table: Sequence[BlockRow], same: list[bool]) -> None:
+    def _look_at(self, table: Sequence[BlockRow], same: list[bool], lengths: Sequence[int]) -> None:
         count = len(table)
         del self.rows[count:], self._firsts[count:], self._ends[count:]
         place = -1
         for _ in range(same.count(False)):
             place = same.index(False, place + 1)
-            self._take(place, table[place])
+            self._take(place, table[place], lengths[place])
         for place in range(len(same), count):
-            self._take(place, table[place])
+            self._take(place, table[place], lengths[place])
 
-    def _take(self, place: int, row: BlockRow) -> None:
+    def _take(self, place: int, row: BlockRow, length: int) -> None:
         row = [*row]
-        first, end = self._bounds(row)
+        first, end = self._bounds(row, length)
         self.rows[place : place + 1] = [row]
+        self._note(place, first, end)
+        self.changed.add(place)
+
+    def _note(self, place: int, first: int, end: int) -> None:
         self._firsts[place : place + 1] = [first]
         self._ends[place : place + 1] = [end]
         self._leaves = self._leaves or first > 0
-        self.changed.add(place)
 
-    def _bounds(self, row: BlockRow) -> tuple[int, int]:
-        """The least first position that `row` serves, and the greatest length."""
+    def _bounds(self, row: BlockRow, length: int) -> tuple[int, int]:
+        """The least first position that `row` serves, and the greatest length, in the run of blocks
+        that holds the last position of `length`."""
         size, most = self._limits.block_size, self._limits.max_context
-        end = len(row) * size
-        if not 0 < end < most + size:
+        if not length <= len(row) * size < most + size:
             raise _wrong(f"the block table of {self._name} has a wrong length")
         if max(row) >= self._blocks:
             raise self._no_block()
         if min(row) >= 0:
-            return 0, end
-        if not self._window:
+            return 0, len(row) * size
+        last = (length - 1) // size
+        before = next((place for place in range(last, -1, -1) if row[place] < 0), -1) + 1
+        end = next((place for place in range(last, len(row)) if row[place] < 0), len(row))
+        if before > last or (before and not self._window):
             raise self._no_block()
-        freed = max(place for place, block in enumerate(row) if block < 0) + 1
-        return freed * size + self._window - 1, end
+        return before * size + self._window - 1 if before else 0, end * size
 
     def _no_block(self) -> LlmcError:
         return _wrong(f"the block table of {self._name} names no block of its pool")
