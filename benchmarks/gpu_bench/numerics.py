@@ -88,8 +88,9 @@ def _text(text: Text, blobs: Blobs, vocab: int) -> conformance.Text:
 
 
 def _prompts(program: Program) -> list[list[int]]:
+    """All of them fit into one step."""
     random = np.random.default_rng(7)
-    most = program.limits.max_context - QUERY
+    most = min(program.limits.max_context - QUERY, program.limits.max_tokens // len(PROMPTS))
     return [random.integers(0, program.vocab_size, min(n, most)).tolist() for n in PROMPTS]
 
 

@@ -78,7 +78,7 @@ def test_a_right_program_has_its_logits(tiny: Any) -> None:
     """Torch's products on CPUs depend on the number of rows: its bits are no matter here."""
     results = session_of(tiny).run()
     passed = {check.claim: check.passed for check in results.checks}
-    assert len(passed) == 6
+    assert len(passed) == 6, results.checks
     for claim in ("a cubin loads", "the compiled graph in f32", "the source model"):
         assert passed[claim], claim
     assert passed["the largest logit is chosen"]

@@ -289,8 +289,9 @@ def test_the_command_knows_every_scheme_and_level() -> None:
     contract = pytest.importorskip("llmc.codegen.contract")
     toolchain = pytest.importorskip("llmc.codegen.cpu.toolchain")
     assert set(targets.CPU_LEVELS) == {"native", *toolchain.USER_LEVELS}
+    levels = {"inductor": ("x86-64-v3",), "triton": ("90",)}
     for name, row in targets.TARGETS.items():
-        level = ("x86-64-v3",) if name == "inductor" else ()
+        level = levels.get(name, ())
         done = []
         for scheme in targets.SCHEMES:
             asked = contract.Request(scheme, None, row.request(), level)

@@ -15,7 +15,7 @@ from zoo import find
 @pytest.fixture(autouse=True)
 def known_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a gigabyte isn't read for shares that no test looks at."""
-    monkeypatch.setattr("llmc.runtime.api.profile.memory_read_gbs", lambda _: 10.0)
+    monkeypatch.setattr("llmc.runtime.api.profile.read_gbs", lambda *_: 10.0)
 
 
 LOAD = Load(prompt_tokens=20, output_tokens=9, threads=2)

@@ -16,6 +16,7 @@ from llmc.codegen.cpu.toolchain import LEVELS, USER_LEVELS
 from llmc.codegen.inductor.levels import LEVELS as INDUCTOR_LEVELS
 from llmc.codegen.onnx.backend import PROVIDERS
 from llmc.codegen.tensorrt.precision import BUILDABLE
+from llmc.codegen.triton.machines import MACHINES
 from llmc.compiler import rebuild as rebuilding
 from llmc.compiler.driver import compile
 from llmc.compiler.rebuild import compare, rebuild
@@ -67,11 +68,12 @@ WORDS = {
     "cpu": [(), ("native",), ("x86-64-v4", "portable"), *((w,) for w in [*USER_LEVELS, *LEVELS])],
     "onnx": [(), *((word,) for word in PROVIDERS), ("cpu", "cuda")],
     "trt": [(), *((str(sm),) for sm in BUILDABLE), ("89", "86"), tuple(map(str, BUILDABLE))],
+    "triton": [*((str(sm),) for sm in MACHINES), ("90", "ptx"), tuple(map(str, MACHINES))],
     "inductor": [("native",), *((word,) for word in INDUCTOR_LEVELS), tuple(INDUCTOR_LEVELS)],
 }  # fmt: skip
 
 
-SOME_LEVEL = {"inductor": ("x86-64-v3",)}
+SOME_LEVEL = {"inductor": ("x86-64-v3",), "triton": ("90",)}
 """For targets that can't be configured for every machine."""
 
 
