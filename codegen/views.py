@@ -8,7 +8,7 @@ and most reshapes are views with compile-time strides. Offsets and strides count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -146,6 +146,42 @@ def refine(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[Dim, ...] | None:
         if small != large:
             rest.append(_quotient(large, small))
     return tuple(reversed(result)) if not a and not b else None
+
+
+def reshaped(
+    view: View,
+    shape: Sequence[Dim],
+    fresh: Callable[[TensorType], View],
+    copy: Callable[[View, View], None],
+) -> View | None:
+    """`view` under another shape: the same memory if strides express it, else what `copy` (source,
+    target of the same shape) has put in a `fresh` one. None where that would mix tokens."""
+    result = reshape(view, shape)
+    if result is not None:
+        return result
+    common = refine(view.shape, shape)
+    if common is not None:
+        target = fresh(TensorType(view.dtype, tuple(shape)))
+        source, parts = reshape(view, common), reshape(target, common)
+        if source is not None and parts is not None:
+            copy(source, parts)
+            return target
+    return reshape(dense(view, fresh, copy), shape)
+
+
+def dense(
+    view: View,
+    fresh: Callable[[TensorType], View],
+    copy: Callable[[View, View], None],
+    dtype: DType | None = None,
+) -> View:
+    """`view` if it is laid out like a fresh value (of `dtype`), else a copy that is."""
+    dtype = dtype or view.dtype
+    if is_dense(view) and dtype is view.dtype:
+        return view
+    target = fresh(TensorType(dtype, view.shape))
+    copy(view, target)
+    return target
 
 
 def rows(view: View, keep: int = 1) -> tuple[Dim, int] | None:

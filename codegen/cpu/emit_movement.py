@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Concat, Expand, Gather, LogitsRows, Permute, Reshape, Scatter, Slice
@@ -40,17 +41,7 @@ def reshape(fn: Function, node: Node, op: Reshape) -> None:
 
 def reshaped(fn: Function, view: View, shape: tuple) -> View:
     """`view` under another shape: the same memory if strides express it, else a copy."""
-    result = views.reshape(view, shape)
-    if result is not None:
-        return result
-    common = views.refine(view.shape, shape)
-    if common is not None:
-        target = fn.fresh(TensorType(view.dtype, tuple(shape)))
-        source, parts = views.reshape(view, common), views.reshape(target, common)
-        if source is not None and parts is not None:
-            copy(fn, source, parts)
-            return target
-    result = views.reshape(dense(fn, view), shape)
+    result = views.reshaped(view, shape, fn.fresh, partial(copy, fn))
     if result is None:
         raise fn.refuse(f"a reshape of {view.type} that mixes tokens")
     return result
@@ -58,11 +49,7 @@ def reshaped(fn: Function, view: View, shape: tuple) -> View:
 
 def dense(fn: Function, view: View) -> View:
     """`view` if it is laid out like a fresh value, else a copy that is."""
-    if views.is_dense(view):
-        return view
-    target = fn.fresh(view.type)
-    copy(fn, view, target)
-    return target
+    return views.dense(view, fn.fresh, partial(copy, fn))
 
 
 def as_dtype(fn: Function, view: View, dtype: DType) -> View:

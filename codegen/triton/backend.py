@@ -40,7 +40,7 @@ from .tile_options import (
     tile_options,
 )
 
-EXECUTOR_PACKAGES = {"cuda-core": ">=1.0", "cuda-bindings": ">=13.0"}
+EXECUTOR_PACKAGES = {"cuda-bindings": ">=13.0"}
 PTX_SM = 80
 """PTX for SM90 and later uses what later GPUs don't have; that for SM80 runs on all of them."""
 FEATURES = Features((PAGED,), gated_panels=True)

@@ -10,11 +10,11 @@ from ...ir.ops.shape import Embedding
 from ...ir.types import DType, numel
 from ...weights.formats.registry import is_quantized
 from ..views import packed_tail, rows
+from .emit_generated import dense
 from .emitters import emits
 from .layout import in_panels, row_stride
 from .operands import POINTER, Choice, Operand, extent
 from .program import Program
-from .row_views import dense
 from .tiles import LARGEST_I32
 
 _WIDEST = 1024

@@ -7,12 +7,12 @@ from ...ir.graph import Node
 from ...ir.ops import CombineExperts, RouteTokens
 from ...ir.types import DType
 from ..views import packed_tail, rows
+from .emit_generated import dense
 from .emitters import emits
 from .forms import Form
 from .machines import Machine
 from .operands import Choice, extent
 from .program import Program
-from .row_views import dense
 
 _PAIRS = 1024
 """Pairs of token and choice that a program sorts at once, at most. Any number sorts the same."""

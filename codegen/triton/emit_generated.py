@@ -6,9 +6,11 @@ and views. Copies are made where no strides express a reshape.
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...ir.graph import Node
 from ...ir.ops import Expand, Full, Permute, Reshape, Slice
-from ...ir.types import Dim, TensorType
+from ...ir.types import Dim, DType
 from .. import views
 from ..views import View
 from .emitters import emits
@@ -89,26 +91,16 @@ def reshape(program: Program, node: Node, op: Reshape) -> None:
 
 def reshaped(program: Program, view: View, shape: tuple[Dim, ...]) -> View:
     """`view` under another shape: the same memory if strides express it, else a copy."""
-    result = views.reshape(view, shape)
-    if result is not None:
-        return result
-    common = views.refine(view.shape, shape)
-    if common is not None:
-        target = program.fresh(TensorType(view.dtype, tuple(shape)))
-        source, parts = views.reshape(view, common), views.reshape(target, common)
-        if source is not None and parts is not None:
-            emit_copy(program, source, parts)
-            return target
-    result = views.reshape(dense(program, view), shape)
+    result = views.reshaped(view, shape, program.fresh, partial(emit_copy, program))
     if result is None:
         raise program.refuse(f"a reshape of {view.type} that mixes tokens")
     return result
 
 
-def dense(program: Program, view: View) -> View:
-    """`view` if it is laid out like a fresh value, else a copy that is."""
-    if views.is_dense(view):
-        return view
-    target = program.fresh(view.type)
-    emit_copy(program, view, target)
-    return target
+def dense(program: Program, view: View, dtype: DType | None = None) -> View:
+    """`view` without gaps (and as `dtype`), copied if it must be.
+
+    Raises:
+        LlmcError: LLMC-E0401, elements can't be copied in that order.
+    """
+    return views.dense(view, program.fresh, partial(emit_copy, program), dtype)

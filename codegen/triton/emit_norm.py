@@ -8,6 +8,7 @@ from ...ir.graph import Node, Value
 from ...ir.ops import Norm
 from ...ir.types import DType
 from ..views import View
+from .emit_generated import dense
 from .emitters import emits
 from .forms import Form
 from .machines import Machine
@@ -15,7 +16,7 @@ from .normed_rows import NormedRows
 from .operands import Choice, Operand, extent
 from .program import Program
 from .prologues import is_few
-from .row_views import GroupedRows, dense, group_of, grouped, takes_place_of
+from .row_views import GroupedRows, group_of, grouped, takes_place_of
 
 _PIECE = 8192
 """Elements of the longest rows that a program holds; longer ones are read in such pieces."""

@@ -1,13 +1,11 @@
-"""Values as rows of contiguous elements, as row kernels read them; copied where they are not."""
+"""Values as rows of contiguous elements, as row kernels read them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir.types import Dim, DType, numel
-from ..views import View, is_dense, is_whole, packed_tail, rows
-from .emit_generated import emit_copy
-from .program import Program
+from ...ir.types import Dim, numel
+from ..views import View, is_whole, packed_tail, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +35,6 @@ def grouped(view: View, group: int) -> GroupedRows:
     joined = rows(view, 1 if group == 1 else 2)
     assert joined is not None
     return GroupedRows(view, numel(view.shape[:-1]), joined[1])
-
-
-def dense(program: Program, view: View, dtype: DType | None = None) -> View:
-    """`view` without gaps (and as `dtype`), copied if it must be.
-
-    Raises:
-        LlmcError: LLMC-E0401, elements can't be copied in that order.
-    """
-    if view.storage is not None and is_dense(view) and dtype in (None, view.dtype):
-        return view
-    copy = program.fresh(view.type if dtype is None else view.type.with_dtype(dtype))
-    emit_copy(program, view, copy)
-    return copy
 
 
 def takes_place_of(result: View, operand: View) -> bool:
