@@ -8,6 +8,7 @@ Three entries are not in `Manifest.entries`: the manifest itself, `certificate.j
 outside what two compiles must have in common) and `SHA256SUMS`, which holds the digests of both.
 """
 
+from math import prod
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -17,10 +18,10 @@ from ..base.errors import LlmcError
 from .bounds import Count, Positive
 from .targets import AnyProgramOptions, CpuProgramOptions
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of the container and of this schema."""
-READABLE_VERSIONS = (2, 3)
-"""Version 3 has only added fields, whose defaults say what version 2 meant."""
+READABLE_VERSIONS = (2, 3, 4)
+"""Versions 3 and 4 have only added fields, whose defaults say what earlier ones meant."""
 SIGNATURE_VERSION = 1
 """Version of `step(StepInputs) -> StepOutputs`."""
 ABI_VERSION = 1
@@ -128,6 +129,39 @@ def make_cache_group(*, window: int, **geometry: Any) -> CacheGroup:
     return msgspec.structs.replace(group, bytes_per_block=group.expected_bytes_per_block())
 
 
+class StatePart(_Schema, frozen=True, kw_only=True):
+    """One tensor of what a sequence keeps: f32, in the program's own order of elements."""
+
+    site: Count
+    name: str
+    shape: list[Positive]
+    offset: Count
+
+
+class StateSlots(_Schema, frozen=True, kw_only=True):
+    """State of a fixed size, as convolutions and recurrences have it: a slot for each sequence.
+
+    A slot holds all `parts` of the model at their offsets, and before them, in `SLOT_HEADER` bytes,
+    how many tokens it has seen (int32). It is as long whatever the sequence's length.
+    """
+
+    bytes_per_slot: Positive
+    parts: list[StatePart]
+
+
+SLOT_HEADER = 64
+"""Bytes of a slot before its parts."""
+
+
+def make_state_slots(parts: list[tuple[int, str, tuple[int, ...]]]) -> StateSlots:
+    """The slots of parts (site, name, shape), one behind the other, each at a multiple of 64."""
+    placed, end = [], SLOT_HEADER
+    for site, name, shape in parts:
+        placed.append(StatePart(site=site, name=name, shape=list(shape), offset=end))
+        end += -(-4 * prod(shape) // 64) * 64
+    return StateSlots(bytes_per_slot=end, parts=placed)
+
+
 class Buffer(_Schema, frozen=True, kw_only=True):
     """One buffer of the arena: bytes [offset, offset + nbytes), alive in steps first to last."""
 
@@ -169,7 +203,7 @@ class Variant(_Schema, frozen=True, kw_only=True):
     `machine` are what the runtime compares with `platform` ("linux", "x86_64"); "any" for targets
     whose own loader decides. `packages`: what the target's executor imports, each with the versions
     that will do (">=1.24" or "==2.13.0"). `options`: what else it must know, of a type of the
-    target's own (`artifact/targets.py`).
+    target's own (`artifact/targets.py`). `state`: what a sequence keeps beside its cache blocks.
     `decode_weight_bytes`: what a decode step of one sequence reads (0: not counted).
     """
 
@@ -186,6 +220,7 @@ class Variant(_Schema, frozen=True, kw_only=True):
     abi_version: int = ABI_VERSION
     limits: Limits
     cache_groups: list[CacheGroup]
+    state: StateSlots | None = None
     memory_plan: MemoryPlan
     vocab_size: Positive
     decode_weight_bytes: Count = 0

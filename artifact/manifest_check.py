@@ -5,11 +5,13 @@ first thing that leads nowhere or reaches beyond what it is about.
 """
 
 from collections.abc import Mapping
+from math import prod
 
 from .launch_plan_check import Surroundings, plan_problem
 from .manifest import (
     CERTIFICATE,
     MANIFEST,
+    SLOT_HEADER,
     SUMS,
     WEIGHTS_ALIGNMENT,
     Manifest,
@@ -71,6 +73,14 @@ def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int
             raise invalid(f"{label}: cache group {group.name} has a wrong bytes_per_block")
         if (group.kind == "sliding") != (group.window > 0):
             raise invalid(f"{label}: cache group {group.name} has a wrong window")
+    if variant.state is not None:
+        end = SLOT_HEADER
+        for part in variant.state.parts:
+            if part.offset < end or part.offset % 64:
+                raise invalid(f"{label}: state part {part.name} of site {part.site} is misplaced")
+            end = part.offset + 4 * prod(part.shape)
+        if end > variant.state.bytes_per_slot:
+            raise invalid(f"{label}: its state doesn't fit into a slot")
     if isinstance(variant.options, TritonProgramOptions):
         problem = plan_problem(variant.options.plan, _surroundings(variant, manifest, sizes))
         if problem is not None:

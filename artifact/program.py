@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 from msgspec import Struct
 
 from ..base.errors import LlmcError
+from .checked_slots import CheckedSlots
 from .choice import Choice
 from .manifest import CacheGroup, Limits
 
@@ -46,7 +47,8 @@ class StepInputs(Struct, frozen=True):
     of the step before got (`SubmittingProgram`). query_start: [S + 1], the tokens of sequence s are
     query_start[s] .. query_start[s + 1]. context_len: [S], tokens in the cache after this step.
     logits_rows: [R], indices into 0 .. T-1. block_tables: per cache group a row for each sequence,
-    the blocks that hold positions b * block_size and on.
+    the blocks that hold positions b * block_size and on. state_slots: [S], where each sequence's
+    state lies (`stateful_program.py`); none for programs without.
     """
 
     token_ids: list[int]
@@ -55,6 +57,7 @@ class StepInputs(Struct, frozen=True):
     context_len: list[int]
     logits_rows: list[int]
     block_tables: Sequence[Sequence[BlockRow]]
+    state_slots: Sequence[int] = ()
 
 
 class StepOutputs:
@@ -166,15 +169,17 @@ class InputCheck:
     pools. The scheduler never makes other inputs; here that is certain.
 
     `tables`: per cache group what is known of its block table. Most rows are those of the step
-    before, so only others are looked at.
+    before, so only others are looked at. `slots`: where the states of sequences stand.
     """
 
-    __slots__ = ("_limits", "_numbers", "_vocab_size", "tables")
+    __slots__ = ("_limits", "_numbers", "_vocab_size", "slots", "tables")
 
     def __init__(self, program: Program) -> None:
         limits = self._limits = program.limits
         self._vocab_size = program.vocab_size
         self._numbers: list[int] = []  # from 0 on, as far as they were needed
+        slots = getattr(program, "state_slots", 0)  # of a `StatefulProgram`
+        self.slots = CheckedSlots(slots) if slots else None
         self.tables = [
             CheckedTable(group, blocks, limits)
             for group, blocks in zip(program.cache_groups, program.cache_blocks, strict=True)
@@ -207,6 +212,8 @@ class InputCheck:
             raise _wrong("there must be one block table per cache group")
         for known, table in zip(self.tables, inputs.block_tables, strict=True):
             known.check(table, firsts, lengths)
+        if self.slots is not None:
+            self.slots.check(inputs.state_slots, firsts, lengths)
 
 
 def _first_positions(inputs: StepInputs) -> list[int]:

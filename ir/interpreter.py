@@ -67,8 +67,9 @@ def _run(
         else:
             results = _evaluate(node, operands, env)
         if node.op.in_place:
-            memory = (operands[place] for place in node.op.in_place)
-            results = [m.copy_(r) for m, r in zip(memory, results, strict=True)]
+            memory = [operands[place] for place in node.op.in_place]
+            kept = [m.copy_(r) for m, r in zip(memory, results, strict=False)]
+            results = [*kept, *results[len(kept) :]]
         values.update(zip(node.outputs, results, strict=True))
     return [read(v) for v in graph.outputs]
 

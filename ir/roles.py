@@ -24,6 +24,8 @@ class StepArray(StrEnum):
     """i32[S]: tokens of each sequence after this step."""
     START = "start"
     """i32[S]: tokens of each sequence before this step."""
+    STATE_SLOT = "state_slot"
+    """i32[S]: where what each sequence keeps besides a cache lies."""
     LOGITS_ROWS = "logits_rows"
     """i32[R]: query tokens that logits are wanted for."""
 

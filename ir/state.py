@@ -57,7 +57,12 @@ class StateKind(Protocol):
 
     @property
     def table(self) -> TensorType | None:
-        """The type of a group's table; None where row s of the step is slot s."""
+        """The type of a group's table, if each of its groups has one."""
+        ...
+
+    @property
+    def uniform_query(self) -> bool:
+        """Whether row s of a step is slot s, so that all sequences bring equally many tokens."""
         ...
 
     def geometry_of(self, mixer: Node, cache: DType) -> Any:
@@ -84,6 +89,7 @@ class StateKind(Protocol):
         """The symbols in the parts' types, for `count` blocks or slots of `block_size` tokens."""
         ...
 
-    def cache_group(self, group: StateGroup, block_size: int) -> CacheGroup:
-        """The group as the manifest states it: who sees what, and bytes per block."""
+    def cache_group(self, group: StateGroup, block_size: int) -> CacheGroup | None:
+        """The group as the manifest states it: who sees what, and bytes per block. None if it
+        grows with no token: then its parts lie in the sequence's slot."""
         ...

@@ -5,10 +5,10 @@ after each of them. Out: the largest difference, as a share of the reference's r
 
 The schedule is built to meet what single-step checks miss: sequences of different length in one
 step, decode steps behind a past, a longer prompt that joins in chunks while others decode, one that
-leaves early and whose blocks go to another, blocks that are copied elsewhere, contexts beyond
-windows and rope thresholds. Block tables are shuffled, entries that must not be read are -1, and
-every block holds another text's keys and values before it is handed out. Tokens are given, not
-chosen by the program, so one wrong row does not hide the next.
+leaves early and whose blocks and slot go to another, blocks and slots that are copied elsewhere,
+contexts beyond windows and rope thresholds. Block tables are shuffled, entries that must not be
+read are -1, and every block and slot holds another text's state before it is handed out. Tokens are
+given, not chosen by the program, so one wrong row does not hide the next.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..artifact.program import Program, StepInputs
+from ..artifact.stateful_program import keeps_state
 
 DECODE_STEPS = 16
 JOIN_AT = 4
@@ -126,31 +127,43 @@ class Driver:
         self.free = [self.random.permutation(blocks).tolist() for blocks in program.cache_blocks]
         self.tables: dict[int, list[np.ndarray]] = {}
         self.context: dict[int, int] = {}
+        slots = program.state_slots if keeps_state(program) else 0
+        self.free_slots = self.random.permutation(slots).tolist()
+        self.slots: dict[int, int] = {}
 
     def start(self, sequence: int) -> None:
         """Give `sequence` an empty context."""
         self.context[sequence] = 0
         self.tables[sequence] = [np.full(self.width, -1, np.int32) for _ in self.free]
+        if keeps_state(self.program):
+            self.slots[sequence] = self.free_slots.pop()
 
     def release(self, sequence: int) -> None:
         """Hand back the blocks of `sequence`; they are given out again at random."""
         for group, table in enumerate(self.tables.pop(sequence)):
             self._hand_back(group, table[table >= 0].tolist())
         del self.context[sequence]
+        if sequence in self.slots:
+            self.free_slots.insert(0, self.slots.pop(sequence))
 
     def move_blocks(self) -> None:
-        """Copy every block that is held to a free one, and hand back the old one."""
+        """Copy every block and slot that is held to a free one, and hand back the old one."""
         for tables in self.tables.values():
             for group, table in enumerate(tables):
                 for column in np.flatnonzero(table >= 0):
                     old, table[column] = int(table[column]), self.free[group].pop()
                     self.program.copy_block(group, old, int(table[column]))
                     self._hand_back(group, [old])
+        for sequence, old in self.slots.items():
+            assert keeps_state(self.program)
+            self.slots[sequence] = self.free_slots.pop()
+            self.program.copy_slot(old, self.slots[sequence])
+            self.free_slots.insert(0, old)
 
     def fill_with_garbage(self) -> None:
         """Run random texts through every block, so that none holds zeros when it is handed out."""
         number = -1
-        while all(len(free) >= self.width for free in self.free):
+        while self._has_room():
             self.start(number)
             for length in _chunks(self.max_context, self.program.limits.max_tokens):
                 text = self.random.integers(0, self.program.vocab_size, length).astype(np.int32)
@@ -159,6 +172,12 @@ class Driver:
             number -= 1
         for sequence in list(self.tables):
             self.release(sequence)
+
+    def _has_room(self) -> bool:
+        """Whether one more sequence fits, which is as long as any. (No pool: no end of them.)"""
+        if keeps_state(self.program) and not self.free_slots:
+            return False
+        return all(len(free) >= self.width for free in self.free)
 
     def step(self, texts: Sequence[Text], plan: dict[int, int], report: Report) -> None:
         """Run one step: `plan[i]` new tokens of `texts[i]`, in the plan's order; compare rows."""
@@ -206,6 +225,7 @@ class Driver:
             context_len=ends,
             logits_rows=rows.tolist(),
             block_tables=tables,
+            state_slots=[self.slots[index] for index in tokens] if self.slots else (),
         )
 
     def _extend(self, sequence: int, new: int) -> None:

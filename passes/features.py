@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.state import StateKind
-from ..ir.states import PAGED, SLOTS
+from ..ir.states import PAGED, SLOTS, STATEFUL
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,18 @@ class Features:
 
     @property
     def uniform_query(self) -> bool:
-        """Whether all sequences of a run bring equally many tokens: state has no tables then."""
-        return all(kind.table is None for kind in self.state)
+        """Whether all sequences of a run bring equally many tokens."""
+        return any(kind.uniform_query for kind in self.state)
 
     @property
     def name(self) -> str:
-        """Short, for reports: the state kinds."""
-        return "+".join(kind.name for kind in self.state)
+        """Short, for reports: the kind of the keys and values."""
+        return self.state[0].name
 
 
-OWN_KERNELS = Features((PAGED,), gated_panels=True, quantized_inputs=True, rolled_layers=True)
-"""For kernels of ours."""
+OWN_KERNELS = Features(
+    (PAGED, *STATEFUL), gated_panels=True, quantized_inputs=True, rolled_layers=True
+)
+"""For kernels of ours, which have one for every kind of state."""
 FOREIGN_RUNTIME = Features((SLOTS,))
 """For runtimes that have their own kernels and one contiguous cache a sequence."""

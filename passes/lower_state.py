@@ -3,7 +3,8 @@
     mixer(x, …)   =>   parts = write(x, …, parts, step arrays, table)
                        read(x, …, parts, step arrays, table)
 
-One algorithm over all state kinds (`ir/state.py`). Adds the step arrays that a kind asks for, a
+One algorithm over all state kinds (`ir/state.py`), one kind after the other, so that groups and
+sites of what grows with tokens have the first numbers. Adds the step arrays that a kind asks for, a
 table for each group if it has them, and the parts of each site. Sites of equal geometry are one
 group; mixers that keep the same share a site. After: no mixer of these kinds is left.
 """
@@ -12,16 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
+from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node, StateGroup, Value
+from ..ir.phase import Phase
 from ..ir.roles import State, Table
 from ..ir.state import Site, StateKind
 from ..ir.types import DType
 
 
 def lower_state(graph: Graph, kinds: Iterable[StateKind], cache: DType) -> bool:
-    """Replace every mixer of `kinds`, kept in elements of `cache`; True if there was one."""
+    """Replace every mixer of `kinds`, kept in elements of `cache`; True if there was one.
+
+    Raises:
+        LlmcError: LLMC-E0401, a mixer of another kind.
+    """
     by_mixer = {kind.mixer: kind for kind in kinds}
+    order = {mixer: place for place, mixer in enumerate(by_mixer)}
     mixers = [node for node in graph.nodes if type(node.op) in by_mixer]
+    mixers.sort(key=lambda node: order[type(node.op)])
     written: dict[tuple[StateKind, Hashable], tuple[Site, tuple[Value, ...]]] = {}
     for mixer in mixers:
         kind = by_mixer[type(mixer.op)]
@@ -31,7 +40,19 @@ def lower_state(graph: Graph, kinds: Iterable[StateKind], cache: DType) -> bool:
             written[key] = site, kind.write(graph, mixer, site)
         graph.replace_uses(mixer.output, kind.read(graph, mixer, *written[key]))
     graph.erase_dead()
+    _refuse_rest(graph)
     return bool(mixers)
+
+
+def _refuse_rest(graph: Graph) -> None:
+    for node in graph.nodes:
+        if node.op.last_phase < Phase.SERVING:
+            where = f"{node.scope or 'the model'}" + (f" ({node.source})" if node.source else "")
+            raise LlmcError(
+                "LLMC-E0401",
+                f"the target keeps no state for {node.op.mnemonic} in {where}",
+                hint="--target cpu has kernels for every kind of state",
+            )
 
 
 def _add_site(graph: Graph, kind: StateKind, mixer: Node, cache: DType) -> Site:

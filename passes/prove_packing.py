@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node
-from ..ir.ops import Attention, Embedding, Gather, MatMul, Reshape, Scatter, Softmax
+from ..ir.ops import Embedding, Gather, MatMul, Reshape, Scatter, Softmax
 from ..ir.types import Dim, Sym
 
 
@@ -35,7 +35,7 @@ def _mixes(node: Node) -> str:
     symbolic = [_symbols(v.type.shape) for v in node.outputs]
     if any(len(s) > 1 for s in symbolic):
         return "relates tokens with tokens"
-    if isinstance(op, Attention):
+    if op.mixes_tokens:
         return ""
     if isinstance(op, Reshape):
         return _reshape(node)

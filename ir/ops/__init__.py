@@ -11,18 +11,26 @@ from .attention import (
 )
 from .base import OPS, TORCH_DTYPE, Op
 from .call import Call
+from .convolution import CausalConv, CausalConvUpdate
 from .elementwise import BINARY, UNARY, Binary, Cast, Unary, Where
 from .linear import CombineExperts, GroupedLinear, Linear, QuantizeRows, RouteTokens
 from .norm import Norm
+from .recurrence import (
+    LinearRecurrence,
+    LinearRecurrenceUpdate,
+    SelectiveScan,
+    SelectiveScanUpdate,
+)
 from .reduction import CumSum, MatMul, Reduce, Softmax, TopK
 from .shape import Concat, Embedding, Expand, Full, Gather, Iota, Permute, Reshape, Scatter, Slice
 from .slots import LENGTH, SlotAttention, SlotWrite
 
 __all__ = [
     "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY",
-    "Attention", "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts",
-    "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "Iota",
-    "Linear", "LogitsRows", "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows",
-    "Reduce", "Reshape", "Rotary", "RouteTokens", "Scatter", "Slice", "SlotAttention",
-    "SlotWrite", "Softmax", "TopK", "Unary", "Where",
+    "Attention", "Binary", "CacheWrite", "Call", "Cast", "CausalConv", "CausalConvUpdate",
+    "CausalMask", "CombineExperts", "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather",
+    "GroupedLinear", "Iota", "Linear", "LinearRecurrence", "LinearRecurrenceUpdate", "LogitsRows",
+    "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows", "Reduce", "Reshape",
+    "Rotary", "RouteTokens", "Scatter", "SelectiveScan", "SelectiveScanUpdate", "Slice",
+    "SlotAttention", "SlotWrite", "Softmax", "TopK", "Unary", "Where",
 ]  # fmt: skip

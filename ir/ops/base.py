@@ -50,8 +50,9 @@ class Op:
     in_place: ClassVar[tuple[int, ...]] = ()
     """Output i has the memory of operand `in_place[i]`: state that the op updates."""
 
-    def __init_subclass__(cls, mnemonics: tuple[str, ...] = ()) -> None:
-        OPS.update(dict.fromkeys(mnemonics or (snake_case(cls.__name__),), cls))
+    def __init_subclass__(cls, mnemonics: tuple[str, ...] = (), abstract: bool = False) -> None:
+        if not abstract:
+            OPS.update(dict.fromkeys(mnemonics or (snake_case(cls.__name__),), cls))
 
     @property
     def mnemonic(self) -> str:

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from ...artifact.manifest import CacheGroup
+from ...artifact.manifest import CacheGroup, StateSlots, make_state_slots
 from ..graph import Graph
+from ..ops import (
+    CausalConv,
+    CausalConvUpdate,
+    LinearRecurrence,
+    LinearRecurrenceUpdate,
+    SelectiveScan,
+    SelectiveScanUpdate,
+)
 from ..state import StateKind
 from .paged import PAGED
+from .slot_state import SlotState
 from .slots import SLOTS
 
-__all__ = ["KINDS", "PAGED", "SLOTS", "cache_groups"]
+__all__ = ["KINDS", "PAGED", "SLOTS", "STATEFUL", "cache_groups", "state_slots"]
 
-KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS)}
+STATEFUL: tuple[StateKind, ...] = (
+    SlotState("convolution", CausalConv, CausalConvUpdate),
+    SlotState("recurrence", LinearRecurrence, LinearRecurrenceUpdate),
+    SlotState("scan", SelectiveScan, SelectiveScanUpdate),
+)
+"""What grows with no token."""
+
+KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS, *STATEFUL)}
 """By the names that graph text has for them."""
 
 
 def cache_groups(graph: Graph, block_size: int) -> list[CacheGroup]:
-    """A lowered graph's groups as the manifest states them."""
-    return [KINDS[group.kind].cache_group(group, block_size) for group in graph.groups]
+    """A lowered graph's groups as the manifest states them, but those without one."""
+    found = (KINDS[group.kind].cache_group(group, block_size) for group in graph.groups)
+    return [group for group in found if group is not None]
+
+
+def state_slots(graph: Graph) -> StateSlots | None:
+    """What a slot of a lowered graph holds, by site; None if its state all grows with tokens."""
+    parts = [
+        (site, name, tuple(dim for dim in type.shape if isinstance(dim, int)))
+        for group in graph.groups
+        if (kind := KINDS[group.kind]) in STATEFUL
+        for site in group.sites
+        for name, type in kind.parts(group).items()
+    ]
+    return make_state_slots(sorted(parts)) if parts else None

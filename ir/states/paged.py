@@ -30,6 +30,7 @@ class Paged:
         (StepArray.CONTEXT_LEN, TensorType(DType.I32, (S,))),
     )
     table = TensorType(DType.I32, (S, Sym("B")))
+    uniform_query = False
 
     def geometry_of(self, mixer: Node, cache: DType) -> KeyValueGeometry:
         """Heads, sizes and window of the attention."""

@@ -29,6 +29,7 @@ class Slots:
     geometry = KeyValueGeometry
     arrays = ((StepArray.START, TensorType(DType.I32, (S,))),)
     table = None
+    uniform_query = True
 
     def geometry_of(self, mixer: Node, cache: DType) -> KeyValueGeometry:
         """Heads, sizes and window of the attention."""

@@ -11,6 +11,8 @@ from llmc.ir.ops import (  # fmt: skip
     Binary,
     CacheWrite,
     Cast,
+    CausalConv,
+    CausalConvUpdate,
     CausalMask,
     CombineExperts,
     Concat,
@@ -22,6 +24,8 @@ from llmc.ir.ops import (  # fmt: skip
     GroupedLinear,
     Iota,
     Linear,
+    LinearRecurrence,
+    LinearRecurrenceUpdate,
     LogitsRows,
     MatMul,
     Norm,
@@ -34,6 +38,8 @@ from llmc.ir.ops import (  # fmt: skip
     Rotary,
     RouteTokens,
     Scatter,
+    SelectiveScan,
+    SelectiveScanUpdate,
     Slice,
     SlotAttention,
     SlotWrite,
@@ -42,6 +48,7 @@ from llmc.ir.ops import (  # fmt: skip
     Unary,
     Where,
 )
+from llmc.ir.ops.stateful import Update
 from llmc.ir.types import DType, R, S, Sym, T, TensorType, bind_dim
 
 pytestmark = pytest.mark.fast
@@ -67,6 +74,9 @@ START = i(S, dtype=I32)
 META_VALUES = (
     torch.tensor([0, 4, 5]), torch.tensor([35, 1]), torch.tensor([[3, 1], [5, -1]]),
 )  # fmt: skip
+STEP = (i(S1, dtype=I32), i(S, dtype=I32), i(S, dtype=I32))
+RECURRENCE = [f(T, 2, 5), f(T, 2, 5), f(T, 4, 3), f(T, 4), f(T, 4)]
+SCAN = [f(T, 6), f(T, 6), f(T, 5), f(T, 5), f(6, 5)]
 LOGICAL = {"logical_and", "logical_or", "logical_xor", "logical_not"}
 INTEGER = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "shift_left", "shift_right"}
 
@@ -132,6 +142,12 @@ CASES: list[tuple[Op, list[TensorType]]] = [
     (SlotAttention(0.5, 4, sinks=True), [f(N, 4, 8), *CACHES, START, f(4)]),
     (PagedAttention(0.5, 4, sinks=True), [f(T, 4, 8), POOL, POOL, *META, f(4)]),
     (LogitsRows(), [f(T, 6), i(R, dtype=I32)]),
+    (CausalConv(True), [f(T, 6), f(6, 4), f(6)]),
+    (CausalConvUpdate(), [f(T, 6), f(6, 4), f(2, 3, 6), *STEP]),
+    (LinearRecurrence(), RECURRENCE[:4]),
+    (LinearRecurrenceUpdate(True), [*RECURRENCE, f(2, 4, 5, 3), *STEP]),
+    (SelectiveScan(), SCAN),
+    (SelectiveScanUpdate(), [*SCAN, f(2, 5, 6), *STEP]),
 ]  # fmt: skip
 
 
@@ -146,6 +162,8 @@ def random_tensor(type: TensorType, generator: torch.Generator) -> torch.Tensor:
 def operands_of(op: Op, types: list[TensorType]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(8)
     values = [random_tensor(t, generator) for t in types]
+    if isinstance(op, Update):
+        values[-3:] = [*META_VALUES[:2], torch.tensor([1, 0]).int()]
     if isinstance(op, CacheWrite | PagedAttention):
         at = types.index(META[0])
         values[at : at + 3] = META_VALUES
@@ -206,6 +224,11 @@ REFUSED: list[tuple[Op, list[TensorType]]] = [
     (CacheWrite(), [f(T, 2, 6), f(T, 2, 8), POOL, POOL, *META]),
     (CacheWrite(4), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META]),
     (PagedAttention(1.0), [f(T, 4, 6), POOL, POOL, *META]),
+    (CausalConv(), [f(T, 6), f(6, 4), f(6)]), (CausalConv(), [f(T, 6), f(5, 4)]),
+    (CausalConvUpdate(), [f(T, 6), f(6, 4), f(2, 4, 6), *STEP]),
+    (LinearRecurrence(True), RECURRENCE[:4]),
+    (LinearRecurrence(), [f(T, 3, 5), f(T, 3, 5), *RECURRENCE[2:4]]),
+    (SelectiveScan(), [*SCAN[:4], f(6, 4)]),
 ]  # fmt: skip
 
 
