@@ -28,7 +28,12 @@ class Scheme(StrEnum):
 
 @dataclass(frozen=True)
 class Model:
-    """A Llama shape with tied embeddings; `output` tokens are generated after each prompt."""
+    """A shape with tied embeddings; `output` tokens are generated after each prompt.
+
+    Without `config` a Llama. `config`: file in `configs/` of another architecture, whose `layers`,
+    `heads`, `kv_heads` and `head_dim` are those of its attention alone (0: it has none), and whose
+    linear layers have `linear` weights.
+    """
 
     name: str
     hidden: int
@@ -41,6 +46,8 @@ class Model:
     output: int
     catalog: str | None = None
     """Name in the catalog; None for random weights of this shape."""
+    config: str | None = None
+    linear: int | None = None
 
     @property
     def shape(self) -> dict[str, int]:
@@ -49,6 +56,8 @@ class Model:
     @property
     def layer_weights(self) -> int:
         """Weights of the linear layers, the head left out."""
+        if self.linear is not None:
+            return self.linear
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = self.hidden * (2 * queries + 2 * keys)
         return self.layers * (attention + 3 * self.hidden * self.mlp)
@@ -67,11 +76,20 @@ class Model:
         return 2 * (self.layer_weights * tokens + self.head_weights * logits_rows) + attention
 
 
+def _hybrid(name: str, shape: tuple[int, ...], linear: int) -> Model:
+    """A model that keeps state beside keys and values, or no keys and values at all."""
+    return Model(name, *shape, output=32, config=f"{name}.json", linear=linear)
+
+
 MODELS = {
     model.name: model
     for model in (
         Model("smollm2-135m", 576, 1536, 30, 9, 3, 64, 49152, 64, catalog="smollm2-135m"),
         Model("llama-1b", 2048, 8192, 16, 32, 8, 64, 49152, 32),
+        _hybrid("lfm2-350m", (1024, 4608, 6, 16, 8, 64, 65536), 287_309_824),
+        _hybrid("mamba2-130m", (768, 0, 0, 0, 0, 0, 50288), 90_095_616),
+        _hybrid("granite-4-h-350m", (768, 2048, 4, 12, 4, 64, 100352), 262_914_048),
+        _hybrid("qwen3.5-0.8b", (1024, 3584, 6, 8, 2, 256, 248320), 497_614_848),
     )
 }
 

@@ -21,6 +21,7 @@ from .cases import MODELS, Contender, Model
 from .environments import PeerMissing, cache_folder, logged
 
 DRIVERS = Path(__file__).parent / "drivers"
+CONFIGS = Path(__file__).parent / "configs"
 TOKENIZER_OF = "smollm2-135m"
 """Whose tokenizer random weights get: converters ask for one, though only ids are passed."""
 
@@ -64,7 +65,10 @@ class Converter:
             arguments = ["dequantize", str(_gguf(model.catalog))]
         else:
             lender = self.source(MODELS[TOKENIZER_OF])
-            arguments = ["random", json.dumps(model.shape), str(lender)]
+            fields = json.dumps(model.shape)
+            if model.config is not None:
+                fields = (CONFIGS / model.config).read_text()
+            arguments = ["random", fields, str(lender)]
         self._make(target, lambda part: _script("make_source", *arguments, part))
         return target
 

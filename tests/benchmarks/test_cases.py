@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from llmc.benchmarks.peer_bench.cases import CASES, CONTENDERS, MODELS, OURS, Scheme, groups
+import torch
+from llmc.benchmarks.peer_bench.cases import (
+    CASES,
+    CONTENDERS,
+    MODELS,
+    OURS,
+    Model,
+    Scheme,
+    groups,
+)
 from llmc.benchmarks.peer_bench.environments import ENVIRONMENTS
-from llmc.benchmarks.peer_bench.models import DRIVERS, compile_command
+from llmc.benchmarks.peer_bench.models import CONFIGS, DRIVERS, compile_command
+from transformers import AutoConfig, AutoModelForCausalLM
 
 pytestmark = pytest.mark.fast
 
@@ -56,8 +67,20 @@ def test_output_lengths() -> None:
 
 def test_weights_of_the_models() -> None:
     """Norms aside, as many as `transformers` counts: 134.5 M and 1.07 B."""
-    sizes = [model.layer_weights + model.head_weights for model in MODELS.values()]
+    llamas = [model for model in MODELS.values() if model.config is None]
+    sizes = [model.layer_weights + model.head_weights for model in llamas]
     assert sizes == [134_479_872, 1_073_741_824]
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS.values() if m.config], ids=lambda m: m.name)
+def test_weights_of_configs_are_those_of_the_model(model: Model) -> None:
+    fields = json.loads((CONFIGS / (model.config or "")).read_text())
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
+    linear = {m for m in made.modules() if isinstance(m, torch.nn.Linear)}
+    head = made.get_output_embeddings()
+    assert sum(m.weight.numel() for m in linear - {head}) == model.layer_weights
+    assert made.get_input_embeddings().weight.numel() == model.head_weights
 
 
 def test_operations_of_a_step() -> None:

@@ -6,17 +6,22 @@ The scripts run in an environment made from the extra, on tiny models.
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import gguf
 import pytest
+import torch
 from gguf_models import llama_model, write_gguf
 from linked_environment import ROOT, make_environment, run
 from llmc.benchmarks.peer_bench.cases import Model
 from llmc.benchmarks.peer_bench.models import DRIVERS
 from peer_reports import report
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 OURS = ("measure_limits", "launch", "drive_llmc")
 """Scripts that run in our own environment beside `make_source`; the others run in a peer's."""
@@ -48,7 +53,8 @@ def test_the_sources_of_all_peers_can_be_made(python: Path, tmp_path: Path) -> N
     dequantized = tmp_path / "dequantized"
     shape = json.dumps(asdict(Model("tiny", 64, 96, 2, 4, 2, 16, 96, 1)))
     code = (
-        "import runpy, sys; script, file, plain, shape, random, again = sys.argv[1:]\n"
+        "import os, runpy, sys; script, file, plain, shape, random, again = sys.argv[1:]\n"
+        "sys.path.insert(0, os.path.dirname(script))\n"
         "verbs = runpy.run_path(script)\n"
         "verbs['dequantize'](file, plain)\n"
         "verbs['random_weights'](shape, plain, random)\n"
@@ -68,6 +74,31 @@ def test_the_sources_of_all_peers_can_be_made(python: Path, tmp_path: Path) -> N
     assert (embedding == held["token_embd.weight"]).all()
     tensors = gguf.GGUFReader(tmp_path / "random.gguf").tensors
     assert len(tensors) == len(load_file(tmp_path / "random" / "model.safetensors"))
+
+
+TINY = {
+    "lfm2": {"layer_types": ["conv", "full_attention"], "conv_L_cache": 3, "norm_eps": 1e-5},
+    "mamba2": {"num_heads": 4, "head_dim": 32, "state_size": 16, "n_groups": 1, "expand": 2},
+}
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 96, "tie_word_embeddings": True}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_files_of_models_with_state_have_all_their_tensors(kind: str, tmp_path: Path) -> None:
+    """Under names that the gguf library lists for the architecture."""
+    heads = HEADS if kind == "lfm2" else {}
+    config = AutoConfig.for_model(kind, **SIZES, **heads, **TINY[kind])
+    folder, file = tmp_path / "folder", tmp_path / "file.gguf"
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    command = [sys.executable, DRIVERS / "make_source.py", "gguf", folder, file]
+    subprocess.run(command, check=True)
+    tensors = {tensor.name for tensor in gguf.GGUFReader(file).tensors}
+    assert len(tensors) == len(load_file(folder / "model.safetensors"))
+    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    known = {gguf.TENSOR_NAMES[t] for t in gguf.MODEL_TENSORS[arch]}
+    stems = {re.sub(r"blk\.\d+", "blk.{bid}", name).removesuffix(".weight") for name in tensors}
+    assert {stem.removesuffix(".bias") for stem in stems} <= known
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -1,7 +1,7 @@
 """Makes the weights that all peers start from; runs in llmc's environment (the `compile` extra).
 
 make_source.py dequantize FILE.gguf FOLDER    f32 Hugging Face folder of a GGUF file
-make_source.py random SHAPE LENDER FOLDER     bf16 folder of a shape (JSON), random weights
+make_source.py random SHAPE LENDER FOLDER     bf16 folder of a shape or config (JSON), random
 make_source.py gguf FOLDER FILE.gguf          GGUF file of such a folder, for llama.cpp
 """
 
@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 import gguf
-import numpy as np
+import gguf_hybrids
 import torch
+from gguf_tensors import write_tensor
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedConfig,
 )
 
@@ -58,12 +59,21 @@ def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def random_weights(shape_json: str, lender: str, folder: str) -> None:
-    """Write a model of a shape (`cases.Model`), initialised as `transformers` does, seed 0.
+    """Write a model of a shape (`cases.Model`) or a config, initialised as `transformers` does,
+    seed 0.
 
     The tokenizer is that of the folder `lender`.
     """
     shape = json.loads(shape_json)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(**shape) if "model_type" in shape else _llama(shape)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(lender).save_pretrained(folder)
+
+
+def _llama(shape: dict[str, int]) -> LlamaConfig:
+    return LlamaConfig(
         hidden_size=shape["hidden"],
         intermediate_size=shape["mlp"],
         num_hidden_layers=shape["layers"],
@@ -78,10 +88,6 @@ def random_weights(shape_json: str, lender: str, folder: str) -> None:
         eos_token_id=2,
         pad_token_id=2,
     )
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(lender).save_pretrained(folder)
 
 
 def write_gguf(folder: str, target: str) -> None:
@@ -92,7 +98,18 @@ def write_gguf(folder: str, target: str) -> None:
         tensors |= load_file(path)
     if not config["tie_word_embeddings"]:
         raise SystemExit("only models with tied embeddings are written")
-    writer = gguf.GGUFWriter(target, "llama")
+    writer = gguf.GGUFWriter(target, config["model_type"])
+    if config["model_type"] in gguf_hybrids.WRITERS:
+        gguf_hybrids.WRITERS[config["model_type"]](writer, config, tensors)
+    else:
+        _write_llama(writer, config, tensors)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _write_llama(writer: gguf.GGUFWriter, config: dict, tensors: dict[str, torch.Tensor]) -> None:
     _write_config(writer, config)
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     for name, tensor in sorted(tensors.items()):
@@ -100,11 +117,7 @@ def write_gguf(folder: str, target: str) -> None:
             tensor = _interleave(tensor, heads)
         elif name.endswith("k_proj.weight"):
             tensor = _interleave(tensor, kv_heads)
-        _write_tensor(writer, gguf_name(name), tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        write_tensor(writer, gguf_name(name), tensor)
 
 
 def gguf_name(name: str) -> str:
@@ -127,15 +140,6 @@ def _write_config(writer: gguf.GGUFWriter, config: dict) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("none")
-
-
-def _write_tensor(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor) -> None:
-    if tensor.ndim == 1 or tensor.dtype == torch.float32:
-        writer.add_tensor(name, tensor.float().numpy())
-        return
-    assert tensor.dtype == torch.bfloat16, tensor.dtype
-    raw = tensor.contiguous().view(torch.int16).numpy().view(np.uint8)
-    writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
 
 
 def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
