@@ -118,7 +118,8 @@ class Driver:
     """Keeps block tables for numbered sequences and turns plans into steps."""
 
     def __init__(self, program: Program, max_context: int, seed: int) -> None:
-        if min(program.cache_blocks, default=0) < blocks_needed(program, max_context):
+        needed = blocks_needed(program, max_context)
+        if any(blocks < needed for blocks in program.cache_blocks):
             raise ValueError("the program's cache is too small for the conformance schedule")
         self.program = program
         self.random = np.random.default_rng(seed)

@@ -107,7 +107,8 @@ def _repeat_interleave(
 def slice_(b: Builder, x: Value, dim: int, start: int, stop: int, step: int = 1) -> Value:
     size = x.type.shape[dim]
     if isinstance(size, Sym):
-        if start == 0 and step == 1 and (stop == size or (isinstance(stop, int) and stop >= 2**31)):
+        whole = stop == size or (isinstance(stop, int) and stop >= 2**31)
+        if start in (0, _times(size, -1)) and step == 1 and whole:
             return x
         raise TypeError("slices the token dimension")
     start = min(start if start >= 0 else max(start + size, 0), size)
@@ -121,8 +122,8 @@ def slice_(b: Builder, x: Value, dim: int, start: int, stop: int, step: int = 1)
 def _slice(
     b: Builder, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Value:
-    (stop,) = b.dims([2**62 if end is None else end])
-    return slice_(b, x, dim, start or 0, stop, step)  # type: ignore[arg-type]
+    start, stop = b.dims([start or 0, 2**62 if end is None else end])
+    return slice_(b, x, dim, start, stop, step)  # type: ignore[arg-type]
 
 
 @HANDLERS.of("narrow")
@@ -150,6 +151,8 @@ def _slice_scatter(
     src = cast(b, src, x.type.dtype)
     if size == width:
         return src
+    if width == 0:
+        return x
     if not isinstance(size, int) or not isinstance(width, int):
         raise TypeError("writes some of the tokens")
     first = start or 0

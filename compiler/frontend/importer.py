@@ -26,6 +26,7 @@ from ...ir.roles import StepArray
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...weights.recipes import Computed, Recipe
+from . import stateful_import
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
@@ -302,4 +303,5 @@ OURS = {
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
     "grouped_linear": _grouped_linear,
     "combine": lambda b, x, slot, weights: b.emit(ops.CombineExperts(), x, slot, weights),
+    **stateful_import.HANDLERS,
 }

@@ -24,6 +24,7 @@ from ...models.auto import auto_class
 from . import inplace, interfaces
 from .buffers import compute_buffers
 from .lean_export import LinearCalls, lean_export
+from .stateful_interfaces import stateful_functions
 from .untraceable import calling_line, narrow_range, untraceable
 
 SAMPLE_TOKENS = 19
@@ -170,7 +171,8 @@ def _exported(model: Any) -> torch.export.ExportedProgram:
     dynamic = {1: torch.export.Dim.DYNAMIC}
     spelled_out = model.config._attn_implementation == interfaces.EAGER
     masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
-    with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, lean_export():
+    ours = stateful_functions(model)
+    with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, ours, lean_export():
         return torch.export.export(
             _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic), strict=False
         )
