@@ -8,7 +8,7 @@ equal nodes are merged; dead nodes are removed. Runs between other passes.
 from __future__ import annotations
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import Binary, Cast, Concat, Expand, Permute, Reshape, Slice
+from ..ir.ops import Binary, Cast, Concat, Expand, Full, Permute, Reshape, Slice
 from ..ir.scalar import Scalar, scalar_of
 from ..ir.types import Dim
 
@@ -67,9 +67,17 @@ def _identity(node: Node) -> Value | None:
     for x, other in ((a, b), (b, a)):
         if other is a and node.op.fn in ("div", "sub"):
             continue
-        if scalar_of(other) == neutral and x.type == node.output.type:
+        if _everywhere(other) == neutral and x.type == node.output.type:
             return x
     return None
+
+
+def _everywhere(value: Value) -> float | None:
+    """The literal number that a value is, or is full of."""
+    node = value.producer
+    if node is not None and isinstance(node.op, Full):
+        value = node.inputs[0]
+    return scalar_of(value)
 
 
 def _reshape(graph: Graph, node: Node, x: Value) -> Value | None:

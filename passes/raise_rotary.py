@@ -3,6 +3,7 @@
     x * cos + cat(-x[d/2:], x[:d/2]) * sin            =>  rotary(x, cos, sin)
     cat(x1 cos - x2 sin, x2 cos + x1 sin)             =>  rotary(x, cos, sin)
     x * cos + stack(-x[1::2], x[0::2]) * sin          =>  rotary(x, cos, sin) {interleaved}
+    stack(x1 cos - x2 sin, x2 cos + x1 sin)           =>  the same, x1 = x[0::2], x2 = x[1::2]
     cat(rotary(x[:r]), x[r:])                         =>  rotary(x) {dim=r}
 
 The tables that models build hold every angle twice (`cat(f, f)` or `repeat_interleave(f, 2)`);
@@ -53,6 +54,15 @@ _STACKED = op(
     _cat(op("reshape", op("neg", _slice(False, 2))), op("reshape", _slice(True, 2))),
 )
 _LANES = op("add", op("mul", _X, _C), op("mul", _STACKED, _S))
+_EVEN, _ODD = _slice(True, 2), _slice(False, 2)
+_PAIRS = op(
+    "reshape",
+    _cat(
+        op("reshape", op("sub", op("mul", _EVEN, _C), op("mul", _ODD, _S))),
+        op("reshape", op("add", op("mul", _ODD, _C), op("mul", _EVEN, _S))),
+    ),
+    check=lambda o: isinstance(o, Reshape),
+)
 
 
 def _to_rotary(interleaved: bool, doubled: bool):
@@ -174,6 +184,7 @@ _RULES = (
     Rule("x cos + rotate_half(x) sin => rotary", (_HALF,), _to_rotary(False, doubled=True)),
     Rule("cat(x1 c - x2 s, x2 c + x1 s) => rotary", (_SPLIT,), _to_rotary(False, doubled=False)),
     Rule("x cos + rotate_lanes(x) sin => rotary", (_LANES,), _to_rotary(True, doubled=True)),
+    Rule("stack(x1 c - x2 s, x2 c + x1 s) => rotary", (_PAIRS,), _to_rotary(True, doubled=False)),
 )
 _PARTIAL = Rule(
     "cat(rotary(x[:r]), x[r:]) => rotary {dim=r}",

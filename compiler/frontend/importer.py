@@ -29,6 +29,7 @@ from ...weights.recipes import Computed, Recipe
 from . import stateful_import
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
+from .aten_complex import Complex, complex_handler, complex_of, is_complex
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
 from .trace import Traced
 
@@ -113,7 +114,7 @@ class _Importer:
 
     # ── nodes ──────────────────────────────────────────────────────────────────────
 
-    def _placeholder(self, node: torch.fx.Node) -> Value | None:
+    def _placeholder(self, node: torch.fx.Node) -> Value | Complex | None:
         spec = self.specs[node.name]
         if spec.target is None:
             role = INPUTS[len(self.graph.inputs)]
@@ -123,22 +124,20 @@ class _Importer:
         if not node.users:
             return None
         name = spec.target.removeprefix("model.")
-        tensor = node.meta["val"]
-        type = TensorType(FROM_TORCH[tensor.dtype], self.dims(tensor.shape))
         if name in self.buffers:
-            recipe: Recipe = Computed.of(name, self.buffers[name].numpy())
-        elif spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
+            return _constant(name, self.buffers[name])
+        if spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
             self.literals[node] = self._lifted(spec.target, node)
-            recipe = Computed.of(name, self.literals[node].numpy())
-        elif name in self.weights:
-            recipe = self.weights[name]
-        else:
-            raise LlmcError(
-                "LLMC-E0431",
-                f"buffer {name} is not in the checkpoint and not set by the model",
-                hint="the model's class must compute it in _init_weights",
-            )
-        return Graph.constant(name, recipe, type)
+            return _constant(name, self.literals[node])
+        if name in self.weights:
+            tensor = node.meta["val"]
+            type = TensorType(FROM_TORCH[tensor.dtype], self.dims(tensor.shape))
+            return Graph.constant(name, self.weights[name], type)
+        raise LlmcError(
+            "LLMC-E0431",
+            f"buffer {name} is not in the checkpoint and not set by the model",
+            hint="the model's class must compute it in _init_weights",
+        )
 
     def _lifted(self, target: str, node: torch.fx.Node) -> torch.Tensor:
         """A tensor that the model's code made; one made with the model has no value on meta."""
@@ -157,7 +156,7 @@ class _Importer:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
         if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
             return self._symbolic(node, args)
-        handler = self._handler(node)
+        handler = self._handler(node, any(map(is_complex, args)))
         try:
             return handler(*args, **kwargs)
         except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
@@ -193,7 +192,7 @@ class _Importer:
         self.literals[node] = target(*args, **kwargs)
         return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
 
-    def _handler(self, node: torch.fx.Node) -> Callable[..., Any]:
+    def _handler(self, node: torch.fx.Node, of_complex: bool = False) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
         target: Any = node.target
         if target is operator.getitem:
@@ -203,7 +202,8 @@ class _Importer:
             return lambda *_: self._dim(node.meta["val"])
         if node in self.writes:
             name = functional_name(target) or name
-        handler = OURS.get(name) if namespace == "llmc" else ATEN.get(name)
+        known = OURS if namespace == "llmc" else ATEN
+        handler = complex_handler(name) if of_complex else known.get(name)
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
         return partial(handler, self)
@@ -246,7 +246,14 @@ class _Importer:
         return LlmcError(id, f"{name}{where}: {why}")
 
 
-def _constant(name: str, tensor: torch.Tensor) -> Value:
+def _constant(name: str, tensor: torch.Tensor) -> Value | Complex:
+    """A tensor whose values are known now."""
+    if tensor.is_complex():
+        return complex_of(tensor, partial(_real_constant, name))
+    return _real_constant(name, tensor)
+
+
+def _real_constant(name: str, tensor: torch.Tensor) -> Value:
     type = TensorType(FROM_TORCH[tensor.dtype], tuple(tensor.shape))
     return Graph.constant(name, Computed.of(name, tensor.numpy()), type)
 

@@ -90,7 +90,6 @@ EXPERTS: tuple[ZooModel, ...] = (
             **_MOE,
         ),
         ("latent attention", "experts", "dense first layer"),
-        expected="refused",
     ),
     ZooModel(
         "deepseek-v3",

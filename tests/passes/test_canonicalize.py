@@ -39,6 +39,20 @@ def test_what_computes_something_stays(line: str) -> None:
     check_declined(canonicalize, one(line))
 
 
+@pytest.mark.parametrize(("fn", "fill"), [("mul", "1.0"), ("add", "0.0"), ("sub", "0.0")])
+def test_a_tensor_full_of_a_neutral_number_goes(fn: str, fill: str) -> None:
+    """`ones_like(x) * x`: the length of the unit numbers that `torch.polar` makes."""
+    lines = f"%0: f32[T, 4] = full({fill}) {{shape=(T, 4)}}\n%1: f32[T, 4] = {fn}(x, %0)"
+    before = one(lines).replace("output %0", "output %1")
+    check(canonicalize, before, "graph main: TRACED\ninput x: f32[T, 4]\noutput x")
+
+
+def test_a_tensor_of_ones_that_widens_the_shape_stays() -> None:
+    lines = "%0: f32[3] = full(1.0) {shape=(3,)}\n%1: f32[T, 3] = mul(x, %0)"
+    before = one(lines, "f32[T, 1]").replace("output %0", "output %1")
+    check_declined(canonicalize, before)
+
+
 def test_a_neutral_number_that_widens_the_type_stays() -> None:
     """An integer plus 0.0 is a float."""
     check_declined(canonicalize, one("%0: f32[T] = add(x, 0.0)", "i64[T]"))

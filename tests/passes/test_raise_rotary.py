@@ -144,6 +144,52 @@ def test_interleaved_lanes() -> None:
     )
 
 
+PAIRS = """\
+%0: f32[T, 3] = cos(angle)
+%1: f32[T, 3] = sin(angle)
+%2: f32[T, 1, 3] = reshape(%0) {shape=(T, 1, 3)}
+%3: f32[T, 1, 3] = reshape(%1) {shape=(T, 1, 3)}
+%4: f32[T, 2, 3] = slice(x) {dim=-1, start=0, stop=6, step=2}
+%5: f32[T, 2, 3] = slice(x) {dim=-1, start=1, stop=6, step=2}
+%6: f32[T, 2, 3] = mul(%4, %2)
+%7: f32[T, 2, 3] = mul(%5, %3)
+%8: f32[T, 2, 3] = sub(%6, %7)
+%9: f32[T, 2, 3] = mul(%5, %2)
+%10: f32[T, 2, 3] = mul(%4, %3)
+%11: f32[T, 2, 3] = add(%9, %10)
+%12: f32[T, 2, 3, 1] = reshape(%8) {shape=(T, 2, 3, 1)}
+%13: f32[T, 2, 3, 1] = reshape(%11) {shape=(T, 2, 3, 1)}
+%14: f32[T, 2, 3, 2] = concat(%12, %13) {dim=-1}
+%15: f32[T, 2, 6] = reshape(%14) {shape=(T, 2, 6)}
+output %15
+"""
+
+
+def test_products_of_complex_numbers() -> None:
+    """Pairs times unit numbers, as the importer writes complex products."""
+    check(
+        cleaned,
+        TABLES + PAIRS,
+        """
+        graph main: TRACED
+        input x: f32[T, 2, 6]
+        input angle: f32[T, 3]
+        %0: f32[T, 3] = cos(angle)
+        %1: f32[T, 3] = sin(angle)
+        %2: f32[T, 2, 6] = rotary(x, %0, %1) {dim=6, interleaved=True}
+        output %2
+        """,
+    )
+
+
+def test_a_rotation_of_pairs_that_gives_halves_stays() -> None:
+    """Pairs that are taken from lanes and written as halves are no rotary op."""
+    halves = (
+        PAIRS[: PAIRS.index("%12")] + "%12: f32[T, 2, 6] = concat(%8, %11) {dim=-1}\noutput %12"
+    )
+    check_declined(raise_rotary, TABLES + halves)
+
+
 def test_tables_whose_copies_differ_stay() -> None:
     """cat(f, g) with f not g: half a table would be wrong for the other half."""
     other = DOUBLED.replace("concat(angle, angle)", "concat(angle, other)")

@@ -102,6 +102,21 @@ def entry_written(x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def pairs(x: torch.Tensor) -> torch.Tensor:
+    """Pairs of x's elements as complex numbers [1, T, 3]."""
+    return torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+
+
+def reals(z: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(z).flatten(-2)
+
+
+def turned(z: torch.Tensor) -> torch.Tensor:
+    """As rotary embeddings are spelled: z times unit numbers of another angle each."""
+    angles = torch.arange(3) * z.real
+    return z * (torch.polar(torch.ones_like(angles), angles) * 0.5)
+
+
 GROUPS: dict[str, list[Function]] = {
     "unary": [
         torch.abs, torch.ceil, torch.cos, torch.erf, torch.exp, torch.expm1, torch.floor,
@@ -172,6 +187,20 @@ GROUPS: dict[str, list[Function]] = {
         lambda x: x * torch.erfinv(torch.tensor(0.3) * 2), lambda x: x.multiply(2.0).subtract(x.negative()),
         lambda x: x + torch.stack(torch.broadcast_tensors(torch.tensor([1.0, 2.0]), torch.tensor([[3.0]]))).sum(),
     ],
+    "complex": [
+        lambda x: reals(pairs(x)), lambda x: reals(turned(pairs(x))),
+        lambda x: reals(turned(pairs(x).unsqueeze(1).transpose(1, 2))),
+        lambda x: reals(torch.complex(x, -x) * torch.complex(x * 2, x + 1)),
+        lambda x: reals(pairs(x) * x[..., :3]), lambda x: reals(x[..., :1] * pairs(x)),
+        lambda x: reals(pairs(x) / 3), lambda x: reals(pairs(x) + pairs(-x * x)),
+        lambda x: reals(pairs(x) - pairs(x * x)), lambda x: pairs(x).real, lambda x: pairs(x).imag,
+        lambda x: reals(pairs(x) * pairs(x * 2).conj()), lambda x: pairs(x).abs(),
+        lambda x: pairs(x).angle(), lambda x: reals(pairs(x)[..., 1:]), lambda x: reals(-pairs(x)),
+        lambda x: reals(torch.cat(pairs(x).split([1, 2], -1)[::-1], -1)),
+        lambda x: reals(pairs(x).sum(-1)), lambda x: reals(pairs(x) * torch.view_as_complex(matrix(3, 2))),
+        lambda x: torch.view_as_real(torch.view_as_complex(x[..., :2])),
+        lambda x: reals(pairs(x).to(torch.complex64).reshape(-1, 3).expand(2, -1, -1)),
+    ],
     "look-ups": [
         lambda x: matrix(4, 3)[(x > 0).long()[..., 0]], lambda x: matrix(4, 3)[(x > 0).long()[0, :, 0] - 1],
         lambda x: torch.index_select(matrix(4, 3), 0, (x > 0).long()[0, :, 0]),
@@ -226,6 +255,9 @@ REFUSED: dict[str, Function] = {
     "aten.arange": lambda x: x[0, :, 0] * torch.arange(x.shape[1]),
     "aten.topk": lambda x: x.topk(2, largest=False)[0],
     "aten.cat": lambda x: torch.cat((x, x), 1),
+    "aten.add": lambda x: reals(pairs(x) + x[..., :3]),
+    "aten.div": lambda x: reals(pairs(x) / pairs(x + 1)),
+    "aten.exp": lambda x: reals(pairs(x).exp()),
     "aten.conv1d": lambda x: F.conv1d(x.transpose(1, 2), matrix(6, 6, 1)),
 }
 
