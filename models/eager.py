@@ -24,18 +24,13 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")
 def eager_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> np.ndarray:
     """Return the logits after each token: float32 `[len(token_ids), vocab]`.
 
-    Models that take `position_ids` get 0, 1, 2, … as the compiled program does.
+    Of the call that a user makes: positions are the model's own affair.
     """
-    import inspect
-
     import torch
 
     ids = torch.tensor([list(token_ids)])
-    arguments = {}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        arguments["position_ids"] = torch.arange(ids.shape[1])[None]
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False, **arguments).logits
+        logits = model(input_ids=ids, use_cache=False).logits
     return logits[0].float().numpy()
 
 
