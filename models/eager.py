@@ -45,11 +45,15 @@ def eager_greedy(model: PreTrainedModel, token_ids: Sequence[int], tokens: int) 
 def reference_texts(model: PreTrainedModel, max_context: int, seed: int = 0) -> list[Text]:
     """Return four random texts for the conformance schedule, with eager's logits.
 
-    Ids are drawn from the whole vocabulary; the model must have its rotary tables fixed.
+    Ids are drawn from the whole vocabulary but for padding, which is no text: some models give it
+    no position. The model must have its rotary tables fixed.
     """
     random = np.random.default_rng(seed)
-    vocab = model.config.get_text_config().vocab_size
-    texts = [random.integers(0, vocab, length) for length in text_lengths(max_context)]
+    config = model.config.get_text_config()
+    texts = [random.integers(0, config.vocab_size, length) for length in text_lengths(max_context)]
+    for text in texts:
+        text[text == getattr(config, "pad_token_id", None)] += 1
+        text[text == config.vocab_size] = 0
     return [Text(ids, eager_logits(model, ids.tolist())) for ids in texts]
 
 

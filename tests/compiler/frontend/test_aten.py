@@ -171,6 +171,7 @@ GROUPS: dict[str, list[Function]] = {
         lambda x: x * torch.tensor(3.0), lambda x: x + A.scalar_tensor(2),
         lambda x: x * torch.erfinv(torch.tensor(0.3) * 2), lambda x: x.multiply(2.0).subtract(x.negative()),
         lambda x: x + torch.stack(torch.broadcast_tensors(torch.tensor([1.0, 2.0]), torch.tensor([[3.0]]))).sum(),
+        lambda x: x[0, :, 0] * torch.arange(x.shape[1]), lambda x: x + torch.arange(x.shape[1]).float()[:, None],
     ],
     "look-ups": [
         lambda x: matrix(4, 3)[(x > 0).long()[..., 0]], lambda x: matrix(4, 3)[(x > 0).long()[0, :, 0] - 1],
@@ -223,7 +224,7 @@ REFUSED: dict[str, Function] = {
     "aten.flip": lambda x: x.flip(-1),
     "aten.roll": lambda x: x.roll(1, -1),
     "aten.argmax": lambda x: x.view(1, -1, 2, 3).flatten(2).argmax(),
-    "aten.arange": lambda x: x[0, :, 0] * torch.arange(x.shape[1]),
+    "aten.arange": lambda x: x[0, :, 0] * torch.arange(0, 2 * x.shape[1], 2),
     "aten.topk": lambda x: x.topk(2, largest=False)[0],
     "aten.cat": lambda x: torch.cat((x, x), 1),
     "aten.conv1d": lambda x: F.conv1d(x.transpose(1, 2), matrix(6, 6, 1)),
