@@ -26,6 +26,21 @@ def context_length(config: Any, asked: int | None) -> int:
     return min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
+def within_tables(context: int, asked: int | None, held: int) -> int:
+    """The context for a model whose tables of positions have rows for the first `held`.
+
+    Raises:
+        LlmcError: LLMC-E0205, more was asked for.
+    """
+    if asked is not None and asked > held:
+        raise LlmcError(
+            "LLMC-E0205",
+            f"a context of {asked} tokens: the model's table of positions ends after {held}",
+            f"--max-context {held}",
+        )
+    return min(context, held)
+
+
 def check_context(asked: int | None) -> None:
     """Raises E0205 for a number that no context can be."""
     if asked is not None and not 1 <= asked <= MOST_CONTEXT:

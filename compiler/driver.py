@@ -42,10 +42,10 @@ from .assemble import (
 from .block_notes import block_notes
 from .calibration import sample_ids
 from .certificate import Measured, certificate, peak_rss_mb
-from .context import check_context, context_length
+from .context import check_context, context_length, within_tables
 from .destination import check_output, output_path
 from .frontend.interfaces import EAGER
-from .frontend.lower import LoweredModel, trace_model
+from .frontend.lower import TracedModel, trace_model
 from .frontend.model_source import ModelSource
 from .frontend.names import bind
 from .frontend.probe import probe
@@ -127,7 +127,7 @@ def compile(
         "allow_fields": sorted(allow_fields), "kv_cache": kv_cache, "scheme": scheme,
         "target_options": {name: dict(given) for name, given in options.items()},
     }  # fmt: skip
-    lowered = _lowered(source, targets, context_length(source.config, max_context), asked, progress)
+    lowered = _lowered(source, targets, max_context, asked, progress)
     lowered.notes[:0] = notes
     _check_memory(max_ram)
     with ArtifactWriter(path, format=format) as writer:
@@ -151,7 +151,7 @@ class _Lowered:
 def _lowered(
     source: ModelSource,
     targets: Sequence[Configured],
-    context: int,
+    max_context: int | None,
     asked: dict[str, Any],
     progress: Progress,
 ) -> _Lowered:
@@ -164,7 +164,9 @@ def _lowered(
     for digests in (source.digests, *(adapter.digests for adapter in source.adapters)):
         digests.start()
     with _one_torch_thread():
-        programs, models, notes = _traced_and_lowered(source, targets, context, progress)
+        traced, context, notes = _traced(source, max_context, progress)
+        programs, models = lower_for(targets, traced, context)
+    notes += [*traced.traced.notes, *block_notes(programs, source.reader)]
     options = {
         **asked,
         "target_options": settled_options(asked["target_options"], programs),
@@ -230,21 +232,22 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _traced_and_lowered(
-    source: ModelSource, targets: Sequence[Configured], context: int, progress: Progress
-) -> tuple[list[Program], list[LoweredModel], list[str]]:
-    """One trace, lowered for every target; what the passes said, and lines for the user.
+def _traced(
+    source: ModelSource, max_context: int | None, progress: Progress
+) -> tuple[TracedModel, int, list[str]]:
+    """The trace, the context that it is for, and lines for the user about weights.
 
     Raises:
-        LlmcError: LLMC-E04xx, weights and model don't belong together, or can't be compiled.
+        LlmcError: LLMC-E0205, no table of positions is that long; E04xx, weights and model don't
+            belong together, or can't be compiled.
     """
     binding = bind(build_on_meta(source.config, EAGER), source)
     progress("tracing the model", 0.05)
+    context = context_length(source.config, max_context)
     traced = trace_model(source.config, context, lambda _: binding.recipes)
-    programs, models = lower_for(targets, traced, context)
     left_out = binding.left_out | traced.left_out
     notes = [describe(left_out)] if left_out else []
-    return programs, models, notes + traced.traced.notes + block_notes(programs, source.reader)
+    return traced, within_tables(context, max_context, traced.positions), notes
 
 
 def _unread_note(source: ModelSource, allowed: Sequence[str], strict: bool) -> list[str]:

@@ -24,18 +24,13 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")
 def eager_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> np.ndarray:
     """Return the logits after each token: float32 `[len(token_ids), vocab]`.
 
-    Models that take `position_ids` get 0, 1, 2, … as the compiled program does.
+    Of the call that a user makes: positions are the model's own affair.
     """
-    import inspect
-
     import torch
 
     ids = torch.tensor([list(token_ids)])
-    arguments = {}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        arguments["position_ids"] = torch.arange(ids.shape[1])[None]
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False, **arguments).logits
+        logits = model(input_ids=ids, use_cache=False).logits
     return logits[0].float().numpy()
 
 
@@ -50,11 +45,15 @@ def eager_greedy(model: PreTrainedModel, token_ids: Sequence[int], tokens: int) 
 def reference_texts(model: PreTrainedModel, max_context: int, seed: int = 0) -> list[Text]:
     """Return four random texts for the conformance schedule, with eager's logits.
 
-    Ids are drawn from the whole vocabulary; the model must have its rotary tables fixed.
+    Ids are drawn from the whole vocabulary but for padding, which is no text: some models give it
+    no position. The model must have its rotary tables fixed.
     """
     random = np.random.default_rng(seed)
-    vocab = model.config.get_text_config().vocab_size
-    texts = [random.integers(0, vocab, length) for length in text_lengths(max_context)]
+    config = model.config.get_text_config()
+    texts = [random.integers(0, config.vocab_size, length) for length in text_lengths(max_context)]
+    for text in texts:
+        text[text == getattr(config, "pad_token_id", None)] += 1
+        text[text == config.vocab_size] = 0
     return [Text(ids, eager_logits(model, ids.tolist())) for ids in texts]
 
 

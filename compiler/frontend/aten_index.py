@@ -10,7 +10,8 @@ import torch
 
 from ...ir import ops
 from ...ir.graph import Value
-from ...ir.types import DType, Sym
+from ...ir.roles import StepArray
+from ...ir.types import DType, Sym, T
 from .aten_base import FROM_TORCH, Builder, Handler, Handlers, binary, cast, negative, reshape
 
 HANDLERS = Handlers()
@@ -19,6 +20,9 @@ HANDLERS = Handlers()
 @HANDLERS.of("arange")
 def _arange(b: Builder, *args: Any, dtype: torch.dtype | None = None, **_: Any) -> Value:
     start, end, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+    if (start, end, step) == (0, T, 1):
+        # The trace is of one sequence from its first token on: it counts positions.
+        return cast(b, b.positions(), FROM_TORCH[dtype or torch.int64])
     if not all(isinstance(a, int | float) for a in (start, end, step)):
         raise TypeError("a range over the tokens of the step")
     whole = all(isinstance(a, int) for a in (start, end, step))
@@ -64,7 +68,14 @@ def _scalar_tensor(b: Builder, x: Any, dtype: torch.dtype | None = None, **_: An
 
 
 @HANDLERS.of("embedding")
-def _embedding(b: Builder, table: Value, ids: Value, *_: Any, **__: Any) -> Value:
+def _embedding(b: Builder, table: Value, ids: Value, padding: int = -1, *_: Any) -> Value:
+    """A table of positions that has a row for padding has text begin behind that row.
+
+    So does fairseq, and who leaves positions to the model gets that (`forward(input_ids)`); given
+    0, 1, 2, … as they are, it would read rows that training never used.
+    """
+    if padding >= 0 and ids.role == StepArray.POSITIONS:
+        ids = binary(b, "add", ids, padding + 1)
     return b.emit(ops.Embedding(), table, ids)
 
 

@@ -112,6 +112,12 @@ class _Importer:
     def dims(self, shape: Sequence[Any]) -> tuple[Dim, ...]:
         return tuple(self._dim(d) for d in shape)
 
+    def positions(self) -> Value:
+        """i64[T]."""
+        positions = self.graph.input_as(StepArray.POSITIONS)
+        assert positions is not None
+        return self.emit(ops.Reshape((T,)), positions)
+
     # ── nodes ──────────────────────────────────────────────────────────────────────
 
     def _placeholder(self, node: torch.fx.Node) -> Value | Complex | None:
@@ -160,8 +166,9 @@ class _Importer:
         try:
             return handler(*args, **kwargs)
         except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
-            if any(isinstance(a, _Mask) for a in args):
-                raise self._refused(node, "reads an attention mask", "LLMC-E0414") from error
+            masks = [a for a in args if isinstance(a, _Mask)]
+            if masks:
+                raise self.refused_mask(masks[0]) from error
             raise
 
     def _write(self, node: torch.fx.Node) -> None:
@@ -238,12 +245,20 @@ class _Importer:
             raise TypeError(f"size {expr} is not a multiple of the number of tokens")
         return Sym("T", int(factor))
 
-    def _refused(self, node: torch.fx.Node, why: str, id: str = "LLMC-E0401") -> LlmcError:
+    def refused_mask(self, mask: _Mask) -> LlmcError:
+        """Why the present node can't read `mask`."""
+        assert self.node is not None
+        why, _, hint = (mask.refused or "reads an attention mask").partition("\n")
+        return self._refused(self.node, why, "LLMC-E0414", hint)
+
+    def _refused(
+        self, node: torch.fx.Node, why: str, id: str = "LLMC-E0401", hint: str = ""
+    ) -> LlmcError:
         scope, source = origin(node)
         where = f" in {scope or 'the model'}" + (f" ({source})" if source else "")
         target = node.target
         name = target if isinstance(target, torch._ops.OpOverload | str) else target.__name__
-        return LlmcError(id, f"{name}{where}: {why}")
+        return LlmcError(id, f"{name}{where}: {why}", hint)
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value | Complex:
@@ -277,10 +292,13 @@ def origin(node: torch.fx.Node) -> tuple[str, str]:
 
 
 class _Mask:
-    """A mask tag; only attention takes it, everything else fails on it by type."""
+    """A mask tag; only attention takes it, everything else fails on it by type.
 
-    def __init__(self, window: int) -> None:
-        self.window = window
+    `refused`: why attention doesn't take it either and what to do, or "".
+    """
+
+    def __init__(self, window: int, refused: str) -> None:
+        self.window, self.refused = window, refused
 
 
 def _attention(
@@ -289,8 +307,16 @@ def _attention(
 ) -> Value:  # fmt: skip
     if not isinstance(mask, _Mask):
         raise TypeError("the attention mask was computed from another mask")
+    if mask.refused:
+        raise b.refused_mask(mask)
     op = ops.Attention(scale, mask.window, softcap, sinks=sinks is not None)
     return b.emit(op, q, k, v, *([] if sinks is None else [sinks]))
+
+
+def _additive_mask(b: _Importer, anchor: Value, tokens: Dim, window: int, refused: str) -> Any:
+    if refused:
+        return _Mask(window, refused)
+    return b.emit(ops.CausalMask((1, 1, tokens, tokens), window))
 
 
 def _grouped_linear(
@@ -302,10 +328,8 @@ def _grouped_linear(
 
 OURS = {
     "attention": _attention,
-    "mask": lambda b, anchor, window: _Mask(window),
-    "additive_mask": lambda b, anchor, tokens, window: b.emit(
-        ops.CausalMask((1, 1, tokens, tokens), window)
-    ),
+    "mask": lambda b, anchor, window, refused: _Mask(window, refused),
+    "additive_mask": _additive_mask,
     "linear": ATEN["linear"],
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
     "grouped_linear": _grouped_linear,

@@ -54,24 +54,28 @@ def _(q, k, v, mask, sinks, scale, softcap):
 
 
 @torch.library.custom_op("llmc::mask", mutates_args=())
-def mask_op(anchor: torch.Tensor, window: int) -> torch.Tensor:
-    """A tag: causal mask, with `window` > 0 a sliding one; traced, never run."""
+def mask_op(anchor: torch.Tensor, window: int, refused: str) -> torch.Tensor:
+    """A tag: causal mask, with `window` > 0 a sliding one; traced, never run.
+
+    `refused`: why nothing may read it, if it is of another kind, and behind a newline what to do.
+    Decoders of encoder-decoder models make such a mask for states that aren't there.
+    """
     raise RuntimeError("llmc::mask is only traced")
 
 
 @mask_op.register_fake
-def _(anchor, window):
+def _(anchor, window, refused):
     return anchor.new_empty((1, 1, 1, 1), dtype=torch.bool)
 
 
 @torch.library.custom_op("llmc::additive_mask", mutates_args=())
-def additive_mask_op(anchor: torch.Tensor, tokens: int, window: int) -> torch.Tensor:
+def additive_mask_op(anchor: torch.Tensor, tokens: int, window: int, refused: str) -> torch.Tensor:
     """The mask [1, 1, tokens, tokens] that spelled-out attention adds; traced, never run."""
     raise RuntimeError("llmc::additive_mask is only traced")
 
 
 @additive_mask_op.register_fake
-def _(anchor, tokens, window):
+def _(anchor, tokens, window, refused):
     return anchor.new_empty((1, 1, tokens, tokens))
 
 
@@ -160,14 +164,21 @@ def _attention(
 
 
 def _mask(*, mask_function: Callable = masking_utils.causal_mask_function, **kwargs: Any):
-    return mask_op(torch.empty(0, device="meta"), window_of(mask_function, kwargs))
+    return mask_op(torch.empty(0, device="meta"), *_kind(mask_function, kwargs))
 
 
 def _additive_mask(
     *, q_length: int, mask_function: Callable = masking_utils.causal_mask_function, **kwargs: Any
 ) -> torch.Tensor:
-    window = window_of(mask_function, kwargs)
-    return additive_mask_op(torch.empty(0, device="meta"), q_length, window)
+    return additive_mask_op(torch.empty(0, device="meta"), q_length, *_kind(mask_function, kwargs))
+
+
+def _kind(mask_function: Callable, kwargs: dict[str, Any]) -> tuple[int, str]:
+    """The window of a mask, and why nothing may read it."""
+    try:
+        return window_of(mask_function, kwargs), ""
+    except LlmcError as error:
+        return 0, f"{error.message}\n{error.hint}"
 
 
 def _experts(

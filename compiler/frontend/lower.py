@@ -17,6 +17,7 @@ from ...passes.quantize import Scheme
 from ...weights.recipes import CheckpointTensor, Recipe
 from . import interfaces
 from .importer import import_graph
+from .position_tables import positions_held
 from .text_part import tensor_names
 from .trace import Traced, require_any_length, trace
 
@@ -40,6 +41,8 @@ class TracedModel:
         self.traced = traced
         self._recipes = recipes
         self._imported: Graph | None = import_graph(traced, recipes)
+        self.positions = positions_held(self._imported, traced.max_context)
+        """How many positions, up to the context of the trace, the model has rows for."""
         read = tensor_names(value.recipe for value in self._imported.constants())
         self.left_out = tensor_names(recipes.values()) - read
         """Checkpoint tensors that have a place in the model but are never read by the trace."""

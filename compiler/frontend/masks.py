@@ -25,10 +25,18 @@ def window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
     size = kwargs.get("local_size") or 16
     with _python_dispatch._disable_current_modes(), torch.device("cpu"):
         window = _evaluated_window(mask_function, size, 4 * size + 3)
-    if window is not None:
-        return window
-    name = _name_of(mask_function)
-    raise LlmcError("LLMC-E0414", f"mask {name} is neither causal nor a sliding window")
+        if window is not None:
+            return window
+        ahead = bool(mask_function(*torch.tensor([0, 0, 0, 1])))
+    why = f"mask {_name_of(mask_function)} is neither causal nor a sliding window"
+    if not ahead:
+        raise LlmcError("LLMC-E0414", why)
+    raise LlmcError(
+        "LLMC-E0414",
+        f"{why}: tokens see those that come after them, as in an encoder",
+        "llmc compiles causal language models; if the checkpoint was trained as one, its "
+        "config.json has to say so (`is_decoder`)",
+    )
 
 
 def _name_of(function: Callable) -> str:

@@ -37,12 +37,14 @@ MOST_TOKENS = 1 << 31
 
 @dataclass
 class Traced:
-    """What tracing gives: program, model, computed constants, notes."""
+    """What tracing gives: program, model, computed constants, notes; `max_context` tokens are the
+    longest sequence that it is for."""
 
     program: torch.export.ExportedProgram
     model: Any
     buffers: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
+    max_context: int = 0
 
 
 def require_any_length(traced: Traced) -> None:
@@ -116,7 +118,7 @@ def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Tr
     model = build_on_meta(config, attention)
     buffers, notes = compute_buffers(model, max_context)
     program = _export(model)
-    return Traced(program, model, buffers, notes)
+    return Traced(program, model, buffers, notes, max_context)
 
 
 def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:

@@ -186,6 +186,7 @@ GROUPS: dict[str, list[Function]] = {
         lambda x: x * torch.tensor(3.0), lambda x: x + A.scalar_tensor(2),
         lambda x: x * torch.erfinv(torch.tensor(0.3) * 2), lambda x: x.multiply(2.0).subtract(x.negative()),
         lambda x: x + torch.stack(torch.broadcast_tensors(torch.tensor([1.0, 2.0]), torch.tensor([[3.0]]))).sum(),
+        lambda x: x[0, :, 0] * torch.arange(x.shape[1]), lambda x: x + torch.arange(x.shape[1]).float()[:, None],
     ],
     "complex": [
         lambda x: reals(pairs(x)), lambda x: reals(turned(pairs(x))),
@@ -252,7 +253,7 @@ REFUSED: dict[str, Function] = {
     "aten.flip": lambda x: x.flip(-1),
     "aten.roll": lambda x: x.roll(1, -1),
     "aten.argmax": lambda x: x.view(1, -1, 2, 3).flatten(2).argmax(),
-    "aten.arange": lambda x: x[0, :, 0] * torch.arange(x.shape[1]),
+    "aten.arange": lambda x: x[0, :, 0] * torch.arange(0, 2 * x.shape[1], 2),
     "aten.topk": lambda x: x.topk(2, largest=False)[0],
     "aten.cat": lambda x: torch.cat((x, x), 1),
     "aten.add": lambda x: reals(pairs(x) + x[..., :3]),

@@ -63,8 +63,19 @@ class Inner(torch.nn.Module):
         return self.body(x)
 
 
-def mask() -> torch.Tensor:
-    return interfaces.mask_op(torch.empty(0, device="meta"), 8)
+def mask(refused: str = "") -> torch.Tensor:
+    return interfaces.mask_op(torch.empty(0, device="meta"), 8, refused)
+
+
+def attend(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    x = x[..., None, None].expand(1, -1, 2, 4)
+    return interfaces.attention_op(x, x, x, mask, None, 1.0, 0.0)
+
+
+def exported(module: torch.nn.Module) -> torch.export.ExportedProgram:
+    example = (torch.zeros(1, 19, dtype=torch.long, device="meta"),) * 2
+    dynamic = {1: torch.export.Dim.DYNAMIC}
+    return torch.export.export(module, example, dynamic_shapes=(dynamic, dynamic), strict=False)
 
 
 @pytest.mark.parametrize(
@@ -74,18 +85,28 @@ def mask() -> torch.Tensor:
         (lambda x: x.cumsum(-1), "LLMC-E0401", "aten.cumsum.default in layers.0.*symbolic"),
         (lambda x: x * x.shape[1], "LLMC-E0401", "number of tokens in the step"),
         (lambda x: x + mask().float()[0, 0], "LLMC-E0414", "reads an attention mask"),
+        (lambda x: attend(x, mask("is of glass\nshatter it")), "LLMC-E0414", "is of glass$"),
     ],
-    ids=["unknown op", "scan over tokens", "token count", "mask"],
+    ids=["unknown op", "scan over tokens", "token count", "mask", "mask of another kind"],
 )
 def test_refusals_name_op_scope_and_line(body, id: str, why: str) -> None:
     module = Probe(body).to("meta")
-    example = (torch.zeros(1, 19, dtype=torch.long, device="meta"),) * 2
-    dynamic = {1: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(module, example, dynamic_shapes=(dynamic, dynamic), strict=False)
+    program = exported(module)
     with pytest.raises(LlmcError, match=why) as caught:
         import_graph(Traced(program, module, {}), {})
     assert caught.value.id == id
     assert "test_importer.py:" in caught.value.message
+
+
+def test_a_mask_of_another_kind_that_nothing_reads_refuses_nothing() -> None:
+    """Decoders of encoder-decoder models make one for states that aren't there."""
+
+    def body(x: torch.Tensor) -> torch.Tensor:
+        mask("is of glass")
+        return attend(x, mask())
+
+    graph = import_graph(Traced(exported(Probe(body).to("meta")), None, {}), {})
+    assert [node.op.window for node in graph.nodes if isinstance(node.op, Attention)] == [8]
 
 
 def test_a_buffer_that_nothing_sets_refuses_where_it_is_read() -> None:
