@@ -55,7 +55,7 @@ def graph_after(
     context = context_length(source.config, max_context)
     traced = trace_model(source.config, context, lambda _: binding.recipes)
     graph = traced.graph()
-    run_pipeline(graph, Context(chosen.scheme, chosen.features), Phase[phase.upper()])
+    run_pipeline(graph, Context(chosen.scheme, chosen.features, context), Phase[phase.upper()])
     return str(graph)
 
 

@@ -96,6 +96,16 @@ def numel(shape: Iterable[Dim]) -> Dim:
     return Sym(symbols[0], count) if symbols else count
 
 
+def volume(shape: Iterable[Dim]) -> tuple[int, tuple[str, ...]]:
+    """What equal numbers of elements have in common: the factor, and the symbols it multiplies.
+
+    Unlike `numel` also for shapes of several symbols, such as scores of tokens with tokens.
+    """
+    shape = tuple(shape)
+    count = prod(d if isinstance(d, int) else d.scale for d in shape)
+    return count, tuple(sorted(d.name for d in shape if isinstance(d, Sym)))
+
+
 def divide(dim: Dim, by: Dim) -> Dim:
     """`dim / by`, which must be exact.
 

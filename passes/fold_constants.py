@@ -8,7 +8,7 @@ No bytes are read.
 from __future__ import annotations
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import Binary, Concat, Full, Iota, Permute, Reshape, Slice
+from ..ir.ops import Binary, Concat, Full, Iota, Permute, Reshape, Slice, TokenCount
 from ..ir.scalar import Scalar
 from ..ir.types import Sym
 from ..weights import recipes as rec
@@ -18,7 +18,9 @@ def fold_constants(graph: Graph) -> bool:
     """Replace constant subgraphs by constants; True if any was."""
     changed = False
     for node in list(graph.nodes):
-        if node.op.has_effect or any(not v.is_constant for v in node.inputs):
+        if node.op.has_effect or isinstance(node.op, TokenCount):
+            continue
+        if any(not v.is_constant for v in node.inputs):
             continue
         if any(isinstance(d, Sym) for v in node.outputs for d in v.type.shape):
             continue

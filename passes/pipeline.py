@@ -42,10 +42,12 @@ from .sink_permutes import sink_permutes
 
 @dataclass(frozen=True)
 class Context:
-    """What passes may know besides the graph: formats, and what the backend wants."""
+    """What passes may know besides the graph: formats, what the backend wants, and how many tokens
+    a sequence may have, for which masks are looked at."""
 
     scheme: Scheme
     features: Features
+    max_context: int = 4096
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ PIPELINE: tuple[Step, ...] = (
     # `1 + w` must be one constant before norms are raised.
     _plain(fold_constants, Phase.TRACED),
     # Attention that a model spells out relates tokens with tokens, and only attention may.
-    _plain(raise_attention, Phase.TRACED),
-    _plain(prove_packing, Phase.TRACED),
+    Step("raise_attention", lambda g, c: raise_attention(g, c.max_context), Phase.TRACED),
+    Step("prove_packing", lambda g, c: prove_packing(g, c.max_context), Phase.TRACED),
     _plain(raise_norm, Phase.TRACED),
     _plain(raise_activation, Phase.TRACED),
     _plain(raise_rotary, Phase.TRACED),

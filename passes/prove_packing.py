@@ -11,22 +11,30 @@ from __future__ import annotations
 
 from ..base.errors import LlmcError
 from ..ir.graph import Graph, Node
-from ..ir.ops import Embedding, Gather, MatMul, Reshape, Scatter, Softmax
+from ..ir.ops import Embedding, Gather, MatMul, Reshape, Scatter, Softmax, TokenCount
 from ..ir.types import Dim, Sym
+from .raise_attention import why_not_raised
 
 
-def prove_packing(graph: Graph) -> bool:
-    """Check every node; never changes the graph.
+def prove_packing(graph: Graph, tokens: int = 64) -> bool:
+    """Check every node; never changes the graph. `tokens`: as many as a sequence may have.
 
     Raises:
         LlmcError: LLMC-E0412, naming the op, its module and the line of model code.
     """
+    found = why_not_raised(graph, tokens)
+    if found is not None:
+        node, why = found
+        raise LlmcError("LLMC-E0412", f"attention in {_where(node)}: {why}")
     for node in graph.nodes:
         why = _mixes(node)
         if why:
-            where = f"{node.scope or 'the model'}" + (f" ({node.source})" if node.source else "")
-            raise LlmcError("LLMC-E0412", f"{node.op.mnemonic} in {where} {why}")
+            raise LlmcError("LLMC-E0412", f"{node.op.mnemonic} in {_where(node)} {why}")
     return False
+
+
+def _where(node: Node) -> str:
+    return f"{node.scope or 'the model'}" + (f" ({node.source})" if node.source else "")
 
 
 def _mixes(node: Node) -> str:
@@ -37,6 +45,8 @@ def _mixes(node: Node) -> str:
         return "relates tokens with tokens"
     if op.mixes_tokens:
         return ""
+    if isinstance(op, TokenCount):
+        return "counts the tokens of the step"
     if isinstance(op, Reshape):
         return _reshape(node)
     if isinstance(op, MatMul) and isinstance(node.inputs[1].type.shape[-2], Sym):

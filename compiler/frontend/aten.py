@@ -6,7 +6,14 @@ the only place that knows ATen.
 
 from __future__ import annotations
 
-from . import aten_complex, aten_elementwise, aten_index, aten_reduction, aten_shape
+from . import (
+    aten_complex,
+    aten_elementwise,
+    aten_index,
+    aten_reduction,
+    aten_shape,
+    aten_tokens,
+)
 from .aten_base import Handler
 
 ATEN: dict[str, Handler] = {
@@ -15,5 +22,6 @@ ATEN: dict[str, Handler] = {
     **aten_index.HANDLERS,
     **aten_reduction.HANDLERS,
     **aten_complex.HANDLERS,
+    **aten_tokens.HANDLERS,
 }
 """Handler by operator name (`aten::<name>`, any overload)."""

@@ -13,7 +13,7 @@ import torch
 
 from ...ir import ops
 from ...ir.graph import Value
-from ...ir.types import Dim, DType, divide, numel
+from ...ir.types import Dim, DType, Sym, divide, numel, volume
 
 FROM_TORCH = {t: d for d, t in ops.TORCH_DTYPE.items()} | {torch.float64: DType.F32}
 Handler = Callable[..., Any]
@@ -56,10 +56,25 @@ def cast(b: Builder, x: Value, dtype: DType) -> Value:
     return x if x.type.dtype == dtype else b.emit(ops.Cast(dtype), x)
 
 
+def missing(whole: Sequence[Dim], known: Sequence[Dim]) -> Dim:
+    """The one dimension of `whole` that is left beside those `known`, all taken as products.
+
+    Raises:
+        ValueError: what is left is no dimension.
+    """
+    (count, symbols), (by, others) = volume(whole), volume(known)
+    left = list(symbols)
+    for name in others:
+        if name not in left:
+            raise ValueError(f"{tuple(whole)} is not divisible by {tuple(known)}")
+        left.remove(name)
+    return divide(numel([count, *map(Sym, left)]), by)
+
+
 def reshape(b: Builder, x: Value, shape: Sequence[Dim]) -> Value:
     """Reshape with at most one -1."""
     shape = list(shape)
     if -1 in shape:
         known = [d for d in shape if d != -1]
-        shape[shape.index(-1)] = divide(numel(x.type.shape), numel(known))
+        shape[shape.index(-1)] = missing(x.type.shape, known)
     return x if tuple(shape) == x.type.shape else b.emit(ops.Reshape(tuple(shape)), x)

@@ -10,9 +10,12 @@ import torch
 
 from ...ir import ops
 from ...ir.graph import Value
+from ...ir.recipe import Computed
 from ...ir.roles import StepArray
-from ...ir.types import DType, Sym, T
+from ...ir.types import DType, Sym
 from .aten_base import FROM_TORCH, Builder, Handler, Handlers, binary, cast, negative, reshape
+from .aten_shape import slice_
+from .aten_tokens import is_by_length, token_range
 
 HANDLERS = Handlers()
 
@@ -20,9 +23,8 @@ HANDLERS = Handlers()
 @HANDLERS.of("arange")
 def _arange(b: Builder, *args: Any, dtype: torch.dtype | None = None, **_: Any) -> Value:
     start, end, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
-    if (start, end, step) == (0, T, 1):
-        # The trace is of one sequence from its first token on: it counts positions.
-        return cast(b, b.positions(), FROM_TORCH[dtype or torch.int64])
+    if is_by_length(start, end) and step == 1:
+        return cast(b, token_range(b, start, end), FROM_TORCH[dtype] if dtype else DType.I64)
     if not all(isinstance(a, int | float) for a in (start, end, step)):
         raise TypeError("a range over the tokens of the step")
     whole = all(isinstance(a, int) for a in (start, end, step))
@@ -86,8 +88,11 @@ def _index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
 
 @HANDLERS.of("index")
 def _index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
-    """One index tensor, over the first dimension (all others whole)."""
+    """One index tensor, over the first dimension or with numbers that are known (others whole)."""
     (first, *rest) = indices
+    given = [(dim, i) for dim, i in enumerate(indices) if i is not None]
+    if first is None and len(given) == 1:
+        return _picked(b, x, *given[0])
     if first is None or any(i is not None for i in rest) or isinstance(x.type.shape[0], Sym):
         raise TypeError("advanced indexing other than rows of a table")
     rows = x.type.shape[0]
@@ -97,6 +102,19 @@ def _index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     first = b.emit(ops.Where(), binary(b, "lt", first, 0), binary(b, "add", first, rows), first)
     y = b.emit(ops.Embedding(), reshape(b, x, (rows, width)), first)
     return reshape(b, y, (*first.type.shape, *x.type.shape[1:]))
+
+
+def _picked(b: Builder, x: Value, dim: int, index: Value) -> Value:
+    """The entries of x along `dim` that a list of numbers names."""
+    size = x.type.shape[dim]
+    is_list = isinstance(index.recipe, Computed) and index.type.rank == 1
+    if not is_list or index.type.dtype == DType.BOOL or isinstance(size, Sym):
+        raise TypeError("advanced indexing other than rows of a table")
+    places = [int(i) % size for i in index.recipe.value]  # type: ignore[union-attr]
+    if places == list(range(places[0], places[0] + len(places))):
+        return slice_(b, x, dim, places[0], places[-1] + 1)
+    parts = [slice_(b, x, dim, place, place + 1) for place in places]
+    return b.emit(ops.Concat(negative(dim, x.type.rank)), *parts)
 
 
 @HANDLERS.of("gather")

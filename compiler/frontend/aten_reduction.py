@@ -10,8 +10,10 @@ import torch
 
 from ...ir import ops
 from ...ir.graph import Value
+from ...ir.types import Sym
 from .aten_base import FROM_TORCH, Builder, Handler, Handlers, binary, cast, negative
 from .aten_shape import transpose
+from .aten_tokens import running_sum
 
 HANDLERS = Handlers()
 
@@ -93,6 +95,8 @@ HANDLERS["log_softmax"] = HANDLERS["_log_softmax"] = lambda b, x, dim, dtype=Non
 @HANDLERS.of("cumsum")
 def _cumsum(b: Builder, x: Value, dim: int, dtype: torch.dtype | None = None) -> Value:
     x = cast(b, x, FROM_TORCH[dtype]) if dtype else x
+    if isinstance(x.type.shape[dim], Sym):
+        return running_sum(b, x, dim)
     return b.emit(ops.CumSum(negative(dim, x.type.rank)), x)
 
 

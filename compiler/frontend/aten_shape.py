@@ -7,8 +7,9 @@ from typing import Any
 
 from ...ir import ops
 from ...ir.graph import Value
-from ...ir.types import Dim, Sym, divide, numel
-from .aten_base import Builder, Handlers, cast, negative, reshape
+from ...ir.types import Dim, Sym, numel
+from .aten_base import Builder, Handlers, cast, missing, negative, reshape
+from .aten_tokens import is_by_length, token_rows
 
 HANDLERS = Handlers()
 
@@ -50,7 +51,7 @@ def _unflatten(b: Builder, x: Value, dim: int, sizes: Sequence[Any]) -> Value:
     shape, dim = x.type.shape, dim % x.type.rank
     inner = list(b.dims(sizes))
     if -1 in inner:
-        inner[inner.index(-1)] = divide(shape[dim], numel(d for d in inner if d != -1))
+        inner[inner.index(-1)] = missing([shape[dim]], [d for d in inner if d != -1])
     return reshape(b, x, [*shape[:dim], *inner, *shape[dim + 1 :]])
 
 
@@ -104,8 +105,13 @@ def _repeat_interleave(
     return reshape(b, wide, [*shape[:dim], _times(shape[dim], repeats), *shape[dim + 1 :]])
 
 
-def slice_(b: Builder, x: Value, dim: int, start: int, stop: int, step: int = 1) -> Value:
+def slice_(b: Builder, x: Value, dim: int, start: Any, stop: Any, step: int = 1) -> Value:
     size = x.type.shape[dim]
+    if isinstance(size, int) and is_by_length(start, stop):
+        if step != 1:
+            raise TypeError("slices some of the tokens")
+        stop = min(stop, size) if isinstance(stop, int) else stop
+        return token_rows(b, x, dim, start, stop)
     if isinstance(size, Sym):
         whole = stop == size or (isinstance(stop, int) and stop >= 2**31)
         if start in (0, _times(size, -1)) and step == 1 and whole:
@@ -122,8 +128,7 @@ def slice_(b: Builder, x: Value, dim: int, start: int, stop: int, step: int = 1)
 def _slice(
     b: Builder, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Value:
-    start, stop = b.dims([start or 0, 2**62 if end is None else end])
-    return slice_(b, x, dim, start, stop, step)  # type: ignore[arg-type]
+    return slice_(b, x, dim, start or 0, 2**62 if end is None else end, step)
 
 
 @HANDLERS.of("narrow")

@@ -31,6 +31,7 @@ from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .aten_complex import Complex, complex_handler, complex_of, is_complex
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
+from .lengths import Length, Number, length_of
 from .trace import Traced
 
 INPUTS = (StepArray.TOKEN_IDS, StepArray.POSITIONS)
@@ -52,6 +53,7 @@ class _Importer:
         self.specs = {s.arg.name: s for s in self.program.graph_signature.input_specs}
         self.weights = weights
         self.buffers = traced.buffers
+        self.max_context = traced.max_context
         self.graph = Graph("main", Phase.TRACED)
         self.env: dict[torch.fx.Node, Any] = {}
         self.literals: dict[torch.fx.Node, Any] = {}
@@ -65,7 +67,7 @@ class _Importer:
             self.writes = find_writes(self.program.graph)
         except Unproven as error:
             raise self._refused(error.node, str(error)) from error
-        for node in self.program.graph.nodes:
+        for node in _read_nodes(self.program.graph, self.writes):
             self.node = node
             try:
                 self._import(node)
@@ -219,7 +221,7 @@ class _Importer:
         """Arithmetic on sizes: its value is known from the trace's own shape analysis."""
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt | int):
-            return self._dim(value)
+            return self._number(value)
         if isinstance(value, torch.SymBool | bool) or value is None:
             return None
         raise self._refused(node, "is not an ATen operator")
@@ -237,13 +239,19 @@ class _Importer:
             return d
         if isinstance(d, Value):
             raise TypeError("a size that is computed at run time")
-        expr = d.node.expr
-        if expr.is_number:
-            return int(expr)
-        factor = expr / self.symbol
-        if not factor.is_integer or not factor.is_number:
-            raise TypeError(f"size {expr} is not a multiple of the number of tokens")
-        return Sym("T", int(factor))
+        number = self._number(d)
+        if isinstance(number, Length):
+            raise TypeError(f"size {number} is not a multiple of the number of tokens")
+        return number
+
+    def _number(self, d: Any) -> Number:
+        """An int, a dimension, or what else is linear in the number of tokens."""
+        if isinstance(d, int | Sym | Length):
+            return d
+        number = length_of(d.node.expr, self.symbol, self.max_context)
+        if number is None:
+            raise TypeError(f"size {d.node.expr} is not a multiple of the number of tokens")
+        return number
 
     def refused_mask(self, mask: _Mask) -> LlmcError:
         """Why the present node can't read `mask`."""
@@ -259,6 +267,16 @@ class _Importer:
         target = node.target
         name = target if isinstance(target, torch._ops.OpOverload | str) else target.__name__
         return LlmcError(id, f"{name}{where}: {why}", hint)
+
+
+def _read_nodes(graph: torch.fx.Graph, writes: Writes) -> list[torch.fx.Node]:
+    """The nodes that inputs, outputs and writes are made of: models also compute what nobody reads,
+    such as the pooled state of an encoder."""
+    read: set[torch.fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("placeholder", "output") or node in writes or node in read:
+            read.update((node, *node.all_input_nodes))
+    return [node for node in graph.nodes if node in read]
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value | Complex:

@@ -19,7 +19,7 @@ from . import interfaces
 from .importer import import_graph
 from .position_tables import positions_held
 from .text_part import tensor_names
-from .trace import Traced, require_any_length, trace
+from .trace import Traced, require_all_lengths, trace
 
 Recipes = Callable[[Any], Mapping[str, Recipe]]
 """Model on the meta device → recipe of each of its parameters and persistent buffers."""
@@ -60,7 +60,8 @@ class TracedModel:
             LlmcError: LLMC-E04xx, what the model does that can't be compiled.
         """
         graph = self.graph()
-        passes = run_pipeline(graph, Context(scheme, features))
+        context = Context(scheme, features, self.traced.max_context)
+        passes = run_pipeline(graph, context)
         if not graph.groups:
             raise LlmcError(
                 "LLMC-E0402",
@@ -82,11 +83,8 @@ def trace_model(config: Any, max_context: int, recipes: Recipes) -> TracedModel:
     except LlmcError as error:
         if error.id not in _OWN_ATTENTION:
             raise
-        try:
-            return _traced(config, max_context, recipes, interfaces.EAGER)
-        except LlmcError as second:
-            # A model that can't be built with our attention says nothing by that.
-            raise (second if error.id in _NOT_BUILT else error) from None
+    # What goes wrong now is what the model does; that it ignores the interface is no fault.
+    return _traced(config, max_context, recipes, interfaces.EAGER)
 
 
 def lower_model(
@@ -104,7 +102,6 @@ def lower_model(
     return trace_model(config, max_context, recipes).lower(scheme, features)
 
 
-_NOT_BUILT = ("LLMC-E0402", "LLMC-E0418")
 _OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0418", "LLMC-E0430")
 """What goes wrong with a model that ignores the attention interface and computes by itself."""
 
@@ -112,7 +109,7 @@ _OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0418", "LLMC-E0430")
 def _traced(config: Any, max_context: int, recipes: Recipes, attention: str) -> TracedModel:
     traced = trace(config, max_context, attention)
     model = TracedModel(traced, recipes(traced.model))
-    require_any_length(traced)  # after the import, which can name the line
+    require_all_lengths(traced)  # after the import, which can name the line
     return model
 
 

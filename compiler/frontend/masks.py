@@ -14,6 +14,7 @@ import torch
 from torch.utils import _python_dispatch
 
 from ...base.errors import LlmcError
+from ...passes.position_values import telling_positions
 
 
 def window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
@@ -52,8 +53,7 @@ def _evaluated_window(mask_function: Callable, size: int, span: int) -> int | No
     """The window (0: none) of a mask over `span` positions, None if it is of another kind.
 
     The last query's keys say which window it can only be. That it is one is then checked for all
-    pairs of positions that tell masks apart, and for all keys of some queries: a mask of all pairs
-    would take gigabytes for a window of some thousand tokens.
+    pairs of positions that tell masks apart, and for all keys of some queries.
     """
     zero, keys = torch.zeros((), dtype=torch.long), torch.arange(span)
 
@@ -70,11 +70,6 @@ def _evaluated_window(mask_function: Callable, size: int, span: int) -> int | No
         return torch.equal(evaluate(i, j), (distance >= 0) & (distance < count))
 
     count = int(evaluate(keys[-1:], keys).sum())
-    edges = {k * n + d for n in (size, count) for k in range(5) for d in (-2, -1, 0, 1, 2)}
-    some = {*range(64), *range(0, span, max(1, span // 64)), *edges, span - 1}
-    positions = torch.tensor(sorted(p for p in some if 0 <= p < span))
-    whole = [
-        p for n in (size, count) for p in (n - 1, n, 2 * n - 1, 2 * n, span - 1) if 0 <= p < span
-    ]
+    positions, whole = telling_positions(span, size, count)
     right = is_right(positions, positions) and all(is_right(keys[p : p + 1], keys) for p in whole)
     return (0 if count == span else count) if right else None

@@ -31,10 +31,6 @@ SAMPLE_TOKENS = 19
 """Length of the traced example: prime, so that no model dimension is a multiple by chance."""
 
 
-MOST_TOKENS = 1 << 31
-"""A trace whose number of tokens has a bound below this isn't of any length: positions are i32."""
-
-
 @dataclass
 class Traced:
     """What tracing gives: program, model, computed constants, notes; `max_context` tokens are the
@@ -44,11 +40,12 @@ class Traced:
     model: Any
     buffers: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
-    max_context: int = 0
+    max_context: int = 8192
 
 
-def require_any_length(traced: Traced) -> None:
-    """A trace must hold for any number of tokens from 2 on (and 1, which the probe tries).
+def require_all_lengths(traced: Traced) -> None:
+    """A trace must hold for any number of tokens that a sequence may have, from 2 on (and 1, which
+    the probe tries).
 
     Raises:
         LlmcError: LLMC-E0430.
@@ -58,7 +55,7 @@ def require_any_length(traced: Traced) -> None:
         if node.op != "placeholder" or node.name not in program.graph_signature.user_inputs:
             continue
         bounds = program.range_constraints.get(node.meta["val"].shape[1].node.expr)
-        if bounds is not None and (bounds.lower > 2 or bounds.upper < MOST_TOKENS):
+        if bounds is not None and (bounds.lower > 2 or bounds.upper < traced.max_context):
             raise narrow_range(traced.model, bounds.lower, bounds.upper)
 
 
@@ -76,9 +73,9 @@ class _Step(torch.nn.Module):
 
 
 class _LiteralNumbers(TorchFunctionMode):
-    """Lets a number that model code makes a tensor of keep its value in a trace on meta.
+    """Lets numbers that model code makes a tensor of keep their values in a trace on meta.
 
-    Such a tensor of no dimensions stays on the CPU, where it mixes with any device.
+    A tensor of no dimensions and a list of indices stay on the CPU, where they mix with any device.
     """
 
     def __torch_function__(
@@ -87,7 +84,18 @@ class _LiteralNumbers(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.tensor and isinstance(args[0], bool | int | float):
             kwargs = kwargs | {"device": "cpu"}
+        if func is torch.Tensor.__getitem__:
+            args = (args[0], _with_tensors(args[1]))
         return func(*args, **kwargs)
+
+
+def _with_tensors(index: Any) -> Any:
+    """An index whose lists of numbers are tensors on the CPU: torch would make them on meta."""
+    if isinstance(index, tuple):
+        return tuple(map(_with_tensors, index))
+    if isinstance(index, list) and index and all(type(i) is int for i in index):
+        return torch.tensor(index, device="cpu")
+    return index
 
 
 class _NoConvolutions(TorchFunctionMode):

@@ -40,11 +40,14 @@ def untraceable(model: Any, error: Exception, export: Callable[[], object]) -> L
 
 def narrow_range(model: Any, lower: Any, upper: Any) -> LlmcError:
     """LLMC-E0430 for a trace that only holds for some numbers of tokens in a step."""
+    hint = "it may compute in blocks of tokens or keep a table of that many positions"
+    if lower <= 2:
+        hint += f"; compile it with --max-context {upper}"
     return LlmcError(
         "LLMC-E0430",
         f"{type(model).__name__} can't be traced as one packed step: "
         f"what it computes holds for {lower} to {upper} tokens only",
-        hint="it may compute in blocks of tokens or keep a table of that many positions",
+        hint=hint,
     )
 
 

@@ -22,7 +22,19 @@ from .recurrence import (
     SelectiveScanUpdate,
 )
 from .reduction import CumSum, MatMul, Reduce, Softmax, TopK
-from .shape import Concat, Embedding, Expand, Full, Gather, Iota, Permute, Reshape, Scatter, Slice
+from .shape import (
+    Concat,
+    Embedding,
+    Expand,
+    Full,
+    Gather,
+    Iota,
+    Permute,
+    Reshape,
+    Scatter,
+    Slice,
+    TokenCount,
+)
 from .slots import LENGTH, SlotAttention, SlotWrite
 
 __all__ = [
@@ -32,5 +44,5 @@ __all__ = [
     "GroupedLinear", "Iota", "Linear", "LinearRecurrence", "LinearRecurrenceUpdate", "LogitsRows",
     "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows", "Reduce", "Reshape",
     "Rotary", "RouteTokens", "Scatter", "SelectiveScan", "SelectiveScanUpdate", "Slice",
-    "SlotAttention", "SlotWrite", "Softmax", "TopK", "Unary", "Where",
+    "SlotAttention", "SlotWrite", "Softmax", "TokenCount", "TopK", "Unary", "Where",
 ]  # fmt: skip

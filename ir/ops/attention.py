@@ -110,10 +110,19 @@ class CausalMask(Op):
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
         shape = [bind_dim(d, {}) for d in self.shape]
-        i, j = torch.arange(shape[-2]).unsqueeze(1), torch.arange(shape[-1])
-        visible = (j <= i) & (j > i - self.window) if self.window else j <= i
-        least = torch.finfo(torch.float32).min
-        return torch.where(visible, 0.0, least).expand(shape)
+        mask = additive_mask(torch.arange(shape[-2]), torch.arange(shape[-1]), self.window)
+        return mask.expand(shape)
+
+
+def additive_mask(i: torch.Tensor, j: torch.Tensor, window: int) -> torch.Tensor:
+    """f32 [len(i), len(j)] for queries at positions i and keys at j: 0 where visible."""
+    least = torch.finfo(torch.float32).min
+    return torch.where(visible(i.unsqueeze(1), j, window), 0.0, least)
+
+
+def visible(i: torch.Tensor, j: torch.Tensor, window: int) -> torch.Tensor:
+    """Whether a query at position i sees a key at j, for positions that broadcast."""
+    return (j <= i) & (j > i - window) if window else j <= i
 
 
 def attend(
@@ -133,8 +142,7 @@ def attend(
         scores = op.softcap * torch.tanh(scores / op.softcap)
     i = torch.arange(first, first + q.shape[0]).unsqueeze(1)
     j = torch.arange(first_key, first_key + k.shape[0])
-    visible = (j <= i) & (j > i - op.window) if op.window else j <= i
-    scores = scores.masked_fill(~visible, float("-inf"))
+    scores = scores.masked_fill(~visible(i, j, op.window), float("-inf"))
     if sinks is not None:
         scores = torch.cat((scores, sinks.view(-1, 1, 1).expand(-1, q.shape[0], 1)), -1)
     p = torch.softmax(scores, -1)[..., : k.shape[0]]

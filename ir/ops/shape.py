@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..types import Dim, DType, TensorType, bind_dim, broadcast_shapes, numel
+from ..types import Dim, DType, T, TensorType, bind_dim, broadcast_shapes, volume
 from .base import TORCH_DTYPE, Op, require
 
 
@@ -22,7 +22,7 @@ class Reshape(Op):
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         (x,) = inputs
-        require(numel(x.shape) == numel(self.shape), f"can't reshape {x} to {self.shape}")
+        require(volume(x.shape) == volume(self.shape), f"can't reshape {x} to {self.shape}")
         return (x.with_shape(self.shape),)
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -205,3 +205,21 @@ class Iota(Op):
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
         return torch.arange(self.size, dtype=TORCH_DTYPE[self.dtype])
+
+
+@dataclass(frozen=True)
+class TokenCount(Op):
+    """The number of tokens of the traced sequence, a rank-0 i64.
+
+    A step doesn't know it: only legal until `raise_attention`, in biases whose rows differ from
+    those of another length by a number for each row.
+    """
+
+    count: tuple[Dim, ...] = (T,)
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        require(not inputs, "token_count takes no inputs")
+        return (TensorType(DType.I64, ()),)
+
+    def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(bind_dim(self.count[0], {}))

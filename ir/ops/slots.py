@@ -18,7 +18,7 @@ import torch
 
 from ..phase import Phase
 from ..types import DType, Sym, TensorType
-from .attention import Rotary
+from .attention import Rotary, visible
 from .base import Op, require
 
 LENGTH = Sym("L")
@@ -116,8 +116,7 @@ class SlotAttention(Op):
             scores = self.softcap * torch.tanh(scores / self.softcap)
         i = _positions(start, query).unsqueeze(-1)
         j = torch.arange(length, device=start.device)
-        visible = (j <= i) & (j > i - self.window) if self.window else j <= i
-        hidden = ~visible[:, None, None]  # [S, 1, 1, Q, L]
+        hidden = ~visible(i, j, self.window)[:, None, None]  # [S, 1, 1, Q, L]
         p = self._softmax(scores.masked_fill(hidden, float("-inf")), inputs)
         # What no query sees may be anything, NaN included.
         unread = (j > i[:, -1]).view(sequences, 1, length, 1)

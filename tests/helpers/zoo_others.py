@@ -37,7 +37,6 @@ OLD: tuple[ZooModel, ...] = (
         "FalconConfig",
         without(decoder(), "num_key_value_heads", "intermediate_size"),
         ("one key head", "parallel block"),
-        expected="refused",
     ),
     ZooModel(
         "falcon-new",
@@ -48,7 +47,6 @@ OLD: tuple[ZooModel, ...] = (
             "intermediate_size",
         ),
         ("grouped fused qkv", "two norms in parallel"),
-        expected="refused",
     ),
     ZooModel(
         "falcon-alibi",
@@ -89,7 +87,6 @@ OLD: tuple[ZooModel, ...] = (
             "eos_token_id": EOS,
         },
         ("unscaled attention", "local layers", "learned positions"),
-        expected="refused",
     ),
     ZooModel(
         "biogpt",
@@ -112,14 +109,12 @@ OLD: tuple[ZooModel, ...] = (
         },
         ("sinusoidal positions with offset", "scaled embedding"),
         embedding_std=0.06,
-        expected="refused",
     ),
     ZooModel(
         "openai-gpt",
         "OpenAIGPTConfig",
         without(_GPT, "bos_token_id", "eos_token_id"),
         ("norm after", "learned positions"),
-        expected="refused",
     ),
     ZooModel(
         "ctrl",
@@ -134,7 +129,6 @@ OLD: tuple[ZooModel, ...] = (
         "GPTNeoXJapaneseConfig",
         without(decoder(intermediate_multiple_size=2), "num_key_value_heads", "intermediate_size"),
         ("bias added after attention",),
-        expected="refused",
     ),
     ZooModel(
         "bert-decoder",

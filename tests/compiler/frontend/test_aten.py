@@ -43,7 +43,7 @@ def export(module: torch.nn.Module) -> Traced:
     program = torch.export.export(
         module, example, dynamic_shapes=(dynamic, dynamic), strict=False
     ).run_decompositions({})
-    return Traced(program, module, {})
+    return Traced(program, module, {}, max_context=32)
 
 
 def check(functions: list[Function], tolerance: float = 1e-6) -> None:
@@ -237,6 +237,20 @@ GROUPS: dict[str, list[Function]] = {
         lambda x: F.layer_norm(x, (6,), matrix(6), matrix(6) * 2, 1e-3), lambda x: F.layer_norm(x, (6,)),
         lambda x: F.rms_norm(x, (6,), matrix(6), 1e-3), lambda x: F.rms_norm(x, (6,)),
     ],
+    "tokens": [
+        lambda x: x[0, :, 0] * torch.arange(x.shape[1]),
+        lambda x: torch.arange(3, x.shape[1] + 3, dtype=torch.float32).view(1, -1, 1) * x,
+        lambda x: torch.arange(-x.shape[1], 0)[:, None] - torch.arange(x.shape[1]),
+        lambda x: x + matrix(40, 6)[: x.shape[1]], lambda x: x + matrix(40, 6)[5 : 5 + x.shape[1]],
+        lambda x: x.transpose(1, 2) + matrix(2, 6, 40).narrow(-1, 40 - x.shape[1], x.shape[1]),
+        lambda x: x + matrix(1, 6)[:, None].expand(1, 40, 6)[:, : x.shape[1]],
+        lambda x: matrix(40, 40).view(1, 1, 40, 40)[:, :, x.shape[1] - x.shape[1] : x.shape[1], : x.shape[1]],
+        lambda x: matrix(3, 40)[:, max(0, 40 - x.shape[1]) :] + x[0, :, :3].T,
+        lambda x: torch.ones(1, x.shape[1], dtype=torch.long).cumsum(-1) * x[..., 0],
+        lambda x: (x @ x.transpose(1, 2)).tril(), lambda x: (x @ x.transpose(1, 2)).triu(1),
+        lambda x: torch.full((x.shape[1], x.shape[1]), -1e9).triu(-2), lambda x: x + matrix(6, 6).tril(1)[2],
+        lambda x: x.view(1, -1, 2, 3)[:, :, [-1], :], lambda x: x[..., [4, 0, 1]], lambda x: x[..., [2, 3]],
+    ],
 }  # fmt: skip
 
 
@@ -253,7 +267,9 @@ REFUSED: dict[str, Function] = {
     "aten.flip": lambda x: x.flip(-1),
     "aten.roll": lambda x: x.roll(1, -1),
     "aten.argmax": lambda x: x.view(1, -1, 2, 3).flatten(2).argmax(),
-    "aten.arange": lambda x: x[0, :, 0] * torch.arange(0, 2 * x.shape[1], 2),
+    "aten.arange": lambda x: torch.arange(2 * x.shape[1]).view(-1, 2) * x[0, :, :2],
+    "aten.slice.Tensor": lambda x: x + matrix(64, 6)[: 2 * x.shape[1]].view(-1, 2, 6)[:, 0],
+    "aten.view": lambda x: (x @ x.transpose(1, 2)).view(1, -1).tril() + x[0, 0, 0],
     "aten.topk": lambda x: x.topk(2, largest=False)[0],
     "aten.cat": lambda x: torch.cat((x, x), 1),
     "aten.add": lambda x: reals(pairs(x) + x[..., :3]),

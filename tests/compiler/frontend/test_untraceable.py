@@ -5,7 +5,7 @@ import torch
 from llmc.base.errors import LlmcError
 from llmc.compiler.frontend import lower
 from llmc.compiler.frontend.lower import own_tensors, trace_model
-from llmc.compiler.frontend.trace import Traced, require_any_length
+from llmc.compiler.frontend.trace import Traced, require_all_lengths
 from transformers import AutoConfig
 
 
@@ -67,10 +67,10 @@ def test_a_trace_for_some_lengths_only_is_refused(most: int | None) -> None:
     example = (torch.zeros(1, 19, dtype=torch.long), torch.arange(19).unsqueeze(0))
     dynamic = {1: torch.export.Dim.DYNAMIC}
     program = torch.export.export(Bounded(), example, dynamic_shapes=(dynamic, dynamic))
-    traced = Traced(program, Bounded(), {})
+    traced = Traced(program, Bounded(), {}, max_context=1024)
     if most is None:
-        require_any_length(traced)
+        require_all_lengths(traced)
         return
     with pytest.raises(LlmcError, match=f"holds for [02] to {most} tokens only") as caught:
-        require_any_length(traced)
+        require_all_lengths(traced)
     assert caught.value.id == "LLMC-E0430"

@@ -1,0 +1,72 @@
+"""Numbers that grow with the number of tokens: bounds of slices and ranges, beside the dimensions.
+
+In: a size of the trace, as torch's shape analysis knows it. Out: an int, a `Sym` (which a dimension
+may be), or a `Length`, which only the bound of a slice or a range may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.types import Sym, T
+
+
+@dataclass(frozen=True)
+class Length:
+    """`scale * T + offset`, with `offset` other than 0."""
+
+    scale: int
+    offset: int
+
+
+Number = int | Sym | Length
+
+
+def number_of(scale: int, offset: int) -> Number:
+    """`scale * T + offset` in its simplest form."""
+    if scale == 0:
+        return offset
+    return Sym(T.name, scale) if offset == 0 else Length(scale, offset)
+
+
+def length_of(expr: Any, symbol: Any, most: int) -> Number | None:
+    """What the sympy expression is, if it is linear in `symbol`, the tokens of the trace: 1 to
+    `most` of them. The greater of two such numbers is one of them, if it is that for both 1 token
+    and `most`."""
+    if expr.is_number:
+        return int(expr)
+    if type(expr).__name__ in ("Max", "Min"):
+        numbers = [length_of(e, symbol, most) for e in expr.args]
+        known = [n for n in numbers if n is not None]
+        return _extreme(known, most, type(expr).__name__) if len(known) == len(numbers) else None
+    scale = expr.coeff(symbol, 1)
+    offset = (expr - scale * symbol).expand()
+    whole = scale.is_integer and scale.is_number and offset.is_integer and offset.is_number
+    return number_of(int(scale), int(offset)) if whole else None
+
+
+def _extreme(numbers: list[Number], most: int, kind: str) -> Number | None:
+    """The one of `numbers` that is their `Max` or `Min` for any number of tokens up to `most`."""
+    sign = 1 if kind == "Max" else -1
+
+    def at(tokens: int) -> list[int]:
+        return [sign * (scale * tokens + offset) for scale, offset in map(parts_of, numbers)]
+
+    few, many = at(1), at(most)
+    return next(
+        (n for i, n in enumerate(numbers) if few[i] == max(few) and many[i] == max(many)), None
+    )
+
+
+def parts_of(number: Number) -> tuple[int, int]:
+    """(scale, offset) of a number."""
+    if isinstance(number, Length):
+        return number.scale, number.offset
+    return (number.scale, 0) if isinstance(number, Sym) else (0, number)
+
+
+def minus(a: Number, b: Number) -> Number:
+    """`a - b`."""
+    (p, q), (r, s) = parts_of(a), parts_of(b)
+    return number_of(p - r, q - s)
