@@ -19,6 +19,7 @@ from math import prod
 from ..base.debug import debug
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Attention, Binary, Cast, MatMul, Permute, Reshape, Softmax
+from ..ir.recipe import Computed
 from ..ir.scalar import scalar_of
 from ..ir.types import Sym
 from .position_values import PositionValues
@@ -88,8 +89,6 @@ def _found(node: Node, scores: Value, values: PositionValues) -> _Found | str:
     meaning = meaning_of(reversed(steps), values)
     if isinstance(meaning, str):
         return meaning
-    if meaning.slopes is not None:
-        return "a position bias"
     (q, k_transposed), v = made.inputs, node.inputs[1]
     if not (_fits(q, k_transposed) and _fits(q, v)):
         return f"queries {q.type} don't share keys {k_transposed.type} and values {v.type} evenly"
@@ -125,7 +124,13 @@ def _emit(graph: Graph, node: Node, found: _Found) -> Value:
         _token_first(graph, node, found.k_transposed, (-1, -3, -2)),
         _token_first(graph, node, found.v, (-2, -3, -1)),
     ]
-    op = Attention(found.scale, found.meaning.window)
+    slopes = found.meaning.slopes
+    op = Attention(found.scale, found.meaning.window, slopes=slopes is not None)
+    if slopes is not None:
+        heads = operands[0].type.shape[-2]
+        numbers = slopes.float().expand(heads).contiguous().numpy()  # type: ignore[arg-type]
+        recipe = Computed.of(f"{node.scope}.slopes".lstrip("."), numbers)
+        operands.append(Graph.constant(recipe.name, recipe, recipe.type))
     done = graph.insert_before(node, op, operands).output
     swapped = graph.insert_before(node, Permute((-2, -3, -1)), [done]).output
     if swapped.type.shape == node.output.type.shape:

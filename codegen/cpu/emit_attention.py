@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...ir.graph import Node, Value
 from ...ir.ops import CacheWrite, PagedAttention, Rotary
+from ...ir.ops.attention import heads_operands
 from .emitters import emits
 from .function import Function, Pool, call, float_literal
 from .operands import Matrix, matrix, vector
@@ -56,24 +57,26 @@ def _rotary_table(op: CacheWrite | PagedAttention, angles: list[Matrix]) -> str:
 @emits(PagedAttention)
 def paged_attention(fn: Function, node: Node, op: PagedAttention) -> None:
     q_value, key_value, value_value, _, _, table, *rest = node.inputs
-    sinks, tables = rest[: int(op.sinks)], rest[int(op.sinks) :]
+    sinks, slopes = heads_operands(op, rest)
+    tables = rest[op.sinks + op.slopes :]
     q = matrix(fn, fn.view(q_value), keep=2)
     keys, values = _pool(fn, key_value), _pool(fn, value_value)
     out = fn.result(node.output)
     y = matrix(fn, out, keep=2)
     heads, dk = q.view.shape[-2:]
     kv_heads, dv = key_value.type.shape[-2], y.view.shape[-1]
-    sink_pointer, sink_views = vector(fn, sinks[0] if sinks else None)
+    sink_pointer, sink_views = vector(fn, sinks)
+    slope_pointer, slope_views = vector(fn, slopes)
     angles = [matrix(fn, fn.view(t)) for t in tables]
     line = call(
         "paged_attention", "s.batch", _table(fn, table), heads, kv_heads, dk, dv,
         float_literal(op.scale), float_literal(op.softcap), op.window,
-        sink_pointer, "nullptr", _rotary_table(op, angles),
+        sink_pointer, slope_pointer, _rotary_table(op, angles),
         q.pointer, q.stride, keys.expression, y.pointer, y.stride, "s.attention_scratch",
     )  # fmt: skip
     fn.step(
         [line],
-        [q.view, *sink_views, *(m.view for m in angles)],
+        [q.view, *sink_views, *slope_views, *(m.view for m in angles)],
         [out],
         extra=((keys.buffer, values.buffer), (SCRATCH,)),
         traffic=[Traffic(_token_bytes(key_value) + _token_bytes(value_value), "C", op.window)],

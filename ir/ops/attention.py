@@ -11,7 +11,9 @@ lives in block `block_table[s, position // 64]`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -19,6 +21,18 @@ from ..phase import Phase
 from ..types import Dim, DType, R, TensorType, bind_dim
 from .base import Op, require
 from .cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
+
+Given = TypeVar("Given")
+
+
+class HasSlopes(Protocol):
+    """Ops of attention, as far as they take numbers for each head."""
+
+    @property
+    def sinks(self) -> bool: ...
+    @property
+    def slopes(self) -> bool: ...
+
 
 CACHE_BLOCK = 64
 """Tokens per cache block."""
@@ -60,9 +74,10 @@ class Attention(Op):
     """Causal attention of one whole sequence.
 
     q [..., T, H, D], k [..., T, H_kv, D], v [..., T, H_kv, Dv] → [..., T, H, Dv]; with
-    `sinks` a fourth input [H]: a logit per head that takes part in the softmax's sum
+    `sinks` another input [H]: a logit per head that takes part in the softmax's sum
     only. `window` w > 0 lets a token see itself and the w - 1 before it. `softcap`
-    c > 0 maps scores to c * tanh(score / c).
+    c > 0 maps scores to c * tanh(score / c). With `slopes` a last input [H]:
+    slope * (key - query position) is added to the scores after that (ALiBi, arXiv 2108.12409).
     """
 
     last_phase = Phase.QUANTIZED
@@ -72,6 +87,7 @@ class Attention(Op):
     window: int = 0
     softcap: float = 0.0
     sinks: bool = False
+    slopes: bool = False
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         q, k, v = inputs[:3]
@@ -84,13 +100,14 @@ class Attention(Op):
         assert isinstance(heads, int)
         assert isinstance(kv_heads, int)
         require(heads % kv_heads == 0, f"{heads} query heads for {kv_heads} key heads")
-        require(len(rest) == int(self.sinks), f"{self}: {len(rest)} extra inputs")
+        require(len(rest) == self.sinks + self.slopes, f"{self}: {len(rest)} extra inputs")
+        require(all(t.shape == (heads,) for t in rest), f"{self}: {rest} for {heads} heads")
         return (*q.shape[:-1], v.shape[-1])
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.reshape(x.shape[-3:]) for x in inputs[:3])  # leading dimensions are 1
         lead = inputs[0].shape[:-3]
-        y = attend(self, q, k, v, 0, inputs[3] if self.sinks else None)
+        y = attend(self, q, k, v, 0, inputs[3:])
         return y.reshape(*lead, *y.shape)
 
 
@@ -125,16 +142,27 @@ def visible(i: torch.Tensor, j: torch.Tensor, window: int) -> torch.Tensor:
     return (j <= i) & (j > i - window) if window else j <= i
 
 
+def heads_operands(op: HasSlopes, given: Sequence[Given]) -> tuple[Given | None, Given | None]:
+    """(sinks, slopes) of what an attention is given after its fixed operands."""
+    sinks = given[0] if op.sinks else None
+    slopes = given[int(op.sinks)] if op.slopes else None
+    return sinks, slopes
+
+
 def attend(
     op: Attention | PagedAttention,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     first: int,
-    sinks: torch.Tensor | None,
+    by_head: Sequence[torch.Tensor],
     first_key: int = 0,
 ) -> torch.Tensor:
-    """Attention of q [Q, H, D] at positions `first…` over k, v [L, H_kv, D] at `first_key…`."""
+    """Attention of q [Q, H, D] at positions `first…` over k, v [L, H_kv, D] at `first_key…`.
+
+    `by_head`: sinks and slopes [H], those that `op` has.
+    """
+    sinks, slopes = heads_operands(op, by_head)
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("qhd,khd->hqk", q, k) * op.scale
@@ -142,6 +170,8 @@ def attend(
         scores = op.softcap * torch.tanh(scores / op.softcap)
     i = torch.arange(first, first + q.shape[0]).unsqueeze(1)
     j = torch.arange(first_key, first_key + k.shape[0])
+    if slopes is not None:
+        scores = scores + slopes.view(-1, 1, 1) * (j - i)
     scores = scores.masked_fill(~visible(i, j, op.window), float("-inf"))
     if sinks is not None:
         scores = torch.cat((scores, sinks.view(-1, 1, 1).expand(-1, q.shape[0], 1)), -1)
@@ -195,9 +225,9 @@ class PagedAttention(Op):
     """Attention of every sequence's query tokens over its cached keys and values.
 
     Inputs: q [T, H, D], key pool, value pool, query_start, context_len, block_table; sinks
-    [H] if `sinks`; cos and sin if `rotary` > 0: then the first `rotary` elements of every
-    query head are rotated on the way. Result [T, H, Dv]. Attributes as for `Attention`
-    and `Rotary`.
+    [H] if `sinks`; slopes [H] if `slopes`; cos and sin if `rotary` > 0: then the first `rotary`
+    elements of every query head are rotated on the way. Result [T, H, Dv]. Attributes as for
+    `Attention` and `Rotary`.
 
     Backends may round queries and the softmax's weights to the precision of the pools.
     """
@@ -209,12 +239,13 @@ class PagedAttention(Op):
     window: int = 0
     softcap: float = 0.0
     sinks: bool = False
+    slopes: bool = False
     rotary: int = 0
     interleaved: bool = False
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         q, key_pool, value_pool = inputs[:3]
-        count = 6 + self.sinks + 2 * (self.rotary > 0)
+        count = 6 + self.sinks + self.slopes + 2 * (self.rotary > 0)
         require(len(inputs) == count, f"{self}: {len(inputs)} inputs")
         key_dim, value_dim = q.shape[-1], value_pool.shape[-1]
         assert isinstance(key_dim, int)
@@ -225,7 +256,6 @@ class PagedAttention(Op):
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor:
         q, key_pool, value_pool, query_start, context_len, block_table = inputs[:6]
-        sinks = inputs[6] if self.sinks else None
         if self.rotary:
             q = Rotary(self.rotary, self.interleaved).reference(q, *inputs[-2:])
         extra = 0
@@ -240,7 +270,7 @@ class PagedAttention(Op):
             block = block_table[s, position // CACHE_BLOCK].long()
             k = decode(key_pool[block, position % CACHE_BLOCK])
             v = decode(value_pool[block, position % CACHE_BLOCK])
-            y[a:b] = attend(self, q[a:b], k, v, first, sinks, oldest)
+            y[a:b] = attend(self, q[a:b], k, v, first, inputs[6:], oldest)
         return y
 
 

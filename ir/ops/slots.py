@@ -18,7 +18,7 @@ import torch
 
 from ..phase import Phase
 from ..types import DType, Sym, TensorType
-from .attention import Rotary, visible
+from .attention import Rotary, heads_operands, visible
 from .base import Op, require
 
 LENGTH = Sym("L")
@@ -73,9 +73,9 @@ def _positions(start: torch.Tensor, query: int) -> torch.Tensor:
 class SlotAttention(Op):
     """Attention of every sequence's query tokens over its slot.
 
-    Inputs: q [T, H, D], key cache, value cache, start i32[S]; sinks [H] if `sinks`; cos and sin
-    if `rotary` > 0: then the first `rotary` elements of every query head are rotated on the way.
-    Result f32[T, H, Dv]. Attributes as for `Attention` and `Rotary`.
+    Inputs: q [T, H, D], key cache, value cache, start i32[S]; sinks [H] if `sinks`; slopes [H] if
+    `slopes`; cos and sin if `rotary` > 0: then the first `rotary` elements of every query head are
+    rotated on the way. Result f32[T, H, Dv]. Attributes as for `Attention` and `Rotary`.
 
     Backends may round queries and the softmax's weights to the precision of the cache.
     """
@@ -87,12 +87,13 @@ class SlotAttention(Op):
     window: int = 0
     softcap: float = 0.0
     sinks: bool = False
+    slopes: bool = False
     rotary: int = 0
     interleaved: bool = False
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         q, key_cache, value_cache, _ = inputs[:4]
-        count = 4 + self.sinks + 2 * (self.rotary > 0)
+        count = 4 + self.sinks + self.slopes + 2 * (self.rotary > 0)
         require(len(inputs) == count, f"{self}: {len(inputs)} inputs")
         require(q.rank == 3 and key_cache.shape[-1] == q.shape[-1], f"{q} over {key_cache}")
         heads, kv_heads = q.shape[1], key_cache.shape[1]
@@ -116,19 +117,24 @@ class SlotAttention(Op):
             scores = self.softcap * torch.tanh(scores / self.softcap)
         i = _positions(start, query).unsqueeze(-1)
         j = torch.arange(length, device=start.device)
+        sinks, slopes = heads_operands(self, inputs[4:])
+        if slopes is not None:
+            steep = slopes.float().view(1, kv_heads, -1, 1, 1)
+            scores = scores + steep * (j - i)[:, None, None]
         hidden = ~visible(i, j, self.window)[:, None, None]  # [S, 1, 1, Q, L]
-        p = self._softmax(scores.masked_fill(hidden, float("-inf")), inputs)
+        p = _softmax(scores.masked_fill(hidden, float("-inf")), sinks)
         # What no query sees may be anything, NaN included.
         unread = (j > i[:, -1]).view(sequences, 1, length, 1)
         values = value_cache.float().masked_fill(unread, 0.0)
         y = (p.flatten(2, 3) @ values).unflatten(2, (-1, query)).flatten(1, 2)
         return y.transpose(1, 2).flatten(0, 1)
 
-    def _softmax(self, scores: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Softmax over the last dimension of [S, H_kv, G, Q, L]; sinks take their share."""
-        if not self.sinks:
-            return torch.softmax(scores, -1)
-        kv_heads, group = scores.shape[1:3]
-        sinks = inputs[4].float().view(1, kv_heads, group, 1, 1)
-        scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
-        return torch.softmax(scores, -1)[..., :-1]
+
+def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Softmax over the last dimension of [S, H_kv, G, Q, L]; sinks take their share."""
+    if sinks is None:
+        return torch.softmax(scores, -1)
+    kv_heads, group = scores.shape[1:3]
+    sinks = sinks.float().view(1, kv_heads, group, 1, 1)
+    scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
+    return torch.softmax(scores, -1)[..., :-1]

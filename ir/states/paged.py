@@ -56,7 +56,7 @@ class Paged:
         """Attention over the blocks of each sequence's table."""
         op = mixer.op
         assert isinstance(op, Attention)
-        paged = PagedAttention(op.scale, op.window, op.softcap, op.sinks)
+        paged = PagedAttention(op.scale, op.window, op.softcap, op.sinks, op.slopes)
         return key_value.read(graph, mixer, paged, site, parts)
 
     def sizes(self, group: StateGroup, count: int, block_size: int) -> Env:

@@ -54,7 +54,7 @@ class Slots:
         """Attention of every sequence over its slot."""
         op = mixer.op
         assert isinstance(op, Attention)
-        slot = SlotAttention(op.scale, op.window, op.softcap, op.sinks)
+        slot = SlotAttention(op.scale, op.window, op.softcap, op.sinks, op.slopes)
         return key_value.read(graph, mixer, slot, site, parts)
 
     def sizes(self, group: StateGroup, count: int, block_size: int) -> Env:
