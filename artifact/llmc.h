@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define LLMC_ABI_VERSION 1
+#define LLMC_ABI_VERSION 2
 #define LLMC_MAX_GROUPS 16
 
 #define LLMC_OK 0
@@ -19,6 +19,7 @@
 #define LLMC_OVER_A_LIMIT (-2)
 #define LLMC_NO_RESOURCES (-3) /* memory or threads could not be had */
 #define LLMC_NO_PERMISSION (-4) /* the system withholds instructions that the library needs */
+#define LLMC_BAD_POSITION (-5) /* a sequence would go on from a state that isn't its own */
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,6 +38,7 @@ typedef struct {
   int32_t groups;                                                  /* cache groups */
   uint64_t weights_bytes, arena_bytes;
   llmc_cache_group group[LLMC_MAX_GROUPS]; /* the first `groups` of them */
+  uint64_t state_bytes_per_slot; /* what a sequence keeps whatever its length; 0: nothing */
 } llmc_info;
 
 typedef struct {
@@ -53,6 +55,10 @@ typedef struct {
                                   block can be copied to another one between steps */
   const int32_t* cache_blocks; /* [groups] number of blocks in each pool */
   int32_t spin;                /* rounds a waiting thread spins before it sleeps; < 0: default */
+  void* state;                 /* slot after slot, each of state_bytes_per_slot, 64-byte aligned; a
+                                  slot can be copied to another one between steps. Its first int32
+                                  is how many tokens it has seen. NULL if those bytes are 0 */
+  int32_t state_slots;         /* number of slots */
 } llmc_config;
 
 typedef struct {
@@ -69,6 +75,10 @@ typedef struct {
   const int32_t* blocks_per_seq;     /* per group: B, the row stride of its table */
   float* logits;                     /* [R, vocab] */
   int32_t* argmax;                   /* [R], or NULL */
+  const int32_t* state_slot;         /* [S] distinct: where each sequence's state lies. One whose
+                                        query tokens begin at position 0 begins with an empty state;
+                                        others must stand at their first position
+                                        (LLMC_BAD_POSITION). NULL if there are no slots */
 } llmc_step_inputs;
 
 /* How a token is to be chosen from one row, in this order: edits; tokens that aren't allowed, or
@@ -122,7 +132,7 @@ const char* llmc_kernels(void);
 /* From now on steps note when the first thread begins a kernel: `capacity` marks at most, until this
  * is called again; NULL: no more. Returns how many were written since the last call. */
 int llmc_profile(llmc_model* model, llmc_mark* marks, int32_t capacity);
-const char* llmc_abi(void); /* "1;<level>" */
+const char* llmc_abi(void); /* "2;<level>" */
 
 #ifdef __cplusplus
 }

@@ -24,8 +24,10 @@ READABLE_VERSIONS = (2, 3, 4)
 """Versions 3 and 4 have only added fields, whose defaults say what earlier ones meant."""
 SIGNATURE_VERSION = 1
 """Version of `step(StepInputs) -> StepOutputs`."""
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Version of the C interface in `llmc.h`."""
+READABLE_ABIS = (1, 2)
+"""Version 2 has only added members at the ends of structs, which version 1 did without."""
 WEIGHTS_ALIGNMENT = 64
 """What programs may assume of the address of a weights entry's data section."""
 

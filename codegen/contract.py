@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
-from ..artifact.manifest import CacheGroup, Limits, MemoryPlan
+from ..artifact.manifest import CacheGroup, Limits, MemoryPlan, StateSlots
 from ..artifact.targets import AnyProgramOptions, CompileOptions
 from ..base.errors import LlmcError
 from ..base.progress import Progress, silent
@@ -49,6 +49,11 @@ class Compiled(Protocol):
     def limits(self) -> Limits: ...
     @property
     def cache_groups(self) -> list[CacheGroup]: ...
+    @property
+    def state(self) -> StateSlots | None:
+        """What sequences keep in slots, beside their cache blocks or without any."""
+        ...
+
     @property
     def memory_plan(self) -> MemoryPlan: ...
     @property

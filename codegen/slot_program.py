@@ -28,6 +28,11 @@ class SlotProgram:
         return cache_groups(self.graph, self.limits.block_size)
 
     @property
+    def state(self) -> None:
+        """All of it grows with tokens: foreign runtimes know no other."""
+        return None
+
+    @property
     def caches(self) -> list[CacheInput]:
         """What the runtime has to be given, in the order of the graph's inputs."""
         found = []

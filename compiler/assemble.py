@@ -124,6 +124,7 @@ def variant_of(program: Program, level: str) -> Variant:
         weights=target.weights_entry,
         limits=compiled.limits,
         cache_groups=compiled.cache_groups,
+        state=compiled.state,
         memory_plan=compiled.memory_plan,
         vocab_size=compiled.vocab_size,
         decode_weight_bytes=decode_bytes(program),

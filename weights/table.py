@@ -13,7 +13,7 @@ from math import prod
 from ..ir.graph import Value
 from ..ir.types import DType
 from .layout import Layout, aligned, section_offsets, total_bytes
-from .recipes import Pack, Recipe
+from .recipes import Pack, Recipe, permute
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,12 @@ class WeightTable:
     def plain(self, value: Value) -> WeightTensor:
         """The tensor of a constant that is read element by element."""
         return self._add(value, value.recipe, (prod(_shape(value)) * value.type.dtype.itemsize,))
+
+    def transposed(self, value: Value) -> WeightTensor:
+        """The tensor of a matrix [N, K], as a row for each column."""
+        recipe, type = permute(value.recipe, (1, 0)), value.type
+        turned = Value(type.with_shape(reversed(type.shape)), name=value.name, recipe=recipe)
+        return self.plain(turned)
 
     def _add(self, value: Value, recipe: Recipe, sizes: tuple[int, ...]) -> WeightTensor:
         known = self._by_recipe.get(recipe)

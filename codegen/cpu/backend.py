@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import artifact
-from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan
+from ...artifact.manifest import Buffer, CacheGroup, Limits, MemoryPlan, StateSlots
 from ...artifact.targets import CpuProgramOptions
 from ...base import machine
 from ...ir.graph import Graph
@@ -45,6 +45,10 @@ class CompiledCpu:
     @property
     def cache_groups(self) -> list[CacheGroup]:
         return self.program.cache_groups
+
+    @property
+    def state(self) -> StateSlots | None:
+        return self.program.state
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,9 @@
 """Rolled layers: a body becomes one C++ function, each call of it a row of constants.
 
 What differs between calls travels in two structs: `_Call` (constants: weight offsets, cache
-pools, cache groups) and `_Args` (pointers: the body's frame in the arena, activations in
-and out). Activations cross as freshly laid out values, so the body's strides are constants.
+pools, parts of slots, cache groups) and `_Args` (pointers: the body's frame in the arena,
+activations in and out). Activations cross as freshly laid out values, so the body's strides are
+constants.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.plan import Buffer, MemoryPlan, Schedule
 from ...ir.roles import State, Table
 from ...ir.scalar import scalar_of
+from ...ir.states import is_slot_part
 from ...ir.types import DType, TensorType
 from ...passes.place_barriers import place_barriers
 from ...passes.plan_memory import plan_memory
@@ -45,6 +47,7 @@ class Body:
     activations: dict[int, str] = field(default_factory=dict)  # input position → `_Args` field
     results: dict[int, str] = field(default_factory=dict)  # output position → `_Args` field
     pools: list[int] = field(default_factory=list)  # input positions
+    slot_parts: list[int] = field(default_factory=list)
     tables: list[int] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
@@ -77,6 +80,12 @@ def bind_pool(fn: Function, value: Value, pool: str, buffer: str) -> None:
     fn.pools[value] = Pool(f"({C_TYPE[dtype]}*){pool}", buffer, dtype)
 
 
+def bind_slot_part(fn: Function, value: Value, offset: str, buffer: str) -> None:
+    """Let `value` be the part at `offset` (C++) of each sequence's slot."""
+    fn.schedule.buffers[buffer] = Buffer(buffer, 0, external=True)
+    fn.pools[value] = Pool(f"s.part({offset})", buffer, value.type.dtype)
+
+
 def emit_body(graph: Graph, main: Function, calls: Sequence[Node]) -> Body:
     """The function of a body, given every call of it."""
     name = f"body_{_identifier(graph.name)}"
@@ -103,6 +112,10 @@ def _bind_input(
             fn.views[value] = main.view(first)
         else:
             fn.weight_inputs |= {value}
+    elif isinstance(value.role, State) and is_slot_part(value):
+        place = len(body.slot_parts)
+        bind_slot_part(fn, value, f"c.parts[{place}]", f"slot_arg{place}")
+        body.slot_parts.append(position)
     elif isinstance(value.role, State):
         bind_pool(fn, value, f"s.pools[c.pools[{len(body.pools)}]]", f"pool_arg{len(body.pools)}")
         body.pools.append(position)
@@ -147,7 +160,7 @@ def emit_call(fn: Function, node: Node, body: Body) -> None:
     arguments = {i: dense(fn, fn.view(node.inputs[i])) for i in body.activations}
     results = {i: fn.result(node.outputs[i]) for i in body.results}
     frame = fn.fresh(TensorType(DType.U8, (body.planned.plan.arena_bytes,)))
-    pools = [fn.pools[node.inputs[i]] for i in body.pools]
+    pools = [fn.pools[node.inputs[i]] for i in (*body.pools, *body.slot_parts)]
     row = len(body.calls)
     body.calls.append(_call_row(fn, node, body))
     pointers = [v.pointer for v in (frame, *arguments.values(), *results.values())]
@@ -185,15 +198,16 @@ def _call_row(fn: Function, node: Node, body: Body) -> str:
     """Initializer of the call's constants."""
     weights: list[str] = []
     positions = {value: i for i, value in enumerate(body.graph.inputs)}
-    for value, packed in body.planned.function.slots:
+    for value, stored in body.planned.function.slots:
         constant = node.inputs[positions[value]]
-        table = fn.weights
-        tensor = table.packed(constant) if packed else table.plain(constant)
-        weights.append(str(tensor.offset))
+        weights.append(str(getattr(fn.weights, stored)(constant).offset))
     pools = [fn.pools[node.inputs[i]].expression for i in body.pools]
     numbers = [p[p.index("[") + 1 : -1] for p in pools]
+    offsets = [
+        fn.pools[node.inputs[i]].expression.removeprefix("s.part(")[:-1] for i in body.slot_parts
+    ]
     groups = [fn.tables[node.inputs[i]].removeprefix("s.groups[")[:-1] for i in body.tables]
-    parts = [part for part in (weights, numbers, groups) if part]
+    parts = [part for part in (weights, numbers, offsets, groups) if part]
     return "{" + ", ".join("{" + ", ".join(part) + "}" for part in parts) + "}"
 
 
@@ -207,7 +221,8 @@ def _pass_pools(fn: Function, node: Node, body: Body) -> None:
 
 
 def _given_pools(body: Body) -> list[tuple[int, Pool]]:
-    return [(i, body.planned.function.pools[body.graph.inputs[i]]) for i in body.pools]
+    places = (*body.pools, *body.slot_parts)
+    return [(i, body.planned.function.pools[body.graph.inputs[i]]) for i in places]
 
 
 def call_fields(body: Body) -> list[str]:
@@ -215,6 +230,7 @@ def call_fields(body: Body) -> list[str]:
     counts = (
         ("uint64_t weights", len(body.planned.function.slots)),
         ("int pools", len(body.pools)),
+        ("int64_t parts", len(body.slot_parts)),
         ("int groups", len(body.tables)),
     )
     return [f"{what}[{count}];" for what, count in counts if count]

@@ -28,7 +28,10 @@ C_TYPE: dict[DType, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A key or value pool of one attention site: its C++ pointer and what hazards call it."""
+    """A part of what one site keeps: its C++ expression and what hazards call it.
+
+    Of paged parts the expression is a pointer into block 0, of others their offset in a slot.
+    """
 
     expression: str
     buffer: str
@@ -55,7 +58,7 @@ class Function:
     views: dict[Value, View] = field(default_factory=dict)
     pools: dict[Value, Pool] = field(default_factory=dict)
     tables: dict[Value, str] = field(default_factory=dict)
-    slots: dict[tuple[Value, bool], int] = field(default_factory=dict)
+    slots: dict[tuple[Value, str], int] = field(default_factory=dict)
     result_storage: dict[Value, Storage] = field(default_factory=dict)
     weight_inputs: frozenset[Value] = frozenset()
     makers: dict[str, list[View]] = field(default_factory=dict)
@@ -116,13 +119,23 @@ class Function:
         """C++ address of a weight: packed for the matrix kernels, or row-major."""
         if packed:
             self._packed[value] = Traffic(self.packed_bytes(value))
+        return self._address(value, "packed" if packed else "plain")
+
+    def columns(self, value: Value) -> View | None:
+        """A constant [A, B] stored column by column, as a view [B, A]; None if it is computed."""
+        if value not in self.weight_inputs and not value.is_constant:
+            return None
+        type = value.type.with_shape(reversed(value.type.shape))
+        pointer = self._address(value, "transposed")
+        return self.external(f"w{len(self.schedule.buffers)}", type, pointer)
+
+    def _address(self, value: Value, stored: str) -> str:
+        """`stored`: the method of the weight table that gives the tensor."""
         if value.is_constant:
-            table = self.weights
-            tensor = table.packed(value) if packed else table.plain(value)
-            return f"s.weights + {tensor.offset}"
+            return f"s.weights + {getattr(self.weights, stored)(value).offset}"
         if value not in self.weight_inputs:
             raise self.refuse(f"a weight that is computed at run time ({value.type})")
-        slot = self.slots.setdefault((value, packed), len(self.slots))
+        slot = self.slots.setdefault((value, stored), len(self.slots))
         return f"s.weights + c.weights[{slot}]"
 
     def packed_bytes(self, value: Value) -> int:

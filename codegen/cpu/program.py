@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from ...artifact.manifest import ABI_VERSION, CacheGroup, Limits
+from ...artifact.manifest import ABI_VERSION, CacheGroup, Limits, StateSlots
 from ...ir.graph import Graph, Node
 from ...ir.ops import Call
 from ...ir.plan import Buffer, Schedule
 from ...ir.roles import State, StepArray, Table
-from ...ir.states import cache_groups
+from ...ir.states import cache_groups, is_slot_part, state_slots
 from ...weights.table import WeightTable
 from .bodies import (
     Body,
     Planned,
     bind_pool,
+    bind_slot_part,
     emit_body,
     emit_call,
     finish,
@@ -37,6 +38,7 @@ class Program:
     bodies: list[Body]
     limits: Limits
     cache_groups: list[CacheGroup]
+    state: StateSlots | None
     vocab_size: int
 
 
@@ -44,6 +46,7 @@ class Program:
 class _Context:
     graph: Graph
     limits: Limits
+    state: StateSlots | None
     main: Function
     bodies: dict[str, Body] = field(default_factory=dict)
 
@@ -56,7 +59,7 @@ def generate(graph: Graph, limits: Limits, weights: WeightTable) -> Program:
     """
     main = Function("run", _symbol_limits(limits), weights, Schedule("main"))
     main.schedule.buffers[SCRATCH] = Buffer(SCRATCH, 0, external=True)
-    context = _Context(graph, limits, main)
+    context = _Context(graph, limits, state_slots(graph), main)
     _bind_inputs(context)
     logits = graph.outputs[0]
     place = main.external("logits", logits.type, "s.logits", const=False)
@@ -73,7 +76,7 @@ def generate(graph: Graph, limits: Limits, weights: WeightTable) -> Program:
     sites = _site_texts(graph, groups)
     constants = _constants(context, planned, groups, vocab)
     source = render(planned, bodies, sites, [_group_text(g) for g in groups], constants)
-    return Program(source, weights, planned, bodies, limits, groups, vocab)
+    return Program(source, weights, planned, bodies, limits, groups, context.state, vocab)
 
 
 def _symbol_limits(limits: Limits) -> dict[str, int]:
@@ -105,11 +108,18 @@ def _emit(context: _Context, node: Node, calls: dict[str, list[Node]]) -> None:
 
 
 def _bind_inputs(context: _Context) -> None:
-    """Step arrays and tables by their roles. Parts of a site lie side by side, in one pool."""
+    """Step arrays and tables by their roles. Parts of a site lie side by side, in one pool, or
+    each at its place in a slot."""
     main = context.main
+    parts = context.state.parts if context.state is not None else []
+    offsets = {(part.site, part.name): part.offset for part in parts}
     for value in context.graph.inputs:
         role = value.role
-        if isinstance(role, State):
+        if isinstance(role, State) and is_slot_part(value):
+            assert role.site is not None
+            offset = offsets[role.site, role.part]
+            bind_slot_part(main, value, str(offset), f"slot{offset}")
+        elif isinstance(role, State):
             bind_pool(main, value, f"s.pools[{role.site}]", f"pool{role.site}")
         elif isinstance(role, Table):
             main.tables[value] = f"s.groups[{role.group}]"
@@ -122,7 +132,8 @@ def _bind_inputs(context: _Context) -> None:
 
 def _site_texts(graph: Graph, groups: list[CacheGroup]) -> list[str]:
     """Each site's group, and its own bytes in a block of it."""
-    group_of = {site: i for i, group in enumerate(graph.groups) for site in group.sites}
+    paged = graph.groups[: len(groups)]
+    group_of = {site: i for i, group in enumerate(paged) for site in group.sites}
     return [
         f"{{{i}, {groups[i].bytes_per_block // groups[i].layers}}}"
         for _, i in sorted(group_of.items())
@@ -145,4 +156,5 @@ def _constants(context: _Context, main: Planned, groups: list[CacheGroup], vocab
         f"{sites}, {'pools' if sites else 'nullptr'}, {value_dim}",
         f"{weights}ull, {main.plan.arena_bytes}ull",
         "run, kernels",
+        f"{context.state.bytes_per_slot if context.state is not None else 0}ull",
     ]

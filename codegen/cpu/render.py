@@ -18,8 +18,8 @@ from .function import C_TYPE
 from .traffic import kernel_table
 
 HEADERS = (
-    "program.h", "attention.h", "cache.h", "elementwise.h", "embedding.h", "linear.h", "moe.h",
-    "norm.h", "quantize.h", "rotary.h",
+    "program.h", "attention.h", "cache.h", "convolution.h", "elementwise.h", "embedding.h",
+    "linear.h", "moe.h", "norm.h", "quantize.h", "recurrence.h", "rotary.h", "selective_scan.h",
 )  # fmt: skip
 
 

@@ -65,6 +65,11 @@ class CompiledTriton:
         return self.generated.program.groups
 
     @property
+    def state(self) -> None:
+        """All of it grows with tokens: there are no kernels for any other."""
+        return None
+
+    @property
     def vocab_size(self) -> int:
         return self.generated.program.graph.vocab_size
 

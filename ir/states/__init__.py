@@ -14,10 +14,18 @@ from ..ops import (
 )
 from ..state import StateKind
 from .paged import PAGED
-from .slot_state import SlotState
+from .slot_state import SlotState, is_slot_part
 from .slots import SLOTS
 
-__all__ = ["KINDS", "PAGED", "SLOTS", "STATEFUL", "cache_groups", "state_slots"]
+__all__ = [
+    "KINDS",
+    "PAGED",
+    "SLOTS",
+    "STATEFUL",
+    "cache_groups",
+    "is_slot_part",
+    "state_slots",
+]
 
 STATEFUL: tuple[StateKind, ...] = (
     SlotState("convolution", CausalConv, CausalConvUpdate),

@@ -21,6 +21,11 @@ SLOTS_DIM = Sym("N")
 """Slots that there are."""
 
 
+def is_slot_part(value: Value) -> bool:
+    """Whether a graph input with the role `State` is part of slots, not of blocks."""
+    return value.type.shape[0] == SLOTS_DIM
+
+
 @dataclass(frozen=True)
 class SlotGeometry:
     """`shapes`: of each part, what one sequence keeps of one site, in f32."""

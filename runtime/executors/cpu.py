@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, CacheGroup, Limits, Variant
+from ...artifact.manifest import (
+    READABLE_ABIS,
+    SIGNATURE_VERSION,
+    CacheGroup,
+    Limits,
+    StateSlots,
+    Variant,
+)
 from ...artifact.program import InputCheck, StepInputs, StepOutputs
 from ...base import machine
 from ...base.errors import LlmcError
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
 _I32 = ctypes.c_int32
 _PTR = ctypes.c_void_p
 _DEFAULT_SPIN = -1
-_NO_RESOURCES, _NO_PERMISSION = -3, -4
+_NO_RESOURCES, _NO_PERMISSION, _BAD_POSITION = -3, -4, -5
 
 
 class _Config(ctypes.Structure):
@@ -46,6 +53,8 @@ class _Config(ctypes.Structure):
         ("cache", _PTR),
         ("cache_blocks", _PTR),
         ("spin", _I32),
+        ("state", _PTR),
+        ("state_slots", _I32),
     )
 
 
@@ -66,7 +75,15 @@ class _StepInputs(ctypes.Structure):
         ("blocks_per_seq", _PTR),
         ("logits", _PTR),
         ("argmax", _PTR),
+        ("state_slot", _PTR),
     )
+
+
+_SIZES = {
+    1: (_Config.state.offset, _StepInputs.state_slot.offset),
+    2: (ctypes.sizeof(_Config), ctypes.sizeof(_StepInputs)),
+}
+"""Of both structs, by the version of the interface: new members stand behind the old ones."""
 
 
 def problem(variant: Variant) -> LlmcError | None:
@@ -90,18 +107,26 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
+    state_slots: int = 0,
 ) -> "CpuExecutor":
     """The executor of target `cpu`. Errors: E0509, E0600, E0601."""
-    weights = memoryview(b"") if weights is None else weights
-    return CpuExecutor(variant, program, weights, threads=threads, cache_blocks=cache_blocks)
+    return CpuExecutor(
+        variant,
+        program,
+        memoryview(b"") if weights is None else weights,
+        threads=threads,
+        cache_blocks=cache_blocks,
+        state_slots=state_slots,
+    )
 
 
 class CpuExecutor:
-    """One loaded library with its arena and cache.
+    """One loaded library with its arena and cache; a `StatefulProgram` if its variant has state.
 
     `library`: bytes of the shared library; `weights`: the data section, 64-byte aligned and kept
-    mapped by this object; `cache_blocks`: number of blocks per cache group. Errors: E0509 when the
-    library can't be loaded, E0601 when memory can't be had.
+    mapped by this object; `cache_blocks`: number of blocks per cache group; `state_slots`: number
+    of slots, if it has any. Errors: E0509 when the library can't be loaded, E0601 when memory
+    can't be had.
     """
 
     def __init__(
@@ -112,12 +137,16 @@ class CpuExecutor:
         *,
         threads: int,
         cache_blocks: tuple[int, ...],
+        state_slots: int = 0,
     ) -> None:
-        if (variant.signature_version, variant.abi_version) != (SIGNATURE_VERSION, ABI_VERSION):
+        self._abi = variant.abi_version
+        if variant.signature_version != SIGNATURE_VERSION or self._abi not in READABLE_ABIS:
             raise LlmcError("LLMC-E0509", "the program has another interface version")
         self.limits: Limits = variant.limits
         self.cache_groups: tuple[CacheGroup, ...] = tuple(variant.cache_groups)
         self.cache_blocks = cache_blocks
+        self.state: StateSlots | None = variant.state
+        self.state_slots = state_slots if self.state is not None else 0
         self.vocab_size = variant.vocab_size
         self._check = InputCheck(self)
         self._handle: int | None = None
@@ -129,7 +158,9 @@ class CpuExecutor:
             allocate(group.bytes_per_block * blocks, huge_pages=True)
             for group, blocks in zip(self.cache_groups, cache_blocks, strict=True)
         ]
-        self._pages = [PagesAhead(memory) for memory in self._cache]
+        self._slot_bytes = self.state.bytes_per_slot if self.state is not None else 0
+        self._state = allocate(self._slot_bytes * self.state_slots, huge_pages=True)
+        self._pages = [PagesAhead(memory) for memory in (*self._cache, self._state)]
         try:
             self._prepare_buffers()
         except (MemoryError, ValueError) as error:
@@ -140,8 +171,8 @@ class CpuExecutor:
         pointers = (_PTR * len(self._cache))(*(address_of(c) for c in self._cache))
         blocks = (_I32 * len(self.cache_blocks))(*self.cache_blocks)
         config = _Config(
-            struct_size=ctypes.sizeof(_Config),
-            abi_version=ABI_VERSION,
+            struct_size=_SIZES[self._abi][0],
+            abi_version=self._abi,
             threads=threads,
             weights=address_of(self._weights),
             weights_bytes=self._weights.nbytes,
@@ -151,6 +182,8 @@ class CpuExecutor:
             cache=ctypes.cast(pointers, _PTR),
             cache_blocks=ctypes.cast(blocks, _PTR),
             spin=_DEFAULT_SPIN,
+            state=address_of(self._state),
+            state_slots=self.state_slots,
         )
         handle = _PTR()
         code = self._library.llmc_create(ctypes.byref(config), ctypes.byref(handle))
@@ -178,13 +211,14 @@ class CpuExecutor:
             "logits_rows": _int32(limits.max_logits_rows),
             "argmax": _int32(limits.max_logits_rows),
             "blocks_per_seq": _int32(groups),
+            "state_slot": _int32(limits.max_sequences),
         }
         self._arrays["blocks_per_seq"][:] = array("i", [self._columns] * groups)
         self._tables = [_int32(limits.max_sequences * self._columns) for _ in range(groups)]
         self._table_pointers = (_PTR * groups)(*(address_of(t) for t in self._tables))
         self._logits = allocate(limits.max_logits_rows * self.vocab_size * 4, huge_pages=True)
         self._inputs = _StepInputs(
-            struct_size=ctypes.sizeof(_StepInputs),
+            struct_size=_SIZES[self._abi][1],
             block_table=ctypes.cast(self._table_pointers, _PTR),
             logits=address_of(self._logits),
             **{name: address_of(array) for name, array in self._arrays.items()},
@@ -198,6 +232,8 @@ class CpuExecutor:
         rows = len(inputs.logits_rows)
         self._fill(inputs)
         code = self._library.llmc_step(self._handle, ctypes.byref(self._inputs))
+        if code == _BAD_POSITION:
+            raise LlmcError("LLMC-E0100", "a state slot stands at another position")
         if code != 0:
             raise LlmcError("LLMC-E0102", f"the compiled program failed (code {code})")
         argmax = self._arrays["argmax"][:rows].tolist()
@@ -214,6 +250,10 @@ class CpuExecutor:
         for name in ("token_ids", "positions", "query_start", "context_len", "logits_rows"):
             values = getattr(inputs, name)
             self._arrays[name][: len(values)] = array("i", values)
+        if self.state is not None:
+            slots = inputs.state_slots
+            self._arrays["state_slot"][: len(slots)] = array("i", slots)
+            self._pages[-1].reach((max(slots, default=-1) + 1) * self._slot_bytes)
         several = len(inputs.context_len) > 1
         for group, known in enumerate(self._check.tables):
             if known.changed:
@@ -242,6 +282,14 @@ class CpuExecutor:
         self._pages[group].reach((target + 1) * size)
         cache[target * size : (target + 1) * size] = cache[source * size : (source + 1) * size]
 
+    def copy_slot(self, source: int, target: int) -> None:
+        """Copies a slot with its position: what all layers keep of a sequence lies together."""
+        state, size = self._state, self._slot_bytes
+        self._pages[-1].reach((target + 1) * size)
+        state[target * size : (target + 1) * size] = state[source * size : (source + 1) * size]
+        assert self._check.slots is not None
+        self._check.slots.copied(source, target)
+
     def profiler(self) -> KernelProfiler | None:
         """What notes the kernels of steps; None if the library can't."""
         assert self._handle is not None
@@ -256,7 +304,7 @@ class CpuExecutor:
             for pages in self._pages:
                 pages.close()
             self._cache, self._pages = [], []
-            self._arena = self._weights = memoryview(b"")
+            self._arena = self._weights = self._state = memoryview(b"")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
@@ -292,5 +340,6 @@ def _declare(library: ctypes.CDLL) -> None:
     library.llmc_destroy.restype = None
     library.llmc_abi.restype = ctypes.c_char_p
     abi = (library.llmc_abi() or b"").decode("ascii", "replace")
-    if abi.split(";")[0] != str(ABI_VERSION):
-        raise LlmcError("LLMC-E0509", f"the program speaks interface {abi!r}, not {ABI_VERSION}")
+    if abi.split(";")[0] not in map(str, READABLE_ABIS):
+        known = " or ".join(map(str, READABLE_ABIS))
+        raise LlmcError("LLMC-E0509", f"the program speaks interface {abi!r}, not {known}")

@@ -57,6 +57,7 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
+    state_slots: int = 0,
 ) -> InductorExecutor:
     """The executor of target `inductor`. Errors: E0509, E0601."""
     weights = memoryview(b"") if weights is None else weights

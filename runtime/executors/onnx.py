@@ -58,6 +58,7 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
+    state_slots: int = 0,
 ) -> "OnnxExecutor":
     """Starts a program: see `OnnxExecutor`."""
     return OnnxExecutor(variant, program, weights, threads=threads, cache_blocks=cache_blocks)

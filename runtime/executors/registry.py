@@ -38,8 +38,11 @@ class ExecutorModule(Protocol):
         *,
         threads: int,
         cache_blocks: tuple[int, ...],
+        state_slots: int = 0,
     ) -> Program:
         """Starts a program. `weights`: the data section of its weights entry, if it has one.
+
+        `state_slots`: how many sequences' state it keeps, if it keeps any (0 for others).
 
         Raises:
             LlmcError: E0509, it can't be loaded; E0600 or E0601, memory can't be had.

@@ -92,6 +92,7 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
+    state_slots: int = 0,
 ) -> "TensorRtExecutor":
     """Checks the engine's header, loads it and allocates. Errors: E0509, E0514, E0601."""
     version = options_of(variant.options, TrtProgramOptions).version

@@ -61,6 +61,7 @@ def open_program(
     *,
     threads: int,
     cache_blocks: tuple[int, ...],
+    state_slots: int = 0,
 ) -> "TritonExecutor":
     """The executor of target `triton`. Errors: E0509, E0514, E0601, E0722."""
     weights = memoryview(b"") if weights is None else weights

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from ...artifact.launch_plan import NO_KERNEL, LaunchPlan
-from ...artifact.manifest import ABI_VERSION, SIGNATURE_VERSION, Variant
+from ...artifact.manifest import READABLE_ABIS, SIGNATURE_VERSION, Variant
 from ...base.errors import LlmcError
 from . import gpu_device
 from .gpu_device import GpuDevice, GpuProperties
@@ -64,7 +64,7 @@ def load_program(
     cache_blocks: Sequence[int],
 ) -> LoadedProgram:
     """Allocates, and brings kernels and weights there. Errors: E0509, E0514, E0601, E0722."""
-    if (variant.signature_version, variant.abi_version) != (SIGNATURE_VERSION, ABI_VERSION):
+    if variant.signature_version != SIGNATURE_VERSION or variant.abi_version not in READABLE_ABIS:
         raise LlmcError("LLMC-E0509", "the program has another interface version")
     found, limits = gpu.properties, variant.limits
     problem = gpu_problem(plan, found)

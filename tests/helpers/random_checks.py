@@ -173,7 +173,7 @@ def weight_bytes(table: WeightTable) -> memoryview:
 def _variant(target: str, lowered, level: str = "") -> Variant:
     return Variant(
         target=target, level="", program="", weights="", limits=lowered.limits,
-        cache_groups=lowered.cache_groups, memory_plan=lowered.memory_plan,
+        cache_groups=lowered.cache_groups, state=lowered.state, memory_plan=lowered.memory_plan,
         vocab_size=lowered.vocab_size, options=lowered.options(level),
     )  # fmt: skip
 
@@ -189,7 +189,9 @@ def on_cpu(traced: Graph, folder: Path) -> Program:
     build_once(source, level, folder / "program.so", extra_include=interface)
     library, variant = (folder / "program.so").read_bytes(), _variant("cpu", lowered)
     blocks = (cache_blocks(form),) * len(variant.cache_groups)
-    return cpu.CpuExecutor(variant, library, weight_bytes(table), threads=2, cache_blocks=blocks)
+    return cpu.open_program(
+        variant, library, weight_bytes(table), threads=2, cache_blocks=blocks, state_slots=8
+    )
 
 
 def in_onnx(dialect: str) -> Callable[[Graph, Path], Program]:

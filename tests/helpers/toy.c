@@ -1,13 +1,23 @@
 // A language model of one line: the logits are a hash of the tokens that the cache groups show.
 // One layer, one head, key and value of one float: the key holds the token. Group 0 sees all
-// positions; group 1, if there is one, a window of `WINDOW`. VOCAB and WINDOW come from the build.
+// positions; group 1, if there is one, a window of `WINDOW`. VOCAB and WINDOW come from the build, and
+// so may ABI: 1 for a library that was built when the structs ended earlier.
 #include "llmc.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 // A block has room for keys and values of 16 floats, of which a key's first is used.
 enum { BLOCK = 32, BLOCK_BYTES = 2 * 16 * 4 * BLOCK, BLOCK_FLOATS = BLOCK_BYTES / 4 };
+
+#if defined(ABI) && ABI == 1
+enum { CONFIG_BYTES = offsetof(llmc_config, state), INPUTS_BYTES = offsetof(llmc_step_inputs, state_slot) };
+#define ABI_TEXT "1;toy"
+#else
+enum { CONFIG_BYTES = sizeof(llmc_config), INPUTS_BYTES = sizeof(llmc_step_inputs) };
+#define ABI_TEXT "2;toy"
+#endif
 
 struct llmc_model {
   llmc_config config;
@@ -21,11 +31,11 @@ int llmc_describe(llmc_info* info) {
 }
 
 int llmc_create(const llmc_config* config, llmc_model** out) {
-  if (config->struct_size != sizeof(llmc_config)) return LLMC_BAD_STRUCT_SIZE;
+  if (config->struct_size != CONFIG_BYTES) return LLMC_BAD_STRUCT_SIZE;
   if ((uintptr_t)config->weights % 64 || (uintptr_t)config->arena % 64) return LLMC_OVER_A_LIMIT;
   if (config->arena_bytes < 4096 || config->groups < 1 || config->groups > 2) return LLMC_OVER_A_LIMIT;
   llmc_model* model = malloc(sizeof *model);
-  model->config = *config;
+  memcpy(&model->config, config, CONFIG_BYTES);
   for (int g = 0; g < config->groups; g++) model->cache[g] = config->cache[g];
   memset(config->arena, 0xAA, config->arena_bytes);
   *out = model;
@@ -33,7 +43,7 @@ int llmc_create(const llmc_config* config, llmc_model** out) {
 }
 
 int llmc_step(llmc_model* model, const llmc_step_inputs* in) {
-  if (in->struct_size != sizeof(llmc_step_inputs)) return LLMC_BAD_STRUCT_SIZE;
+  if (in->struct_size != INPUTS_BYTES) return LLMC_BAD_STRUCT_SIZE;
   int row = 0;
   for (int s = 0; s < in->sequences; s++) {
     for (int t = in->query_start[s]; t < in->query_start[s + 1]; t++) {
@@ -68,4 +78,4 @@ int llmc_step(llmc_model* model, const llmc_step_inputs* in) {
 
 void llmc_destroy(llmc_model* model) { free(model); }
 
-const char* llmc_abi(void) { return "1;toy"; }
+const char* llmc_abi(void) { return ABI_TEXT; }

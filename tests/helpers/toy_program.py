@@ -221,10 +221,15 @@ def toy() -> type[Toy]:
 @pytest.fixture(scope="session")
 def toy_library(tmp_path_factory) -> bytes:
     """The C toy, compiled."""
+    return build_toy(tmp_path_factory.mktemp("toy"))
+
+
+def build_toy(folder: Path, *more: str) -> bytes:
+    """The C toy, compiled in `folder`; `more`: for the compiler."""
     pytest.importorskip("ziglang", reason="building the C toy needs ziglang")
-    out = tmp_path_factory.mktemp("toy") / "toy.so"
+    out = folder / "toy.so"
     source = Path(__file__).with_name("toy.c")
-    defines = [f"-DVOCAB={VOCAB}", f"-DWINDOW={WINDOW}", f"-I{ROOT / 'artifact'}"]
+    defines = [f"-DVOCAB={VOCAB}", f"-DWINDOW={WINDOW}", f"-I{ROOT / 'artifact'}", *more]
     command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
     subprocess.run([*command, *defines, str(source), "-o", str(out)], check=True)
     return out.read_bytes()

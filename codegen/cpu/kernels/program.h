@@ -12,6 +12,7 @@
 #include "llmc.h"
 #include "sampling.h"
 #include "simd.h"
+#include "slots.h"
 #include "team.h"
 
 namespace llmc {
@@ -35,6 +36,13 @@ struct Step {
   float* attention_scratch;
   float* logits;
   Marks* marks;  // null: nobody asks
+  char* slots;  // one behind the other
+  int64_t slot_bytes;
+  const int32_t* state_slot;  // [S]
+
+  // The part at `offset` of each sequence's slot.
+  SlotPart part(int64_t offset) const { return {slots + offset, slot_bytes, state_slot}; }
+  int32_t& tokens_seen(int slot) const { return *(int32_t*)(slots + slot * slot_bytes); }
 };
 
 __attribute__((noinline, cold)) inline void add_mark(Marks& marks, int kernel) {
@@ -66,6 +74,7 @@ struct Program {
   uint64_t weights_bytes, arena_bytes;
   void (*run)(Team&, const Step&);
   const char* kernels;  // the table of llmc_kernels
+  uint64_t slot_bytes;
 };
 
 extern const Program program;
@@ -96,6 +105,7 @@ struct llmc_model {
   float* attention_scratch;
   int32_t* argmax;  // of the step that runs
   llmc::Marks marks;
+  int state_slots;
 };
 
 namespace llmc {
@@ -108,6 +118,23 @@ inline void place_pools(const llmc_config& config, char** pools, int64_t* block_
     pools[site] = (char*)config.cache[p.group] + block_bytes[p.group];
     block_bytes[p.group] += p.bytes_per_block;
   }
+}
+
+// LLMC_OK if each sequence has a slot that stands at its first query token, or begins.
+inline int check_slots(const llmc_model& model, const llmc_step_inputs& in) {
+  if (!program.slot_bytes) return LLMC_OK;
+  for (int s = 0; s < in.sequences; ++s) {
+    const int slot = in.state_slot[s];
+    if (slot < 0 || slot >= model.state_slots) return LLMC_OVER_A_LIMIT;
+    const int first = in.context_len[s] - (in.query_start[s + 1] - in.query_start[s]);
+    if (first && first != model.step.tokens_seen(slot)) return LLMC_BAD_POSITION;
+  }
+  return LLMC_OK;
+}
+
+inline void advance_slots(const Step& s) {
+  for (int i = 0; program.slot_bytes && i < s.S; ++i)
+    s.tokens_seen(s.state_slot[i]) = s.context_len[i];
 }
 
 inline void release(llmc_model* model) {
@@ -146,7 +173,8 @@ extern "C" LLMC_EXPORT int llmc_describe(llmc_info* info) {
                     program.groups,
                     program.weights_bytes,
                     program.arena_bytes,
-                    {}};
+                    {},
+                    program.slot_bytes};
   for (int g = 0; g < program.groups; ++g) info->group[g] = program.group[g];
   return LLMC_OK;
 }
@@ -158,7 +186,7 @@ extern "C" LLMC_EXPORT int llmc_create(const llmc_config* config, llmc_model** o
   if (config->struct_size != sizeof(llmc_config) || config->abi_version != LLMC_ABI_VERSION)
     return LLMC_BAD_STRUCT_SIZE;
   if (config->weights_bytes < program.weights_bytes || config->arena_bytes < program.arena_bytes ||
-      config->groups != program.groups)
+      config->groups != program.groups || (program.slot_bytes && (!config->state || config->state_slots < 1)))
     return LLMC_OVER_A_LIMIT;
   llmc_model* model = (llmc_model*)calloc(1, sizeof(llmc_model));
   if (!model) return LLMC_NO_RESOURCES;
@@ -176,6 +204,9 @@ extern "C" LLMC_EXPORT int llmc_create(const llmc_config* config, llmc_model** o
   model->step.weights = (const uint8_t*)config->weights;
   model->step.arena = (char*)config->arena;
   model->step.attention_scratch = (float*)scratch;
+  model->step.slots = (char*)config->state;
+  model->step.slot_bytes = (int64_t)program.slot_bytes;
+  model->state_slots = config->state_slots;
   *out = model;
   return LLMC_OK;
 }
@@ -189,6 +220,7 @@ extern "C" LLMC_EXPORT int llmc_step(llmc_model* model, const llmc_step_inputs* 
     return LLMC_OVER_A_LIMIT;
   for (int i = 0; i < in->sequences; ++i)
     if (in->context_len[i] > program.max_context) return LLMC_OVER_A_LIMIT;
+  if (const int code = check_slots(*model, *in)) return code;
   Step& s = model->step;
   s.T = in->tokens;
   s.S = in->sequences;
@@ -202,8 +234,10 @@ extern "C" LLMC_EXPORT int llmc_step(llmc_model* model, const llmc_step_inputs* 
   for (int g = 0; g < program.groups; ++g)
     s.groups[g] = CacheGroup{in->block_table[g], in->blocks_per_seq[g], model->block_bytes[g]};
   s.logits = in->logits;
+  s.state_slot = in->state_slot;
   model->argmax = in->argmax;
   team_run(model->team, run_step, model);
+  advance_slots(s);
   if (s.marks) add_mark(*s.marks, LLMC_MARK_END);
   return LLMC_OK;
 }

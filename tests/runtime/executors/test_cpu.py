@@ -13,6 +13,7 @@ from llmc.runtime.engine.engine import Engine, Request
 from llmc.runtime.executors import cpu
 from llmc.runtime.executors import native_memory as memory
 from llmc.runtime.executors.native_library import cached_library
+from toy_program import build_toy
 
 WEIGHTS = (0x0123456789ABCDEF).to_bytes(8, "little") + bytes(4088)
 
@@ -138,7 +139,7 @@ def test_a_library_that_is_none_is_refused():
 
 
 def test_another_interface_version_is_refused(toy_library, make_variant):
-    data = toy_library.replace(b"1;toy", b"9;toy")
+    data = toy_library.replace(b"2;toy", b"9;toy")
     assert data != toy_library
     with pytest.raises(LlmcError, match="9;toy"):
         cpu.load_library(data)
@@ -152,18 +153,31 @@ def test_another_interface_version_is_refused(toy_library, make_variant):
         )
 
 
+def test_a_library_with_the_first_interface_goes_on_to_run(tmp_path, make_variant, toy):
+    """Its structs end before what was added since, and it checks their sizes."""
+    weights = np.zeros(8192, np.uint8)
+    aligned = weights.data[-weights.ctypes.data % 64 :]
+    aligned[:4096] = WEIGHTS
+    library = build_toy(tmp_path, "-DABI=1")
+    assert cpu.load_library(library).llmc_abi() == b"1;toy"
+    variant = make_variant(abi_version=1)
+    program = cpu.CpuExecutor(variant, library, aligned, threads=1, cache_blocks=(40, 24))
+    np.testing.assert_array_equal(program.step(one_token()).logits[0], toy.logits([5]))
+    program.close()
+
+
 def test_equal_libraries_are_loaded_once_and_others_apart(toy_library):
     """The pitfall: the loader knows libraries by path, and descriptors are used again."""
     first = cpu.load_library(toy_library)
-    other = cpu.load_library(toy_library.replace(b"1;toy", b"1;abc"))
+    other = cpu.load_library(toy_library.replace(b"2;toy", b"2;abc"))
     assert cpu.load_library(bytes(toy_library)) is first
-    assert (first.llmc_abi(), other.llmc_abi()) == (b"1;toy", b"1;abc")
+    assert (first.llmc_abi(), other.llmc_abi()) == (b"2;toy", b"2;abc")
 
 
 def test_the_cache_folder_where_there_are_no_memory_files(tmp_path, monkeypatch, toy_library):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delattr(os, "memfd_create")
-    cpu.load_library(toy_library.replace(b"1;toy", b"1;dir"))
+    cpu.load_library(toy_library.replace(b"2;toy", b"2;dir"))
     folder = tmp_path / "llmc" / "programs"
     (file,) = folder.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
