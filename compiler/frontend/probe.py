@@ -83,7 +83,7 @@ def probe(config: Any, config_bytes: bytes, wanted: Iterable[Features]) -> str:
 
 def compare(config: Any, wanted: Iterable[Features]) -> dict[Features, Report]:
     """What the conformance schedule finds between graph and eager, for each set of features."""
-    model = _eager_model(config)
+    model = eager_model(config)
     texts = reference_texts(model, CONTEXT, SEED)
     _refuse_empty_answers(texts)
     values = RecipeValues(StateReader(model.state_dict()))
@@ -138,7 +138,7 @@ def tensor_of(values: RecipeValues, value: Value) -> torch.Tensor:
     )
 
 
-def _eager_model(config: Any) -> Any:
+def eager_model(config: Any) -> Any:
     auto = auto_class(config) or transformers.AutoModelForCausalLM
     model = auto.from_config(
         copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32

@@ -1,5 +1,7 @@
 """Makes docs/compatibility.md: which family runs on which target in which scheme, by trying.
 
+Its first table, of model types, is made of what `sweep.py` has found.
+
     python tests/conformance/compatibility.py [--target NAME] [--family NAME] [--scheme NAME] …
 
 tries these cells again (default: all of them, which takes hours) and writes what came out into
@@ -49,10 +51,12 @@ from llmc.models.eager import fix_rope, reference_texts
 from llmc.runtime.api.model import load
 from llmc.weights.values import RecipeValues
 from planned_program import planned
+from sweep_page import section
 from tiny_model import ZooModel
 from zoo import ZOO
 
 HERE = Path(__file__).parent
+SWEEP = HERE / "sweep.json"
 RESULTS, DOCUMENT = HERE / "compatibility.json", HERE.parents[1] / "docs" / "compatibility.md"
 
 Result = dict[str, str | float]
@@ -248,6 +252,10 @@ def render(results: Results) -> str:
     lines = [
         "# Compatibility",
         "",
+        *section(json.loads(SWEEP.read_text())),
+        "",
+        "## Families and targets",
+        "",
         "Made by `python tests/conformance/compatibility.py`, which compiles and runs each cell;",
         "not written by hand. Families are those of the conformance zoo (`tests/helpers/zoo.py`):",
         "small random models of each architecture and feature, driven through the schedule that",
@@ -262,7 +270,7 @@ def render(results: Results) -> str:
         "to the other side.",
     ]
     for column in COLUMNS:
-        lines += ["", f"## {column.title}", "", f"| family | {' | '.join(SCHEME_NAMES)} |"]
+        lines += ["", f"### {column.title}", "", f"| family | {' | '.join(SCHEME_NAMES)} |"]
         lines.append("|---" * (len(SCHEME_NAMES) + 1) + "|")
         for model in ZOO:
             found = (results.get(Cell(model, column, s).key) for s in SCHEME_NAMES)

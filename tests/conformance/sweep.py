@@ -20,41 +20,62 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import sweep_subjects as of
+from sweep_page import (
+    DIFFERENT,
+    EQUAL,
+    FAILS,
+    HANGS,
+    OTHER,
+    REFUSED,
+    UNBUILT,
+    WORST_FIRST,
+    Sweep,
+    summary,
+)
 
 RESULTS = Path(__file__).with_name("sweep.json")
 SECONDS = 180
-"""Of processor time, which doesn't depend on what else the machine does; of the clock
-`_PATIENCE` times that."""
-_PATIENCE = 4
+"""Of processor time, which doesn't depend on what else the machine does."""
+_PATIENCE = 8
+"""How many times that may pass on the clock."""
 TOLERANCE = 1e-4
-EQUAL, DIFFERENT, REFUSED, FAILS, HANGS, OTHER, UNBUILT = (
-    "equal", "different", "refused", "internal error", "hang", "no decoder", "not built",
-)  # fmt: skip
-_WORST_FIRST = (DIFFERENT, FAILS, HANGS, REFUSED, UNBUILT, OTHER, EQUAL)
 
 Result = dict[str, Any]
 
 
 def attempt(model_type: str, subject: str, compiled: bool) -> Result:
     """Try one subject in this process."""
+    try:
+        config = of.small_config(model_type, subject)
+    except of.NoSubjectError as error:
+        return {"status": UNBUILT, "cause": str(error)}
+    result = _outcome(partial(_interpreted, config))
+    if compiled and result["status"] != OTHER:
+        result["cpu"] = _outcome(partial(_compiled, config))
+    return result | {"seconds": round(time.process_time(), 1)}
+
+
+def _outcome(tried: Callable[[], Result]) -> Result:
+    """What `tried` finds, or what stops it."""
     from llmc.base.errors import LlmcError
 
     try:
-        config = of.small_config(model_type, subject)
-        return _compared(config, compiled)
-    except of.NoSubjectError as error:
-        return {"status": UNBUILT, "cause": str(error)}
+        return tried()
     except LlmcError as error:
         return {"status": REFUSED, "error": error.id, "cause": error.message}
     except Exception as error:
@@ -64,27 +85,51 @@ def attempt(model_type: str, subject: str, compiled: bool) -> Result:
         return {"status": FAILS, "cause": cause}
 
 
-def _compared(config: Any, compiled: bool) -> Result:
-    """How graph and program of a narrow config answer."""
+def _interpreted(config: Any) -> Result:
+    """How the graph of a narrow config answers."""
     from configured import configured
     from llmc.compiler.frontend import probe
     from sweep_kinds import why_no_decoder
 
-    why = why_no_decoder(probe._eager_model(config))
+    why = why_no_decoder(probe.eager_model(config))
     if why is not None:
         return {"status": OTHER, "cause": why}
-    (report,) = probe.compare(config, [configured("cpu").features]).values()
-    result = {"status": EQUAL if report.worst <= TOLERANCE else DIFFERENT, "worst": report.worst}
-    if result["status"] == DIFFERENT:
-        result["cause"] = report.where
-    return result
+    return _verdict(*probe.compare(config, [configured("cpu").features]).values())
+
+
+def _verdict(report: Any) -> Result:
+    worst = float(f"{report.worst:.1e}")
+    if worst <= TOLERANCE:
+        return {"status": EQUAL, "worst": worst}
+    return {"status": DIFFERENT, "worst": worst, "cause": report.where}
+
+
+def _compiled(config: Any) -> Result:
+    """How the program of a narrow config answers, compiled from a checkpoint and loaded."""
+    from llmc.compiler import driver
+    from llmc.compiler.frontend import probe
+    from llmc.models.conformance import run_schedule
+    from llmc.models.eager import fix_rope, reference_texts
+    from llmc.runtime.api.model import load
+
+    model = probe.eager_model(config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model.save_pretrained(folder / "checkpoint")
+        with mock.patch.object(driver, "probe", return_value="probe: left out"):
+            driver.compile(
+                str(folder / "checkpoint"), target="cpu", scheme="f32",
+                output=folder / "model.llmc", max_context=probe.CONTEXT,
+            )  # fmt: skip
+        texts = reference_texts(fix_rope(model, probe.CONTEXT), probe.CONTEXT, probe.SEED)
+        with load(folder / "model.llmc", threads=1) as loaded:
+            return _verdict(run_schedule(loaded.program, texts, max_context=probe.CONTEXT))
 
 
 def apart(model_type: str, subject: str, compiled: bool) -> Result:
     """`attempt` in a process of its own, whose end or silence is a result as well."""
     command = [sys.executable, __file__, "--one", model_type, subject] + ["--cpu"] * compiled
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    began = time.monotonic()
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_PATIENCE * SECONDS, env=environment
@@ -97,26 +142,46 @@ def apart(model_type: str, subject: str, compiled: bool) -> Result:
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return {"status": FAILS, "cause": last[:300]}
-    return json.loads(lines[-1]) | {"seconds": round(time.monotonic() - began, 1)}
+    return json.loads(lines[-1])
 
 
 def attempt_type(model_type: str, compiled: bool) -> Result:
-    """All subjects of a type; its status is that of the worst of them."""
+    """All subjects of a type."""
     found = {name: apart(model_type, name, compiled) for name in of.subjects(model_type)}
-    status = min((r["status"] for r in found.values()), key=_WORST_FIRST.index)
-    return {"status": status, "subjects": found}
+    return {"status": _status(found), "subjects": found}
 
 
-def read() -> dict[str, Result]:
-    """Results so far, by type."""
-    return json.loads(RESULTS.read_text())["types"] if RESULTS.exists() else {}
+def _status(subjects: dict[str, Result]) -> str:
+    """The worst status of a type's subjects.
+
+    What transformers can't build says something only where nothing else of the type can be.
+    """
+    found = {r["status"] for one in subjects.values() for r in (one, one.get("cpu", one))}
+    return min(found - {UNBUILT} or found, key=WORST_FIRST.index)
 
 
-def write(results: dict[str, Result]) -> None:
+def _with_programs(result: Result, known: Result | None) -> Result:
+    """A result that was found without compiling, with what is known of programs."""
+    old = known["subjects"] if known else {}
+    subjects = {
+        name: found | {"cpu": old[name]["cpu"]} if "cpu" in old.get(name, {}) else found
+        for name, found in result["subjects"].items()
+    }
+    return {"status": _status(subjects), "subjects": subjects}
+
+
+def read() -> Sweep:
+    """Results so far."""
+    if RESULTS.exists():
+        return json.loads(RESULTS.read_text())
+    return {"versions": {}, "types": {}}
+
+
+def write(sweep: Sweep) -> None:
     """Keep results."""
     versions = {name: version(name) for name in ("transformers", "torch")}
-    ordered = {name: results[name] for name in sorted(results)}
-    RESULTS.write_text(json.dumps({"versions": versions, "types": ordered}, indent=1) + "\n")
+    types = {name: sweep["types"][name] for name in sorted(sweep["types"])}
+    RESULTS.write_text(json.dumps({"versions": versions, "types": types}, indent=1) + "\n")
 
 
 def line(name: str, result: Result) -> str:
@@ -124,16 +189,10 @@ def line(name: str, result: Result) -> str:
     parts = []
     for subject, found in result["subjects"].items():
         worst = f" {found['worst']:.1e}" if "worst" in found else ""
+        worst += f" (cpu: {found['cpu']})" if "cpu" in found else ""
         why = f" {found.get('error', '')} {found['cause'][:140]}" if "cause" in found else ""
         parts.append(f"{subject}: {found['status']}{worst} {found.get('seconds', 0):.0f} s{why}")
     return f"{name:24} {' | '.join(parts)}"
-
-
-def summary(results: dict[str, Result]) -> str:
-    """How many decoders match."""
-    decoders = [r for r in results.values() if r["status"] != OTHER]
-    matching = sum(r["status"] == EQUAL for r in decoders)
-    return f"{matching} of {len(decoders)} decoders match"
 
 
 def _tried(types: list[str], jobs: int, compiled: bool) -> Iterator[tuple[str, Result]]:
@@ -155,7 +214,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
         print(json.dumps(attempt(*chosen.one, chosen.cpu)))
         return 0
-    known = read()
+    sweep = read()
+    known = sweep["types"]
     types = [t for t in of.model_types() if not chosen.only or t in chosen.only]
     if chosen.missing:
         types = [t for t in types if t not in known]
@@ -164,12 +224,15 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print(line(name, result), flush=True)
         if known.get(name, {}).get("status") == EQUAL != result["status"]:
             lost.append(name)
-        known[name] = result
+        known[name] = result if chosen.cpu else _with_programs(result, known.get(name))
         if not chosen.compare:
-            write(known)
-    print(summary(known))
+            write(sweep)
+    print(summary(sweep))
     if lost:
         print(f"no longer equal: {', '.join(lost)}")
+    elif not chosen.compare:
+        compatibility = import_module("compatibility")  # torch and all, which tries don't need here
+        compatibility.write({})
     return int(bool(chosen.compare and lost))
 
 
