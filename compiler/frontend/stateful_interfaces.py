@@ -2,8 +2,8 @@
 
 Mixers that keep a state of fixed size (convolutions, scans, delta rules) are functions of a model's
 own file, decorated so that a package with kernels can stand in for them. While a model is traced,
-ours do: what has a state becomes one `llmc::` node, and everything around it (steps of time, decays,
-norms, skips, gates) is spelled out, to be traced as the ordinary arithmetic that it is.
+ours do: what has a state becomes one `llmc::` node, and everything around it (steps of time,
+decays, norms, skips, gates) is spelled out, to be traced as the ordinary arithmetic that it is.
 
 Functions are found by the decorator's own record of the name that kernels know them by, never by
 model. Their schemas are closed, as those of `interfaces.py`: an argument that is not understood and
