@@ -1,4 +1,4 @@
-// The selective scan of Mamba: of each channel N numbers that fade, are added to and read.
+// The selective scan (arXiv 2312.00752): of each channel N numbers that fade, are added to and read.
 //
 //   h[n] <- exp(dt a[n]) h[n] + b[n] (dt x);   y = sum over n of c[n] h[n]
 //
