@@ -56,7 +56,7 @@ class Inspection:
             content["graph"] = self.graph
         if memory:
             content["memory"] = {
-                _label(variant): msgspec.to_builtins(variant.memory_plan)
+                _label(variant): msgspec.to_builtins(variant.memory_plan) | _costs(variant)
                 for variant in self.manifest.variants
             }
         return content
@@ -94,7 +94,7 @@ class Inspection:
                 yield f"    not on this machine: {problem.message}"
 
     def memory(self) -> str:
-        """The memory plan of each variant: the arena, its buffers, the cache's cost."""
+        """The memory plan of each variant: arena, buffers, what a token and a sequence cost."""
         return "\n\n".join(_memory(variant, self.manifest) for variant in self.manifest.variants)
 
 
@@ -139,11 +139,26 @@ def _memory(variant: Variant, manifest: Manifest) -> str:
             f"  cache {group.name}: {group.layers} layers, {group.dtype}, {_size(per_token)} a "
             f"token, keeps {kept} tokens"
         )
+    if variant.state is not None:
+        state = variant.state
+        sites = len({part.site for part in state.parts})
+        lines.append(
+            f"  state: {sites} layers, f32, {_size(state.bytes_per_slot)} a sequence, "
+            "whatever its length"
+        )
     lines += [
         f"  {one.offset:>12} +{one.nbytes:<12} {one.first:>5}-{one.last:<5} {one.name}"
         for one in plan.buffers
     ]
     return "\n".join(lines)
+
+
+def _costs(variant: Variant) -> dict[str, int]:
+    """Bytes that a token takes, where all layers keep it, and a sequence, whatever its length."""
+    return {
+        "bytes_per_token": sum(g.bytes_per_block // g.block_size for g in variant.cache_groups),
+        "bytes_per_sequence": 0 if variant.state is None else variant.state.bytes_per_slot,
+    }
 
 
 def _short(value: Any) -> str:

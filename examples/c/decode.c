@@ -154,6 +154,8 @@ int main(int argc, char** argv) {
       .cache = cache,
       .cache_blocks = cache_blocks,
       .spin = -1,
+      .state = info.state_bytes_per_slot ? allocate(info.state_bytes_per_slot) : NULL,
+      .state_slots = info.state_bytes_per_slot ? 1 : 0,
   };
   llmc_model* model;
   int code = create(&config, &model);
@@ -169,7 +171,7 @@ int main(int argc, char** argv) {
    * cache lacks, and gives the next token if that was all there is. */
   for (int known = prompt, computed = 0; computed < total - 1;) {
     int32_t count = known - computed < info.max_tokens ? known - computed : info.max_tokens;
-    int32_t query_start[2] = {0, count}, context = computed + count, row = count - 1, next;
+    int32_t query_start[2] = {0, count}, context = computed + count, row = count - 1, slot = 0, next;
     llmc_step_inputs inputs = {
         .struct_size = sizeof inputs,
         .tokens = count,
@@ -184,6 +186,7 @@ int main(int argc, char** argv) {
         .blocks_per_seq = cache_blocks,
         .logits = logits,
         .argmax = &next,
+        .state_slot = &slot,
     };
     code = step(model, &inputs);
     if (code) stop("llmc_step: %d", code);

@@ -220,7 +220,8 @@ def describe(result: Result) -> str:
 
 
 def decode_step_bytes(manifest: Manifest, variant: Variant, shape: Load) -> int:
-    """Bytes of weights and cache that a decode step of `shape.batch` sequences reads.
+    """Bytes of weights and cache that a decode step of `shape.batch` sequences reads, and of state
+    that it reads and writes.
 
     Half-way through the output. Weights as the compiler counted them for the variant (an embedding
     row and the chosen experts only), or all of them where it did not.
@@ -231,7 +232,8 @@ def decode_step_bytes(manifest: Manifest, variant: Variant, shape: Load) -> int:
         group.bytes_per_block * min(context, group.window or context) / group.block_size
         for group in variant.cache_groups
     )
-    return int(weights + shape.batch * cache)
+    state = 0 if variant.state is None else 2 * variant.state.bytes_per_slot
+    return int(weights + shape.batch * (cache + state))
 
 
 def peak_rss_mb() -> float:

@@ -225,6 +225,8 @@ def test_inspect(invoke: Invoke, toy_artifact: Path) -> None:
     assert content["source"]["id"] == "test/tiny"
     assert content["variants"][0]["level"] == "portable"
     assert content["memory"]["cpu/portable"]["arena_bytes"] == 4096
+    assert content["memory"]["cpu/portable"]["bytes_per_token"] == 2 * 128
+    assert content["memory"]["cpu/portable"]["bytes_per_sequence"] == 0
     assert content["certificate"] == {}
     code, out, _ = invoke("inspect", toy_artifact)
     assert code == 0

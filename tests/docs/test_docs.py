@@ -159,7 +159,7 @@ def test_every_field_of_the_manifest_is_described() -> None:
     structs = [artifact.Manifest, artifact.Source, artifact.AdapterSource, artifact.Entry]
     structs += [artifact.Variant, artifact.Limits, artifact.CacheGroup, artifact.MemoryPlan]
     structs += [artifact.Buffer, artifact.Weights, artifact.Tensor, artifact.ConformanceVector]
-    structs += [artifact.Generation]
+    structs += [artifact.StateSlots, artifact.StatePart, artifact.Generation]
     structs += [text_vectors.TextVectors, text_vectors.EncodedText, text_vectors.RenderedChat]
     structs += [targets.CacheInput, *get_args(targets.AnyProgramOptions)]
     structs += [launch_plan.LaunchPlan, launch_plan.Kernel, launch_plan.Launch]
