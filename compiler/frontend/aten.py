@@ -6,7 +6,14 @@ the only place that knows ATen.
 
 from __future__ import annotations
 
-from . import aten_complex, aten_elementwise, aten_index, aten_reduction, aten_shape
+from . import (
+    aten_complex,
+    aten_convolution,
+    aten_elementwise,
+    aten_index,
+    aten_reduction,
+    aten_shape,
+)
 from .aten_base import Handler
 
 ATEN: dict[str, Handler] = {
@@ -14,6 +21,7 @@ ATEN: dict[str, Handler] = {
     **aten_shape.HANDLERS,
     **aten_index.HANDLERS,
     **aten_reduction.HANDLERS,
+    **aten_convolution.HANDLERS,
     **aten_complex.HANDLERS,
 }
 """Handler by operator name (`aten::<name>`, any overload)."""

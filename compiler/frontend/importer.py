@@ -26,11 +26,13 @@ from ...ir.roles import StepArray
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...weights.recipes import Computed, Recipe
-from . import stateful_import
+from . import aten_convolution, stateful_import
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .aten_complex import Complex, complex_handler, complex_of, is_complex
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
+from .lengths import Length
+from .shifted_rows import is_shifted, shifted_handler
 from .trace import Traced
 
 INPUTS = (StepArray.TOKEN_IDS, StepArray.POSITIONS)
@@ -100,7 +102,7 @@ class _Importer:
         """`x` as a value: a number takes the element type of `like` where that is wider."""
         if isinstance(x, Value):
             return x
-        if isinstance(x, Sym):
+        if isinstance(x, Sym | Length):
             raise TypeError("computes with the number of tokens in the step")
         if like is not None and like.type.dtype.is_float and not isinstance(x, bool):
             return scalar(float(x))
@@ -162,7 +164,7 @@ class _Importer:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
         if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
             return self._symbolic(node, args)
-        handler = self._handler(node, any(map(is_complex, args)))
+        handler = self._handler(node, args)
         try:
             return handler(*args, **kwargs)
         except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
@@ -199,18 +201,17 @@ class _Importer:
         self.literals[node] = target(*args, **kwargs)
         return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
 
-    def _handler(self, node: torch.fx.Node, of_complex: bool = False) -> Callable[..., Any]:
+    def _handler(self, node: torch.fx.Node, args: Sequence[Any] = ()) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
         target: Any = node.target
         if target is operator.getitem:
             return target
         namespace, name = target._schema.name.split("::")
         if name == "sym_size":
-            return lambda *_: self._dim(node.meta["val"])
+            return lambda *_: self._size(node.meta["val"])
         if node in self.writes:
             name = functional_name(target) or name
-        known = OURS if namespace == "llmc" else ATEN
-        handler = complex_handler(name) if of_complex else known.get(name)
+        handler = OURS.get(name) if namespace == "llmc" else _aten_handler(name, args)
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
         return partial(handler, self)
@@ -219,7 +220,7 @@ class _Importer:
         """Arithmetic on sizes: its value is known from the trace's own shape analysis."""
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt | int):
-            return self._dim(value)
+            return self._size(value)
         if isinstance(value, torch.SymBool | bool) or value is None:
             return None
         raise self._refused(node, "is not an ATen operator")
@@ -233,17 +234,24 @@ class _Importer:
 
     def _dim(self, d: Any) -> Dim:
         """An int, or the multiple of T that a symbolic size is."""
-        if isinstance(d, Sym | int):
-            return d
         if isinstance(d, Value):
             raise TypeError("a size that is computed at run time")
+        size = self._size(d)
+        if isinstance(size, Length):
+            raise TypeError(f"size {size} is not a multiple of the number of tokens")
+        return size
+
+    def _size(self, d: Any) -> Dim | Length:
+        """What `_dim` says of a size, or what else the trace computed it to be."""
+        if isinstance(d, Sym | int | Length):
+            return d
         expr = d.node.expr
         if expr.is_number:
             return int(expr)
         factor = expr / self.symbol
-        if not factor.is_integer or not factor.is_number:
-            raise TypeError(f"size {expr} is not a multiple of the number of tokens")
-        return Sym("T", int(factor))
+        if factor.is_integer and factor.is_number:
+            return Sym("T", int(factor))
+        return Length(expr, self.symbol)
 
     def refused_mask(self, mask: _Mask) -> LlmcError:
         """Why the present node can't read `mask`."""
@@ -259,6 +267,15 @@ class _Importer:
         target = node.target
         name = target if isinstance(target, torch._ops.OpOverload | str) else target.__name__
         return LlmcError(id, f"{name}{where}: {why}", hint)
+
+
+def _aten_handler(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
+    """The handler of `aten::<name>`; arguments that are no values have handlers of their own."""
+    if any(map(is_complex, args)):
+        return complex_handler(name)
+    if any(map(is_shifted, args)):
+        return shifted_handler(name) or aten_convolution.HANDLERS.get(name)
+    return ATEN.get(name)
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value | Complex:
