@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import (
     aten_complex,
+    aten_convolution,
     aten_elementwise,
     aten_index,
     aten_reduction,
@@ -21,6 +22,7 @@ ATEN: dict[str, Handler] = {
     **aten_shape.HANDLERS,
     **aten_index.HANDLERS,
     **aten_reduction.HANDLERS,
+    **aten_convolution.HANDLERS,
     **aten_complex.HANDLERS,
     **aten_tokens.HANDLERS,
 }

@@ -10,6 +10,7 @@ from ...ir.graph import Value
 from ...ir.types import Dim, Sym, numel
 from .aten_base import Builder, Handlers, cast, missing, negative, reshape
 from .aten_tokens import is_by_length, token_rows
+from .shifted_rows import Shifted, join_rows, pad_rows, slice_rows
 
 HANDLERS = Handlers()
 
@@ -113,9 +114,6 @@ def slice_(b: Builder, x: Value, dim: int, start: Any, stop: Any, step: int = 1)
         stop = min(stop, size) if isinstance(stop, int) else stop
         return token_rows(b, x, dim, start, stop)
     if isinstance(size, Sym):
-        whole = stop == size or (isinstance(stop, int) and stop >= 2**31)
-        if start in (0, _times(size, -1)) and step == 1 and whole:
-            return x
         raise TypeError("slices the token dimension")
     start = min(start if start >= 0 else max(start + size, 0), size)
     stop = max(min(stop if stop >= 0 else stop + size, size), start)
@@ -127,8 +125,11 @@ def slice_(b: Builder, x: Value, dim: int, start: Any, stop: Any, step: int = 1)
 @HANDLERS.of("slice")
 def _slice(
     b: Builder, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Value:
-    return slice_(b, x, dim, start or 0, 2**62 if end is None else end, step)
+) -> Value | Shifted:
+    start, stop = start or 0, 2**62 if end is None else end
+    if isinstance(x.type.shape[dim], Sym) and step == 1:
+        return slice_rows(b, x, dim, start, stop)
+    return slice_(b, x, dim, start, stop, step)
 
 
 @HANDLERS.of("narrow")
@@ -216,7 +217,9 @@ def _unbind(b: Builder, x: Value, dim: int = 0) -> tuple[Value, ...]:
 
 
 @HANDLERS.of("cat", "concat")
-def _cat(b: Builder, xs: Sequence[Value], dim: int = 0) -> Value:
+def _cat(b: Builder, xs: Sequence[Value], dim: int = 0) -> Any:
+    if any(isinstance(x.type.shape[dim], Sym) for x in xs):
+        return join_rows(b, xs, dim)
     xs = [x for x in xs if 0 not in x.type.shape] or xs[:1]
     return xs[0] if len(xs) == 1 else b.emit(ops.Concat(negative(dim, xs[0].type.rank)), *xs)
 
@@ -228,21 +231,37 @@ def _stack(b: Builder, xs: Sequence[Value], dim: int = 0) -> Value:
 
 
 @HANDLERS.of("constant_pad_nd", "pad")
-def _pad(b: Builder, x: Value, pad: Sequence[int], *rest: Any) -> Value:
+def _pad(b: Builder, x: Value, pad: Sequence[int], *rest: Any) -> Value | Shifted:
     value = next((r for r in rest if not isinstance(r, str) and r is not None), 0)
+    rows: list[tuple[int, int, int]] = []
     for i in range(0, len(pad), 2):
-        dim = -1 - i // 2
-        parts: list[Value] = []
-        for amount in (pad[i], pad[i + 1]):
-            shape = list(x.type.shape)
-            shape[dim] = max(amount, 0)
-            parts.append(b.emit(ops.Full(tuple(shape)), b.value(value, x)))
-        x = _cat(b, [parts[0], x, parts[1]], dim) if max(pad[i : i + 2]) > 0 else x
-        if min(pad[i : i + 2]) < 0:
+        dim, before, after = -1 - i // 2, pad[i], pad[i + 1]
+        if isinstance(x.type.shape[dim], Sym) and (before or after):
+            rows.append((dim, before, after))
+            continue
+        if min(before, after) < 0:
             raise TypeError("negative padding")
+        shape, filler = list(x.type.shape), b.value(value, x)
+        parts = [x]
+        for place, amount in ((0, before), (2, after)):
+            shape[dim] = amount
+            parts[place:place] = [b.emit(ops.Full(tuple(shape)), filler)] if amount else []
+        x = _cat(b, parts, dim)
+    if len(rows) > 1 or (rows and value != 0):
+        raise TypeError("pads the tokens with something else than zeros")
+    return pad_rows(b, x, *rows[0]) if rows else x
+
+
+@HANDLERS.of("flip")
+def _flip(b: Builder, x: Value, dims: Sequence[int]) -> Value:
+    for dim in dims:
+        size = x.type.shape[dim]
+        if not isinstance(size, int):
+            raise TypeError("reverses the order of tokens")
+        x = _cat(b, [slice_(b, x, dim, i, i + 1) for i in reversed(range(size))], dim)
     return x
 
 
-@HANDLERS.of("roll", "flip")
+@HANDLERS.of("roll")
 def _no_roll(b: Builder, x: Value, *_: Any) -> Value:
     raise TypeError("reorders elements in a way that is not supported")

@@ -7,6 +7,8 @@ on the CPU, and rotary tables that depend on the longest position at run time
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,26 +33,47 @@ def compute_buffers(model: Any, max_context: int) -> tuple[dict[str, torch.Tenso
         names = [n for n in module._buffers if n in module._non_persistent_buffers_set]
         if not any(module._buffers[n] is not None for n in names):
             continue
-        values = _initialised(owners[path], module, names)
+        values = _initialised(_initialisers(model, owners, path), module, names)
         notes += _freeze_rotary(path, module, max_context, values)
         for name, value in values.items():
-            if value.is_floating_point() and bool(torch.isnan(value).all()) and value.numel():
+            if _is_unset(value):
                 continue  # nothing set it; whoever reads it will say so
             result[f"{path}.{name}" if path else name] = value
     return result, notes
 
 
-def _initialised(model: Any, module: Any, names: list[str]) -> dict[str, torch.Tensor]:
-    """Run `_init_weights` on CPU copies of the buffers, then put the meta ones back."""
+def _initialisers(model: Any, owners: dict[str, Any], path: str) -> Iterator[Callable[[], None]]:
+    """What may set the buffers of the module at `path`: its own initialisation, then those of the
+    modules around it, of which some set what their parts hold."""
+    while True:
+        module = model.get_submodule(path)
+        yield partial(owners[path]._init_weights, module)
+        if not path:
+            return
+        path = path.rpartition(".")[0]
+
+
+def _initialised(
+    initialisers: Iterable[Callable[[], None]], module: Any, names: list[str]
+) -> dict[str, torch.Tensor]:
+    """Run initialisations on CPU copies of the buffers, until they are set; then put the meta ones
+    back."""
     saved = {n: module._buffers[n] for n in names if module._buffers[n] is not None}
     for name, buffer in saved.items():
         fill = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
         module._buffers[name] = fill.fill_(float("nan")) if fill.is_floating_point() else fill
     with torch.no_grad():
-        model._init_weights(module)
+        for initialise in initialisers:
+            initialise()
+            if not any(_is_unset(module._buffers[name]) for name in saved):
+                break
     values = {n: module._buffers[n].clone() for n in saved}
     module._buffers.update(saved)
     return values
+
+
+def _is_unset(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and bool(torch.isnan(value).all()) and value.numel() > 0
 
 
 def _freeze_rotary(

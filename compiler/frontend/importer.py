@@ -26,12 +26,13 @@ from ...ir.roles import StepArray
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...weights.recipes import Computed, Recipe
-from . import stateful_import
+from . import aten_convolution, stateful_import
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .aten_complex import Complex, complex_handler, complex_of, is_complex
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
 from .lengths import Length, Number, length_of
+from .shifted_rows import is_shifted, shifted_handler
 from .trace import Traced
 
 INPUTS = (StepArray.TOKEN_IDS, StepArray.POSITIONS)
@@ -102,7 +103,7 @@ class _Importer:
         """`x` as a value: a number takes the element type of `like` where that is wider."""
         if isinstance(x, Value):
             return x
-        if isinstance(x, Sym):
+        if isinstance(x, Sym | Length):
             raise TypeError("computes with the number of tokens in the step")
         if like is not None and like.type.dtype.is_float and not isinstance(x, bool):
             return scalar(float(x))
@@ -164,7 +165,7 @@ class _Importer:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
         if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
             return self._symbolic(node, args)
-        handler = self._handler(node, any(map(is_complex, args)))
+        handler = self._handler(node, args)
         try:
             return handler(*args, **kwargs)
         except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
@@ -201,18 +202,17 @@ class _Importer:
         self.literals[node] = target(*args, **kwargs)
         return tree_map_only(torch.Tensor, partial(_constant, node.name), self.literals[node])
 
-    def _handler(self, node: torch.fx.Node, of_complex: bool = False) -> Callable[..., Any]:
+    def _handler(self, node: torch.fx.Node, args: Sequence[Any] = ()) -> Callable[..., Any]:
         """The function for a call's target, less the importer."""
         target: Any = node.target
         if target is operator.getitem:
             return target
         namespace, name = target._schema.name.split("::")
         if name == "sym_size":
-            return lambda *_: self._dim(node.meta["val"])
+            return lambda *_: self._number(node.meta["val"])
         if node in self.writes:
             name = functional_name(target) or name
-        known = OURS if namespace == "llmc" else ATEN
-        handler = complex_handler(name) if of_complex else known.get(name)
+        handler = OURS.get(name) if namespace == "llmc" else _aten_handler(name, args)
         if handler is None:
             raise self._refused(node, "has no equivalent in the IR")
         return partial(handler, self)
@@ -235,8 +235,6 @@ class _Importer:
 
     def _dim(self, d: Any) -> Dim:
         """An int, or the multiple of T that a symbolic size is."""
-        if isinstance(d, Sym | int):
-            return d
         if isinstance(d, Value):
             raise TypeError("a size that is computed at run time")
         number = self._number(d)
@@ -277,6 +275,15 @@ def _read_nodes(graph: torch.fx.Graph, writes: Writes) -> list[torch.fx.Node]:
         if node.op in ("placeholder", "output") or node in writes or node in read:
             read.update((node, *node.all_input_nodes))
     return [node for node in graph.nodes if node in read]
+
+
+def _aten_handler(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
+    """The handler of `aten::<name>`; arguments that are no values have handlers of their own."""
+    if any(map(is_complex, args)):
+        return complex_handler(name)
+    if any(map(is_shifted, args)):
+        return shifted_handler(name) or aten_convolution.HANDLERS.get(name)
+    return ATEN.get(name)
 
 
 def _constant(name: str, tensor: torch.Tensor) -> Value | Complex:

@@ -27,7 +27,7 @@ NAME = "llmc"
 EAGER = "eager"
 """The implementation of models that spell attention out (`passes/raise_attention.py`)."""
 
-NEUTRAL = {"dropout", "output_attentions", "output_router_logits", "use_cache", "position_ids",
+_NEUTRAL = {"dropout", "output_attentions", "output_router_logits", "use_cache", "position_ids",
             "cache_position", "layer_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q",
             "max_length_k", "num_items_in_batch", "return_dict",
             "output_hidden_states"}  # fmt: skip
@@ -150,7 +150,7 @@ def _attention(
 
     `sliding_window` is what flash kernels need; as in eager attention the mask decides.
     """
-    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in NEUTRAL)
+    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in _NEUTRAL)
     if unknown:
         raise LlmcError(
             "LLMC-E0413", f"{type(module).__name__} passes attention arguments {unknown}"

@@ -2,8 +2,8 @@
 
 Mixers that keep a state of fixed size (convolutions, scans, delta rules) are functions of a model's
 own file, decorated so that a package with kernels can stand in for them. While a model is traced,
-ours do: what has a state becomes one `llmc::` node, and everything around it (steps of time,
-decays, norms, skips, gates) is spelled out, to be traced as the ordinary arithmetic that it is.
+ours do: what has a state becomes one `llmc::` node, and everything around it (time steps, decays,
+norms, skips, gates) is spelled out, to be traced as the ordinary arithmetic that it is.
 
 Functions are found by the decorator's own record of the name that kernels know them by, never by
 model. Their schemas are closed, as those of `interfaces.py`: an argument that is not understood and
@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
 from ...base.errors import LlmcError
-from .interfaces import NEUTRAL
 
 
 @torch.library.custom_op("llmc::causal_conv", mutates_args=())
@@ -170,12 +169,16 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "selective_scan_fn": _selective_scan,
 }
 """By the name under which kernels replace a function."""
-_NEUTRAL = NEUTRAL | {"chunk_size", "use_mambapy", "use_associative_scan"}
+_NEUTRAL = {"chunk_size", "use_mambapy", "use_associative_scan"}
 """Arguments that say how something is computed, not what."""
+_PACKED = {"cu_seqlens", "seq_idx"}
+"""Arguments that say where a sequence ends, which the torch code refuses by itself."""
 
 
 def _replacement(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """Our function behind the original's parameters.
+
+    What the original has no parameter for never reaches it: the decorator leaves that out.
 
     Raises:
         LlmcError: LLMC-E0413, an argument that we don't know isn't None or the original's default.
@@ -185,13 +188,12 @@ def _replacement(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def replacement(*args: Any, **kwargs: Any) -> Any:
-        bound = theirs.bind(*args, **kwargs).arguments
-        for parameter in theirs.parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                bound.update(bound.pop(parameter.name, {}))
+        read = {k: v for k, v in kwargs.items() if k in theirs.parameters}
+        bound = theirs.bind(*args, **read).arguments
+        unread = {k: v for k, v in kwargs.items() if k in _PACKED}
         unknown = sorted(
             argument
-            for argument, value in bound.items()
+            for argument, value in {**bound, **unread}.items()
             if argument not in known
             and argument not in _NEUTRAL
             and value is not None

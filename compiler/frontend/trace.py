@@ -25,7 +25,7 @@ from . import inplace, interfaces
 from .buffers import compute_buffers
 from .lean_export import LinearCalls, lean_export
 from .stateful_interfaces import stateful_functions
-from .untraceable import calling_line, narrow_range, untraceable
+from .untraceable import narrow_range, untraceable
 
 SAMPLE_TOKENS = 19
 """Length of the traced example: prime, so that no model dimension is a multiple by chance."""
@@ -67,7 +67,7 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        with _LiteralNumbers(), _NoConvolutions(), LinearCalls():
+        with _LiteralNumbers(), LinearCalls():
             out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
 
@@ -96,24 +96,6 @@ def _with_tensors(index: Any) -> Any:
     if isinstance(index, list) and index and all(type(i) is int for i in index):
         return torch.tensor(index, device="cpu")
     return index
-
-
-class _NoConvolutions(TorchFunctionMode):
-    """Refuses a convolution along the tokens as soon as text runs one, not after a long export."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv1d:
-            tokens = (kwargs["weight"] if "weight" in kwargs else args[1]).shape[-1]
-            if tokens > 1:
-                raise LlmcError(
-                    "LLMC-E0412",
-                    f"a convolution over {tokens} tokens ({calling_line()})",
-                    hint="models that keep a state beside the attention cache are not supported",
-                )
-        return func(*args, **kwargs)
 
 
 def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Traced:
