@@ -105,6 +105,9 @@ def _of_layer(fields: Fields, new: Fields, own: Fields) -> dict[str, Any]:
     together = {**fields, **own}
     sizes = {**together, **_capped(together), **_experts(together)}
     for heads, shared in _HEADS:
+        if heads in own:
+            sizes |= {n: few for n, few in _few_heads(together).items() if n in (heads, *shared)}
+            continue
         for name in _present(own, shared):
             if _is_size(fields.get(heads)):
                 sizes[name] = max(1, new.get(heads, fields[heads]) * own[name] // fields[heads])

@@ -1,8 +1,9 @@
 """What of each model type is tried: small models of its own class, with its features kept.
 
 In: a model type of the installed transformers. Out: narrow configs (`models/twin.py`) of the text
-model, each under a name. `default` is what the config class says by itself; the others are
-published configs of the type (`configs/`), whose features the class may leave off.
+model, each under a name. `default` is what the config class says by itself, with what it leaves
+open (`OPEN`); the others are published configs of the type (`configs/`), and features that models
+of the type have and the class has off (`FEATURES`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,48 @@ from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "default"
+
+Fields = dict[str, Any]
+
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [24, 20, 20]}
+_LOCAL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+OPEN: dict[str, Fields] = {
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64, "local_attention_window_len": 8,
+        "patcher_config": {**_LOCAL, "num_hidden_layers": 1, "sliding_window": 8},
+        "encoder_config": {**_LOCAL, "num_hidden_layers": 1},
+        "decoder_config": {**_LOCAL, "num_hidden_layers": 2},
+        "global_config": {**_LOCAL, "num_hidden_layers": 2, "hidden_size": 128},
+    },
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 20,
+        "rope_parameters": {"sliding_attention": _MROPE, "full_attention": None},
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 500000.0},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 8, "moe_top_k": 2},
+    },
+    "deepseek_v2": {
+        "num_experts_per_tok": 6, "first_k_dense_replace": 1, "topk_method": "group_limited_greedy",
+        "n_group": 8, "topk_group": 3, "routed_scaling_factor": 16.0,
+    },
+    "dots1": {
+        "n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+    },
+}  # fmt: skip
+"""What config classes leave open and their models can't be built or run without: as published
+models have it, or tiny where sizes stand in parts of a kind that no other class has."""
+
+FEATURES: dict[str, dict[str, Fields]] = {
+    "falcon": {"alibi": {"alibi": True}, "new": {"new_decoder_architecture": True}},
+    "gpt_bigcode": {"many heads": {"multi_query": False}},
+    "gpt_neox": {"serial": {"use_parallel_residual": False}},
+    "qwen2": {"window": {"use_sliding_window": True, "max_window_layers": 2}},
+    "qwen3": {"window": {"use_sliding_window": True, "max_window_layers": 2}},
+    "stablelm": {"parallel": {"use_parallel_residual": True, "qk_layernorm": True}},
+}
+"""What published models of a type have on and none of `configs/` shows."""
 
 
 class NoSubjectError(Exception):
@@ -29,9 +72,9 @@ def model_types() -> list[str]:
 
 
 def subjects(model_type: str) -> list[str]:
-    """Names of what is tried of a type: its default, and the published config that says most."""
+    """What is tried of a type: its default, features, and the published config that says most."""
     known = _published().get(model_type, [])
-    return [DEFAULT, *known[:1]]
+    return [DEFAULT, *FEATURES.get(model_type, ()), *known[:1]]
 
 
 @cache
@@ -55,18 +98,21 @@ def small_config(model_type: str, subject: str) -> Any:
     from llmc.models.auto import text_config
     from llmc.models.twin import twin
 
-    whole = _default(model_type) if subject == DEFAULT else _read(subject)
-    found = twin(whole)
+    added = {DEFAULT: {}, **FEATURES.get(model_type, {})}
+    is_made = subject in added
+    config = text_config(_made(model_type, added[subject]) if is_made else _read(subject))
+    found = twin(config)
     if found is None:
-        raise NoSubjectError(_why_not(whole))
-    return text_config(found.config)
+        raise NoSubjectError(_why_not(config))
+    return found.config
 
 
-def _default(model_type: str) -> Any:
+def _made(model_type: str, added: Fields) -> Any:
+    """The class's own config with what it leaves open, and what is added."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        config = CONFIG_MAPPING[model_type]()
+        config = CONFIG_MAPPING[model_type](**OPEN.get(model_type, {}), **added)
     except Exception as error:  # some classes ask for parts
         raise NoSubjectError(f"its config class builds nothing by itself: {error}") from error
     if getattr(config, "is_decoder", None) is False:
