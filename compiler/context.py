@@ -12,15 +12,19 @@ MOST_CONTEXT = 1 << 24
 """Positions are i32, and rotary tables are built in float32, which counts exactly up to here."""
 
 
+_NAMES = ("max_position_embeddings", "max_seq_len")
+"""What configs call the positions that their model was made for."""
+
+
 def context_length(config: Any, asked: int | None) -> int:
     """The context to compile for: what was asked, else the model's own up to the default."""
-    own = getattr(config, "max_position_embeddings", None)
+    own = next((n for name in _NAMES if (n := getattr(config, name, None)) is not None), None)
     if asked is not None:
         return asked
     if own is not None and (not isinstance(own, int) or own < 1):
         raise LlmcError(
             "LLMC-E0418",
-            f"the config claims max_position_embeddings {own}",
+            f"the config claims a context of {own!r} tokens",
             hint="say how long sequences are with --max-context",
         )
     return min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)

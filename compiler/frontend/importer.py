@@ -31,9 +31,10 @@ from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .aten_complex import Complex, complex_handler, complex_of, is_complex
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
-from .lengths import Length, Number, length_of
+from .lengths import ChangesAt, Length, Number, length_of
 from .shifted_rows import is_shifted, shifted_handler
 from .trace import Traced
+from .untraceable import narrow_range
 
 INPUTS = (StepArray.TOKEN_IDS, StepArray.POSITIONS)
 
@@ -50,7 +51,7 @@ def import_graph(traced: Traced, weights: Mapping[str, Recipe]) -> Graph:
 
 class _Importer:
     def __init__(self, traced: Traced, weights: Mapping[str, Recipe]) -> None:
-        self.program = traced.program
+        self.program, self.model = traced.program, traced.model
         self.specs = {s.arg.name: s for s in self.program.graph_signature.input_specs}
         self.weights = weights
         self.buffers = traced.buffers
@@ -72,6 +73,8 @@ class _Importer:
             self.node = node
             try:
                 self._import(node)
+            except ChangesAt as error:
+                raise narrow_range(self.model, 2, error.tokens) from error
             except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
                 raise self._refused(node, str(error) or "has unexpected arguments") from error
         self.graph.erase_dead()

@@ -6,6 +6,7 @@ may be), or a `Length`, which only the bound of a slice or a range may be.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +31,21 @@ def number_of(scale: int, offset: int) -> Number:
     return Sym(T.name, scale) if offset == 0 else Length(scale, offset)
 
 
+class ChangesAt(Exception):
+    """A number that grows otherwise for more than `tokens` tokens than for fewer."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"a size that is computed otherwise for more than {tokens} tokens")
+        self.tokens = tokens
+
+
 def length_of(expr: Any, symbol: Any, most: int) -> Number | None:
     """What the sympy expression is, if it is linear in `symbol`, the tokens of the trace: 1 to
-    `most` of them. The greater of two such numbers is one of them, if it is that for both 1 token
-    and `most`."""
+    `most` of them. The greater of two numbers is the one that is so for any of these.
+
+    Raises:
+        ChangesAt: it is one of them for few tokens, and another for many.
+    """
     if expr.is_number:
         return int(expr)
     if type(expr).__name__ in ("Max", "Min"):
@@ -46,17 +58,22 @@ def length_of(expr: Any, symbol: Any, most: int) -> Number | None:
     return number_of(int(scale), int(offset)) if whole else None
 
 
-def _extreme(numbers: list[Number], most: int, kind: str) -> Number | None:
+def _extreme(numbers: list[Number], most: int, kind: str) -> Number:
     """The one of `numbers` that is their `Max` or `Min` for any number of tokens up to `most`."""
     sign = 1 if kind == "Max" else -1
 
-    def at(tokens: int) -> list[int]:
-        return [sign * (scale * tokens + offset) for scale, offset in map(parts_of, numbers)]
+    def leads(i: int, tokens: int) -> bool:
+        values = [sign * (scale * tokens + offset) for scale, offset in map(parts_of, numbers)]
+        return values[i] == max(values)
 
-    few, many = at(1), at(most)
-    return next(
-        (n for i, n in enumerate(numbers) if few[i] == max(few) and many[i] == max(many)), None
-    )
+    def holds(i: int) -> int:
+        """For how many tokens, from 1 on, it is number `i`."""
+        return bisect_left(range(most + 1), True, 1, key=lambda tokens: not leads(i, tokens)) - 1
+
+    best = max(range(len(numbers)), key=holds)
+    if holds(best) < most:
+        raise ChangesAt(holds(best))
+    return numbers[best]
 
 
 def parts_of(number: Number) -> tuple[int, int]:
