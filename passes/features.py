@@ -2,7 +2,7 @@
 
 | feature | pass |
 |---|---|
-| `state` | `lower_state` |
+| `state` | `lower_state`; with latents among it `raise_latent` |
 | `gated_panels` | `fuse_gated` |
 | `quantized_inputs` | `quantize`, and `fuse_norm_quantize` after it |
 | `rolled_layers` | `roll_layers` |
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.state import StateKind
-from ..ir.states import PAGED, SLOTS
+from ..ir.states import LATENT, PAGED, SLOTS
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,19 @@ class Features:
         return all(kind.table is None for kind in self.state)
 
     @property
+    def latents(self) -> bool:
+        """Whether attention may keep latents instead of the keys and values of heads."""
+        return LATENT in self.state
+
+    @property
     def name(self) -> str:
         """Short, for reports: the state kinds."""
         return "+".join(kind.name for kind in self.state)
 
 
-OWN_KERNELS = Features((PAGED,), gated_panels=True, quantized_inputs=True, rolled_layers=True)
+OWN_KERNELS = Features(
+    (PAGED, LATENT), gated_panels=True, quantized_inputs=True, rolled_layers=True
+)
 """For kernels of ours."""
 FOREIGN_RUNTIME = Features((SLOTS,))
 """For runtimes that have their own kernels and one contiguous cache a sequence."""

@@ -12,6 +12,8 @@ from .attention import (
 from .base import OPS, TORCH_DTYPE, Op
 from .call import Call
 from .elementwise import BINARY, UNARY, Binary, Cast, Unary, Where
+from .head_linear import HeadLinear
+from .latent import LatentAttention, LatentWrite, PagedLatentAttention
 from .linear import CombineExperts, GroupedLinear, Linear, QuantizeRows, RouteTokens
 from .norm import Norm
 from .reduction import CumSum, MatMul, Reduce, Softmax, TopK
@@ -21,8 +23,9 @@ from .slots import LENGTH, SlotAttention, SlotWrite
 __all__ = [
     "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY",
     "Attention", "Binary", "CacheWrite", "Call", "Cast", "CausalMask", "CombineExperts",
-    "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "Iota",
-    "Linear", "LogitsRows", "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows",
-    "Reduce", "Reshape", "Rotary", "RouteTokens", "Scatter", "Slice", "SlotAttention",
-    "SlotWrite", "Softmax", "TopK", "Unary", "Where",
+    "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear", "HeadLinear",
+    "Iota", "LatentAttention", "LatentWrite", "Linear", "LogitsRows", "MatMul", "Norm", "Op",
+    "PagedAttention", "PagedLatentAttention", "Permute", "QuantizeRows", "Reduce", "Reshape",
+    "Rotary", "RouteTokens", "Scatter", "Slice", "SlotAttention", "SlotWrite", "Softmax", "TopK",
+    "Unary", "Where",
 ]  # fmt: skip

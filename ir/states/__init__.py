@@ -5,12 +5,13 @@ from __future__ import annotations
 from ...artifact.manifest import CacheGroup
 from ..graph import Graph
 from ..state import StateKind
+from .latent import LATENT
 from .paged import PAGED
 from .slots import SLOTS
 
-__all__ = ["KINDS", "PAGED", "SLOTS", "cache_groups"]
+__all__ = ["KINDS", "LATENT", "PAGED", "SLOTS", "cache_groups"]
 
-KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS)}
+KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS, LATENT)}
 """By the names that graph text has for them."""
 
 
