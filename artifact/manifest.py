@@ -104,29 +104,35 @@ class CacheGroup(_Schema, frozen=True, kw_only=True):
     with `i8` a float32 scale for each key and each value. How they are arranged inside is the
     program's own affair. `window` is the number of positions a query sees, itself included (0:
     all of them). `bytes_per_block` counts all layers.
+
+    Of kind `latent` a token has one key for all heads, whose first `latent_dim` elements are its
+    value too, so that nothing is kept beside it (`value_dim` 0). Both parts of the key are rounded
+    up to multiples of 16, with `i8` each has 4 bytes for its scale.
     """
 
     name: str
-    kind: Literal["full", "sliding"]
+    kind: Literal["full", "sliding", "latent"]
     window: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     layers: Positive
     kv_heads: Positive
     key_dim: Positive
-    value_dim: Positive
+    value_dim: Count
+    latent_dim: Count = 0
     dtype: Literal["f32", "bf16", "f16", "i8"]
     block_size: Positive
     bytes_per_block: Count
 
     def expected_bytes_per_block(self) -> int:
         """What `bytes_per_block` must be, from the group's own geometry."""
-        sizes = sum(-(-d // HEAD_MULTIPLE) for d in (self.key_dim, self.value_dim)) * HEAD_MULTIPLE
+        parts = self.key_dim - self.latent_dim, self.latent_dim, self.value_dim
+        sizes = sum(-(-part // HEAD_MULTIPLE) for part in parts) * HEAD_MULTIPLE
         per_head = sizes * ELEMENT_BYTES[self.dtype] + 2 * SCALE_BYTES[self.dtype]
         return self.layers * self.kv_heads * per_head * self.block_size
 
 
 def make_cache_group(*, window: int, **geometry: Any) -> CacheGroup:
     """A `CacheGroup` with what follows from its geometry: kind and bytes per block."""
-    kind = "sliding" if window else "full"
+    kind = "latent" if geometry.get("latent_dim") else "sliding" if window else "full"
     group = CacheGroup(kind=kind, window=window, bytes_per_block=0, **geometry)
     return msgspec.structs.replace(group, bytes_per_block=group.expected_bytes_per_block())
 

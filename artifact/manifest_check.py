@@ -71,8 +71,11 @@ def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int
             raise invalid(f"{label}: cache group {group.name} has another block size")
         if group.bytes_per_block != group.expected_bytes_per_block():
             raise invalid(f"{label}: cache group {group.name} has a wrong bytes_per_block")
-        if (group.kind == "sliding") != (group.window > 0):
+        if group.kind != "latent" and (group.kind == "sliding") != (group.window > 0):
             raise invalid(f"{label}: cache group {group.name} has a wrong window")
+        latent = group.kind == "latent"
+        if latent != (group.value_dim == 0) or latent != (0 < group.latent_dim <= group.key_dim):
+            raise invalid(f"{label}: cache group {group.name} has wrong sizes")
     if variant.state is not None:
         end = SLOT_HEADER
         for part in variant.state.parts:

@@ -2,7 +2,7 @@
 
 | feature | pass |
 |---|---|
-| `state` | `lower_state` |
+| `state` | `lower_state`; with latents among it `raise_latent` |
 | `gated_panels` | `fuse_gated` |
 | `quantized_inputs` | `quantize`, and `fuse_norm_quantize` after it |
 | `rolled_layers` | `roll_layers` |
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.state import StateKind
-from ..ir.states import PAGED, SLOTS, STATEFUL
+from ..ir.states import LATENT, PAGED, SLOTS, STATEFUL
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,18 @@ class Features:
         return any(kind.uniform_query for kind in self.state)
 
     @property
+    def latents(self) -> bool:
+        """Whether attention may keep latents instead of the keys and values of heads."""
+        return LATENT in self.state
+
+    @property
     def name(self) -> str:
         """Short, for reports: the kind of the keys and values."""
         return self.state[0].name
 
 
 OWN_KERNELS = Features(
-    (PAGED, *STATEFUL), gated_panels=True, quantized_inputs=True, rolled_layers=True
+    (PAGED, LATENT, *STATEFUL), gated_panels=True, quantized_inputs=True, rolled_layers=True
 )
 """For kernels of ours, which have one for every kind of state."""
 FOREIGN_RUNTIME = Features((SLOTS,))

@@ -33,6 +33,7 @@ from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
 from .raise_activation import raise_activation
 from .raise_attention import raise_attention
+from .raise_latent import raise_latent
 from .raise_norm import raise_norm
 from .raise_rotary import raise_partial_rotary, raise_rotary
 from .roll_layers import roll_layers
@@ -94,6 +95,8 @@ PIPELINE: tuple[Step, ...] = (
     _plain(canonicalize, Phase.TRACED, "cancel_permutes"),
     # Per-head norms that stood behind a permute are [T, H, D] only now.
     _plain(raise_norm, Phase.MODEL, "raise_head_norms"),
+    # Before merging: it reads the projections of keys and values by themselves.
+    _plain(raise_latent, Phase.MODEL, wanted=lambda f: f.latents),
     # Before merging: weights are merged where their inputs are one value.
     Step("order_columns", lambda g, c: order_columns(g, c.scheme), Phase.MODEL),
     # Gate and up first: what is left for merging are q, k and v.

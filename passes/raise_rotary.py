@@ -2,6 +2,8 @@
 
     x * cos + cat(-x[d/2:], x[:d/2]) * sin            =>  rotary(x, cos, sin)
     cat(x1 cos - x2 sin, x2 cos + x1 sin)             =>  rotary(x, cos, sin)
+    the same, x1 and x2 the even and odd elements     =>  y = rotary(x, cos, sin) {interleaved}
+                                                          cat(y[0::2], y[1::2])
     x * cos + stack(-x[1::2], x[0::2]) * sin          =>  rotary(x, cos, sin) {interleaved}
     stack(x1 cos - x2 sin, x2 cos + x1 sin)           =>  the same, x1 = x[0::2], x2 = x[1::2]
     cat(rotary(x[:r]), x[r:])                         =>  rotary(x) {dim=r}
@@ -45,10 +47,17 @@ def _cat(*parts: Pattern) -> Pat:
 _LOW, _HIGH = _slice(True, name="low"), _slice(False, name="high")
 _ROTATED = _cat(op("neg", _HIGH), _LOW)
 _HALF = op("add", op("mul", _X, _C), op("mul", _ROTATED, _S))
-_SPLIT = _cat(
-    op("sub", op("mul", _LOW, _C), op("mul", _HIGH, _S)),
-    op("add", op("mul", _HIGH, _C), op("mul", _LOW, _S)),
-)
+_EVEN, _ODD = _slice(True, 2, name="low"), _slice(False, 2, name="high")
+
+
+def _split(first: Pat, second: Pat) -> Pat:
+    """The rotated pairs, all first elements before all second ones."""
+    return _cat(
+        op("sub", op("mul", first, _C), op("mul", second, _S)),
+        op("add", op("mul", second, _C), op("mul", first, _S)),
+    )
+
+
 _STACKED = op(
     "reshape",
     _cat(op("reshape", op("neg", _slice(False, 2))), op("reshape", _slice(True, 2))),
@@ -65,7 +74,9 @@ _PAIRS = op(
 )
 
 
-def _to_rotary(interleaved: bool, doubled: bool):
+def _to_rotary(interleaved: bool, doubled: bool, apart: bool = False):
+    """`apart`: interleaved pairs are put apart, first elements before second ones."""
+
     def rewrite(graph: Graph, node: Node, m: Bindings) -> Value | str:
         x, dim = m["x"], m["x"].type.shape[-1]
         assert isinstance(dim, int)
@@ -80,7 +91,11 @@ def _to_rotary(interleaved: bool, doubled: bool):
             if width != dim // 2 or not isinstance(_tokens(half), Sym):
                 return f"table {half.type} for heads {x.type}"
             tables.append(_flat(graph, node, half))
-        return _emit(graph, node, x, tables, Rotary(dim, interleaved))
+        y = _emit(graph, node, x, tables, Rotary(dim, interleaved))
+        if not apart or isinstance(y, str):
+            return y
+        halves = [graph.insert_before(node, Slice(-1, i, dim, 2), [y]).output for i in (0, 1)]
+        return graph.insert_before(node, Concat(-1), halves).output
 
     return rewrite
 
@@ -182,7 +197,16 @@ def _partial(graph: Graph, node: Node, m: Bindings) -> Value | str:
 
 _RULES = (
     Rule("x cos + rotate_half(x) sin => rotary", (_HALF,), _to_rotary(False, doubled=True)),
-    Rule("cat(x1 c - x2 s, x2 c + x1 s) => rotary", (_SPLIT,), _to_rotary(False, doubled=False)),
+    Rule(
+        "cat(x1 c - x2 s, x2 c + x1 s) => rotary",
+        (_split(_LOW, _HIGH),),
+        _to_rotary(False, doubled=False),
+    ),
+    Rule(
+        "cat(x1 c - x2 s, x2 c + x1 s) of lanes => rotary",
+        (_split(_EVEN, _ODD),),
+        _to_rotary(True, doubled=False, apart=True),
+    ),
     Rule("x cos + rotate_lanes(x) sin => rotary", (_LANES,), _to_rotary(True, doubled=True)),
     Rule("stack(x1 c - x2 s, x2 c + x1 s) => rotary", (_PAIRS,), _to_rotary(True, doubled=False)),
 )

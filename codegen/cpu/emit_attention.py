@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir.graph import Node, Value
-from ...ir.ops import CacheWrite, PagedAttention, Rotary
+from ...ir.ops import CacheWrite, LatentWrite, PagedAttention, PagedLatentAttention, Rotary
 from ...ir.ops.attention import heads_operands
 from .emitters import emits
 from .function import Function, Pool, call, float_literal
@@ -31,13 +31,13 @@ def rotary(fn: Function, node: Node, op: Rotary) -> None:
 def cache_write(fn: Function, node: Node, op: CacheWrite) -> None:
     k_value, v_value, key_value, value_value, _, _, table, *tables = node.inputs
     k, v = (matrix(fn, fn.view(value), keep=2) for value in (k_value, v_value))
-    keys, values = _pool(fn, key_value), _pool(fn, value_value)
+    keys, values = cache_pool(fn, key_value), cache_pool(fn, value_value)
     heads, dk = k.view.shape[-2:]
     dv = v.view.shape[-1]
     angles = [matrix(fn, fn.view(t)) for t in tables]
     line = call(
-        "cache_write", "s.batch", _table(fn, table), heads, dk, dv,
-        _rotary_table(op, angles), k.pointer, k.stride, v.pointer, v.stride, keys.expression,
+        "cache_write", "s.batch", cache_table(fn, table), heads, dk, dv,
+        rotary_table(op, angles), k.pointer, k.stride, v.pointer, v.stride, keys.expression,
     )  # fmt: skip
     pools = (keys.buffer, values.buffer)
     stored = Traffic(_token_bytes(key_value) + _token_bytes(value_value), "T")
@@ -45,7 +45,10 @@ def cache_write(fn: Function, node: Node, op: CacheWrite) -> None:
     fn.pools[node.outputs[0]], fn.pools[node.outputs[1]] = keys, values
 
 
-def _rotary_table(op: CacheWrite | PagedAttention, angles: list[Matrix]) -> str:
+def rotary_table(
+    op: CacheWrite | LatentWrite | PagedAttention | PagedLatentAttention, angles: list[Matrix]
+) -> str:
+    """C++ of the `RotaryTable` that an op's own rotation reads."""
     if not angles:
         return "kNoRotary"
     cos, sin = angles
@@ -60,7 +63,7 @@ def paged_attention(fn: Function, node: Node, op: PagedAttention) -> None:
     sinks, slopes = heads_operands(op, rest)
     tables = rest[op.sinks + op.slopes :]
     q = matrix(fn, fn.view(q_value), keep=2)
-    keys, values = _pool(fn, key_value), _pool(fn, value_value)
+    keys, values = cache_pool(fn, key_value), cache_pool(fn, value_value)
     out = fn.result(node.output)
     y = matrix(fn, out, keep=2)
     heads, dk = q.view.shape[-2:]
@@ -69,9 +72,9 @@ def paged_attention(fn: Function, node: Node, op: PagedAttention) -> None:
     slope_pointer, slope_views = vector(fn, slopes)
     angles = [matrix(fn, fn.view(t)) for t in tables]
     line = call(
-        "paged_attention", "s.batch", _table(fn, table), heads, kv_heads, dk, dv,
+        "paged_attention", "s.batch", cache_table(fn, table), heads, kv_heads, dk, dv,
         float_literal(op.scale), float_literal(op.softcap), op.window,
-        sink_pointer, slope_pointer, _rotary_table(op, angles),
+        sink_pointer, slope_pointer, rotary_table(op, angles),
         q.pointer, q.stride, keys.expression, y.pointer, y.stride, "s.attention_scratch",
     )  # fmt: skip
     fn.step(
@@ -83,7 +86,8 @@ def paged_attention(fn: Function, node: Node, op: PagedAttention) -> None:
     )
 
 
-def _pool(fn: Function, value: Value) -> Pool:
+def cache_pool(fn: Function, value: Value) -> Pool:
+    """The pool that a value is."""
     if value not in fn.pools:
         raise fn.refuse("a cache pool that is no input of the graph")
     return fn.pools[value]
@@ -97,7 +101,8 @@ def _token_bytes(pool: Value) -> int:
     return heads * width * pool.type.dtype.itemsize
 
 
-def _table(fn: Function, value: Value) -> str:
+def cache_table(fn: Function, value: Value) -> str:
+    """C++ of the group whose block table a value is."""
     if value not in fn.tables:
         raise fn.refuse("a block table that is no input of the graph")
     return fn.tables[value]

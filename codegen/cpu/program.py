@@ -146,7 +146,7 @@ def _group_text(group: CacheGroup) -> str:
 
 def _constants(context: _Context, main: Planned, groups: list[CacheGroup], vocab: int) -> list[str]:
     limits, sites = context.limits, sum(group.layers for group in groups)
-    value_dim = max((group.value_dim for group in groups), default=1)
+    value_dim = max((group.value_dim or group.latent_dim for group in groups), default=1)
     weights = context.main.weights.nbytes
     return [
         f'"{ABI_VERSION};" LLMC_LEVEL',

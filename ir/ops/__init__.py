@@ -13,6 +13,8 @@ from .base import OPS, TORCH_DTYPE, Op
 from .call import Call
 from .convolution import CausalConv, CausalConvUpdate
 from .elementwise import BINARY, UNARY, Binary, Cast, Unary, Where
+from .head_linear import HeadLinear
+from .latent import LatentAttention, LatentWrite, PagedLatentAttention
 from .linear import CombineExperts, GroupedLinear, Linear, QuantizeRows, RouteTokens
 from .norm import Norm
 from .recurrence import (
@@ -41,8 +43,9 @@ __all__ = [
     "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY",
     "Attention", "Binary", "CacheWrite", "Call", "Cast", "CausalConv", "CausalConvUpdate",
     "CausalMask", "CombineExperts", "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather",
-    "GroupedLinear", "Iota", "Linear", "LinearRecurrence", "LinearRecurrenceUpdate", "LogitsRows",
-    "MatMul", "Norm", "Op", "PagedAttention", "Permute", "QuantizeRows", "Reduce", "Reshape",
+    "GroupedLinear", "HeadLinear", "Iota", "LatentAttention", "LatentWrite", "Linear",
+    "LinearRecurrence", "LinearRecurrenceUpdate", "LogitsRows", "MatMul", "Norm", "Op",
+    "PagedAttention", "PagedLatentAttention", "Permute", "QuantizeRows", "Reduce", "Reshape",
     "Rotary", "RouteTokens", "Scatter", "SelectiveScan", "SelectiveScanUpdate", "Slice",
     "SlotAttention", "SlotWrite", "Softmax", "TokenCount", "TopK", "Unary", "Where",
 ]  # fmt: skip

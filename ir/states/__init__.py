@@ -13,12 +13,14 @@ from ..ops import (
     SelectiveScanUpdate,
 )
 from ..state import StateKind
+from .latent import LATENT
 from .paged import PAGED
 from .slot_state import SlotState, is_slot_part
 from .slots import SLOTS
 
 __all__ = [
     "KINDS",
+    "LATENT",
     "PAGED",
     "SLOTS",
     "STATEFUL",
@@ -34,7 +36,7 @@ STATEFUL: tuple[StateKind, ...] = (
 )
 """What grows with no token."""
 
-KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS, *STATEFUL)}
+KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS, LATENT, *STATEFUL)}
 """By the names that graph text has for them."""
 
 

@@ -8,11 +8,28 @@ from typing import TypeVar
 
 from ...artifact.manifest import CacheGroup, make_cache_group
 from ..graph import Graph, Node, StateGroup, Value
-from ..ops import Attention, CacheWrite, PagedAttention, Rotary, SlotAttention, SlotWrite
+from ..ops import (
+    Attention,
+    CacheWrite,
+    LatentWrite,
+    PagedAttention,
+    PagedLatentAttention,
+    Rotary,
+    SlotAttention,
+    SlotWrite,
+)
 from ..state import Site
 from ..types import DType
 
-Rotating = TypeVar("Rotating", bound=CacheWrite | SlotWrite | PagedAttention | SlotAttention)
+Rotating = TypeVar(
+    "Rotating",
+    bound=CacheWrite
+    | LatentWrite
+    | SlotWrite
+    | PagedAttention
+    | PagedLatentAttention
+    | SlotAttention,
+)
 
 
 @dataclass(frozen=True)

@@ -254,16 +254,26 @@ def test_inconsistent_manifests_are_refused(tiny_manifest):
     good = msgspec.structs.replace(manifest, entries=entries)
     check(good, sizes)
     variant, weights = good.variants[0], good.weights[WEIGHTS]
-    group = msgspec.structs.replace(variant.cache_groups[0], bytes_per_block=255)
+    change = msgspec.structs.replace
+    group = change(variant.cache_groups[0], bytes_per_block=255)
+    latent = artifact.make_cache_group(
+        name="latents", window=0, layers=2, kv_heads=1, key_dim=40, value_dim=0, latent_dim=24,
+        dtype="i8", block_size=group.block_size,
+    )  # fmt: skip
+    assert latent.kind == "latent"
+    assert latent.bytes_per_block == group.block_size * 2 * (32 + 16 + 8)
+    check(change(good, variants=[change(variant, cache_groups=[latent])]), sizes)
     beyond = msgspec.structs.replace(weights.tensors["w000"], offset=1)
     buffer = artifact.Buffer(name="b", offset=4000, nbytes=97, first=0, last=1)
-    change = msgspec.structs.replace
     bad = [
         change(good, tokenizer="tokenizer.json"),
         change(good, entries={}),
         change(good, variants=[change(variant, program="programs/none.so")]),
         change(good, variants=[change(variant, weights="LICENSE")]),
         change(good, variants=[change(variant, cache_groups=[group])]),
+        change(good, variants=[change(variant, cache_groups=[change(latent, latent_dim=41)])]),
+        change(good, variants=[change(variant, cache_groups=[change(latent, kind="full")])]),
+        change(good, variants=[change(variant, cache_groups=[change(latent, value_dim=1)])]),
         change(
             good,
             variants=[

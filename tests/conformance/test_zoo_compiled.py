@@ -29,9 +29,9 @@ def artifact_of(model: ZooModel, folder: Path, kv_cache: str | None = None) -> P
     return path
 
 
-ROUNDED = ("llama", "gemma2", "gemma3", "qwen3", "phi3-window", "gpt2", "opt")
-"""Grouped heads, soft cap, windows, norms of heads, no rotary. No experts: a router that small
-errors move chooses other experts."""
+ROUNDED = ("llama", "gemma2", "gemma3", "qwen3", "phi3-window", "gpt2", "opt", "minicpm3")
+"""Grouped heads, soft cap, windows, norms of heads, no rotary, latents. No experts: a router that
+small errors move chooses other experts."""
 
 
 @pytest.mark.parametrize("model", ZOO, ids=lambda model: model.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tiny_model import BOS, EOS, HEAD, PAD, THRESHOLD, VOCAB, WINDOW, ZooModel, decoder, rope
 from zoo_dense import DENSE
-from zoo_experts import EXPERTS
+from zoo_experts import EXPERTS, LATENT
 from zoo_others import OLD, STATEFUL
 
 __all__ = ["EXTENDED", "ZOO", "ZooModel", "find"]
@@ -213,6 +213,25 @@ _PHI3 = (
     ),
 )
 
+_DEEPSEEK = (
+    ZooModel(
+        "deepseek-v3",
+        "DeepseekV3Config",
+        decoder(
+            **LATENT,
+            first_k_dense_replace=1,
+            n_routed_experts=8,
+            n_shared_experts=1,
+            n_group=4,
+            topk_group=2,
+            num_nextn_predict_layers=0,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+        ),
+        ("latent attention", "grouped routing with a correction", "interleaved rope"),
+    ),
+)
+
 _OPT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -269,11 +288,11 @@ _OTHERS = (
     ),
 )
 
-ZOO: tuple[ZooModel, ...] = _LLAMA + _QWEN + _MISTRAL + _GEMMA + _PHI3 + _OTHERS
+ZOO: tuple[ZooModel, ...] = _LLAMA + _QWEN + _MISTRAL + _GEMMA + _PHI3 + _DEEPSEEK + _OTHERS
 
 DISTINCT: tuple[str, ...] = (
     "llama-bias", "llama-longrope", "qwen2-window", "qwen3", "qwen3-moe", "mixtral-window",
-    "gemma2", "gemma3", "phi3", "phi3-window", "smollm3", "gpt2", "opt",
+    "gemma2", "gemma3", "phi3", "phi3-window", "deepseek-v3", "smollm3", "gpt2", "opt",
 )  # fmt: skip
 """One name for each thing that a graph of the zoo can have; the others differ in numbers alone."""
 

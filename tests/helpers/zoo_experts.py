@@ -13,7 +13,7 @@ from tiny_model import HEAD, VOCAB, WINDOW, ZooModel, decoder, rope, without
 
 _MIXED = ["sliding_attention", "full_attention"]
 _MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_LATENT: dict[str, Any] = {
+LATENT: dict[str, Any] = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 16,
     "q_lora_rank": 24,
@@ -83,28 +83,13 @@ EXPERTS: tuple[ZooModel, ...] = (
         "deepseek-v2",
         "DeepseekV2Config",
         decoder(
-            **_LATENT,
+            **LATENT,
             first_k_dense_replace=1,
             n_routed_experts=4,
             n_shared_experts=1,
             **_MOE,
         ),
         ("latent attention", "experts", "dense first layer"),
-    ),
-    ZooModel(
-        "deepseek-v3",
-        "DeepseekV3Config",
-        decoder(
-            **_LATENT,
-            first_k_dense_replace=1,
-            n_routed_experts=8,
-            n_shared_experts=1,
-            n_group=4,
-            topk_group=2,
-            num_nextn_predict_layers=0,
-            **_MOE,
-        ),
-        ("latent attention", "grouped routing with a correction", "interleaved rope"),
     ),
     ZooModel(
         "dots1",
@@ -285,7 +270,7 @@ EXPERTS: tuple[ZooModel, ...] = (
     ZooModel(
         "glm4-moe-lite",
         "Glm4MoeLiteConfig",
-        decoder(**_LATENT, n_routed_experts=4, n_shared_experts=1, **_MOE),
+        decoder(**LATENT, n_routed_experts=4, n_shared_experts=1, **_MOE),
         ("latent attention", "experts"),
     ),
     ZooModel(
@@ -316,7 +301,7 @@ EXPERTS: tuple[ZooModel, ...] = (
         "deepseek-v3.2",
         "DeepseekV32Config",
         decoder(
-            **_LATENT,
+            **LATENT,
             n_routed_experts=8,
             n_shared_experts=1,
             n_group=4,

@@ -11,9 +11,13 @@ from llmc.ir.ops import (  # fmt: skip
     CacheWrite,
     CombineExperts,
     GroupedLinear,
+    HeadLinear,
+    LatentAttention,
+    LatentWrite,
     Linear,
     Norm,
     PagedAttention,
+    PagedLatentAttention,
     QuantizeRows,
     Rotary,
     RouteTokens,
@@ -22,6 +26,7 @@ from llmc.ir.ops import (  # fmt: skip
     TopK,
 )
 from llmc.ir.ops.cache_codes import decode, encode_keys, encode_values, pool_widths, rotate
+from llmc.ir.ops.latent_codes import decode_latents, encode_latents, latent_width
 from llmc.ir.types import DType
 
 pytestmark = pytest.mark.fast
@@ -102,6 +107,83 @@ def test_paged_attention_is_attention_of_each_sequence(
     # Elements off by 2^-9 of themselves, codes by 1/254 of the head's largest element.
     tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.I8: 0.06}[cache]
     torch.testing.assert_close(actual, torch.cat(dense), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("rope", [0, 4])
+def test_latent_attention_is_attention_with_projected_keys_and_values(rope: int) -> None:
+    """Heads that are multiplied with their matrices before and after, against keys and values that
+    are made of the latent for every head."""
+    q, c, beside = torch.randn(7, 3, 6 + rope), torch.randn(7, 5), torch.randn(7, 1, rope)
+    up, down, sinks = torch.randn(3, 6, 5), torch.randn(3, 4, 5), torch.randn(3)
+    keys = torch.cat((torch.einsum("hdr,tr->thd", up, c), beside.expand(-1, 3, -1)), -1)
+    values = torch.einsum("hdr,tr->thd", down, c)
+    expected = Attention(0.3, 4, 5.0, sinks=True).reference(q, keys, values, sinks)
+    inner = HeadLinear().reference(q[..., :6], up.mT)
+    parts = (q[..., 6:], beside) if rope else ()
+    latent = LatentAttention(0.3, 4, 5.0, sinks=True, rope=bool(rope))
+    summed = latent.reference(inner, c, *parts, sinks)
+    close(HeadLinear().reference(summed, down), expected)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize(("rope", "rotary"), [(0, 0), (4, 0), (4, 4), (6, 4)])
+@pytest.mark.parametrize("cache", [DType.F32, DType.BF16, DType.I8])
+def test_paged_latent_attention_is_that_of_each_sequence(
+    window: int, rope: int, rotary: int, cache: DType
+) -> None:
+    """Two sequences in one step, each with a past, equal the last rows of dense attention."""
+    lengths, new = (72, 3), (2, 3)
+    width = latent_width(cache, 8, rope) * cache.itemsize
+    pool = torch.full((4, 64, width), -1, dtype=torch.int8).view(TORCH_DTYPE[cache])  # NaN
+    table = torch.tensor([[2, 0], [3, -1]])
+    write = LatentWrite(rope > 0, rotary, interleaved=True)
+    paged = PagedLatentAttention(0.4, window, rope=rope > 0, rotary=rotary, interleaved=True)
+    q, c, q_rope, k_rope, angle = (
+        [torch.randn(n, *shape) for n in lengths]
+        for shape in ((4, 8), (8,), (4, rope), (1, rope), (2,))
+    )
+
+    def rows(parts: list[torch.Tensor], past: bool) -> torch.Tensor:
+        cut = [n - m for n, m in zip(lengths, new, strict=True)]
+        return torch.cat([p[:k] if past else p[k:] for p, k in zip(parts, cut, strict=True)])
+
+    def step(past: bool, counts: tuple[int, int], context: tuple[int, int]) -> torch.Tensor:
+        meta = (torch.tensor([0, counts[0], sum(counts)]), torch.tensor(context), table)
+        a = rows(angle, past)
+        tables = (a.cos(), a.sin()) if rotary else ()
+        beside = [(rows(k_rope, past),), (rows(q_rope, past),)] if rope else [(), ()]
+        pool[:] = write.reference(pool, rows(c, past), *beside[0], *meta, *tables)
+        return paged.reference(rows(q, past), *beside[1], pool, *meta, *tables)
+
+    step(True, (70, 0), (70, 0))
+    actual = step(False, new, lengths)
+    dense = []
+    for s in range(2):
+        parts = [q_rope[s], k_rope[s]] if rope else []
+        if rotary:
+            cos, sin = angle[s].cos(), angle[s].sin()
+            parts = [Rotary(rotary, True).reference(x, cos, sin) for x in parts]
+        latent = LatentAttention(0.4, window, rope=rope > 0)
+        dense.append(latent.reference(q[s], c[s], *parts)[-new[s] :])
+    # Elements off by 2^-9 of themselves, codes by 1/240 of the largest of 16 elements.
+    tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.I8: 0.06}[cache]
+    torch.testing.assert_close(actual, torch.cat(dense), rtol=0, atol=tolerance)
+
+
+def test_codes_of_latents_are_read_as_keys_and_as_values() -> None:
+    """What is turned back is off by half a code of each of 16 elements; one part is a thousand
+    times the other's size, and neither rounds the other. Zeros stay."""
+    c, k = torch.randn(20, 37), torch.randn(20, 8) / 1000
+    c[3], k[3] = 0, 0
+    stored = encode_latents(c, k, DType.I8)
+    assert stored.shape == (20, latent_width(DType.I8, 37, 8))
+    keys, values = decode_latents(stored, 37)
+    half = values.abs().amax(-1, keepdim=True) / 121 / 2  # the largest code is 122 to 127
+    assert ((rotate(values)[:, :37] - c).abs() <= 16 * half + 1e-6).all()
+    assert torch.equal(keys[:, :48], values)
+    assert (keys[3] == 0).all()
+    restored = rotate(keys[:, 48:])[:, :8]
+    close(restored, k, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("window", [0, 5])

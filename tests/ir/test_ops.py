@@ -22,7 +22,10 @@ from llmc.ir.ops import (  # fmt: skip
     Full,
     Gather,
     GroupedLinear,
+    HeadLinear,
     Iota,
+    LatentAttention,
+    LatentWrite,
     Linear,
     LinearRecurrence,
     LinearRecurrenceUpdate,
@@ -31,6 +34,7 @@ from llmc.ir.ops import (  # fmt: skip
     Norm,
     Op,
     PagedAttention,
+    PagedLatentAttention,
     Permute,
     QuantizeRows,
     Reduce,
@@ -67,6 +71,7 @@ def i(*shape, dtype: DType = I64) -> TensorType:
 
 
 POOL = f(P, 64, 2, 8)
+LATENTS = f(P, 64, 12)
 META = (i(S1, dtype=I32), i(S, dtype=I32), i(S, B, dtype=I32))
 # Two sequences of three tokens each in slots of nine.
 N, CACHES = Sym("S", 3), (f(S, 2, Sym("L"), 8), f(S, 2, Sym("L"), 6))
@@ -122,6 +127,9 @@ CASES: list[tuple[Op, list[TensorType]]] = [
     (GroupedLinear(), [f(Sym("T", 2), 6), f(2, 4, 6), i(3, dtype=I32)]),
     (GroupedLinear(bias=True, gather=True),
      [f(T, 6), f(2, 4, 6), f(2, 4), i(Sym("T", 2), dtype=I32), i(3, dtype=I32)]),
+    (HeadLinear(), [f(T, 3, 6), f(3, 5, 6)]),
+    (HeadLinear(quantized=True),
+     [f(T, 3, 64, dtype=DType.I8), f(T, 3, 2), f(T, 3, 2), f(3, 5, 40)]),
     (CombineExperts(), [f(Sym("T", 2), 6), i(T, 2), f(T, 2)]),
     *((Norm(fn, 1e-5, weight=False), [f(T, 6)]) for fn in ("rms_norm", "layer_norm")),
     (Norm("layer_norm", bias=True), [f(T, 6), f(6), f(6)]),
@@ -136,6 +144,15 @@ CASES: list[tuple[Op, list[TensorType]]] = [
     (CacheWrite(), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META]),
     (CacheWrite(4), [f(T, 2, 8), f(T, 2, 8), POOL, POOL, *META, f(T, 2), f(T, 2)]),
     (PagedAttention(0.5), [f(T, 4, 8), POOL, POOL, *META]),
+    (LatentAttention(0.5, 3, 2.0), [f(T, 4, 8), f(T, 8)]),
+    (LatentAttention(0.5, sinks=True, rope=True),
+     [f(T, 4, 8), f(T, 8), f(T, 4, 6), f(T, 1, 6), f(4)]),
+    (LatentWrite(), [LATENTS, f(T, 12), *META]),
+    (LatentWrite(rope=True), [LATENTS, f(T, 8), f(T, 1, 4), *META]),
+    (LatentWrite(True, 4, True), [LATENTS, f(T, 8), f(T, 1, 4), *META, f(T, 2), f(T, 2)]),
+    (PagedLatentAttention(0.5, 4), [f(T, 4, 12), LATENTS, *META]),
+    (PagedLatentAttention(0.5, sinks=True, rope=True, rotary=4),
+     [f(T, 4, 8), f(T, 4, 4), LATENTS, *META, f(4), f(T, 2), f(T, 2)]),
     (SlotWrite(), [f(N, 2, 8), f(N, 2, 6), *CACHES, START]),
     (SlotWrite(4), [f(N, 2, 8), f(N, 2, 6), *CACHES, START, f(N, 2), f(N, 2)]),
     (SlotAttention(0.5), [f(N, 4, 8), *CACHES, START]),
@@ -164,7 +181,7 @@ def operands_of(op: Op, types: list[TensorType]) -> list[torch.Tensor]:
     values = [random_tensor(t, generator) for t in types]
     if isinstance(op, Update):
         values[-3:] = [*META_VALUES[:2], torch.tensor([1, 0]).int()]
-    if isinstance(op, CacheWrite | PagedAttention):
+    if isinstance(op, CacheWrite | LatentWrite | PagedAttention | PagedLatentAttention):
         at = types.index(META[0])
         values[at : at + 3] = META_VALUES
     if isinstance(op, GroupedLinear):
@@ -214,6 +231,9 @@ REFUSED: list[tuple[Op, list[TensorType]]] = [
     (RouteTokens(4), [i(3, 2)]),
     (GroupedLinear(), [f(T, 6), f(2, 4, 6), i(2)]),
     (GroupedLinear(bias=True), [f(T, 6), f(2, 4, 6), f(4), i(3)]),
+    (HeadLinear(), [f(T, 2, 6), f(3, 5, 6)]), (HeadLinear(), [f(T, 18), f(3, 5, 6)]),
+    (HeadLinear(bias=True), [f(T, 3, 6), f(3, 5, 6), f(5)]),
+    (HeadLinear(act="silu"), [f(T, 3, 6), f(3, 5, 6)]),
     (CombineExperts(), [f(Sym("T", 2), 6), i(T, 2), f(T, 3)]),
     (Norm("rms_norm"), [f(T, 6), f(5)]), (Norm("rms_norm", add=True), [f(T, 6), f(6), f(6)]),
     (Norm("rms_norm", weight=False), [f(6, T)]), (Norm("rms_norm"), [f(T, 6), f(6), f(6)]),
@@ -229,6 +249,13 @@ REFUSED: list[tuple[Op, list[TensorType]]] = [
     (LinearRecurrence(True), RECURRENCE[:4]),
     (LinearRecurrence(), [f(T, 3, 5), f(T, 3, 5), *RECURRENCE[2:4]]),
     (SelectiveScan(), [*SCAN[:4], f(6, 4)]),
+    (LatentAttention(1.0), [f(T, 4, 8), f(T, 7)]),
+    (LatentAttention(1.0, rope=True), [f(T, 4, 8), f(T, 8), f(T, 4, 6), f(T, 4, 6)]),
+    (LatentAttention(1.0, sinks=True), [f(T, 4, 8), f(T, 8)]),
+    (LatentWrite(), [LATENTS, f(T, 8), *META]),
+    (LatentWrite(True, 4), [LATENTS, f(T, 8), f(T, 1, 4), *META]),
+    (PagedLatentAttention(1.0), [f(T, 4, 8), LATENTS, *META]),
+    (PagedLatentAttention(1.0, rope=True), [f(T, 4, 12), LATENTS, *META]),
 ]  # fmt: skip
 
 

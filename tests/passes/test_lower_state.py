@@ -9,7 +9,7 @@ from llmc.ir.graph import Graph, StateGroup
 from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.parser import parse
-from llmc.ir.states import PAGED
+from llmc.ir.states import LATENT, PAGED
 from llmc.ir.states.key_value import KeyValueGeometry
 from llmc.ir.types import DType
 from llmc.ir.verifier import verify
@@ -31,7 +31,7 @@ ROTATED = "%0: f32[T, 2, 8] = rotary(k, c, s) {dim=6}\n"
 
 
 def lower(graph: Graph) -> bool:
-    return lower_state(graph, (PAGED,), DType.F32)
+    return lower_state(graph, (PAGED, LATENT), DType.F32)
 
 
 def check_lowered(before: str, expected: str) -> Graph:
@@ -146,3 +146,57 @@ def test_rotated_keys_with_another_reader_are_rotated_once() -> None:
 
 def test_no_attention_no_change() -> None:
     check_unchanged(lower, parse(f"{HEAD}output q"))
+
+
+LATENTS = """
+graph main: QUANTIZED
+input q: f32[T, 4, 8]
+input c: f32[T, 8]
+input q_rope: f32[T, 4, 6]
+input k_rope: f32[T, 1, 6]
+input a: f32[T, 3]
+input s: f32[T, 3]
+const @sinks: f32[4] = @sinks:f32
+"""
+
+
+def test_latents_and_what_is_rotated_beside_them() -> None:
+    check_lowered(
+        f"""{LATENTS}%0: f32[T, 4, 6] = rotary(q_rope, a, s) {{dim=6}}
+%1: f32[T, 1, 6] = rotary(k_rope, a, s) {{dim=6}}
+%2: f32[T, 4, 8] = latent_attention(q, c, %0, %1, @sinks) {{scale=0.5, window=8, sinks=True, rope=True}}
+output %2""",
+        """
+        graph main: QUANTIZED
+        input q: f32[T, 4, 8]
+        input c: f32[T, 8]
+        input q_rope: f32[T, 4, 6]
+        input k_rope: f32[T, 1, 6]
+        input a: f32[T, 3]
+        input s: f32[T, 3]
+        input query_start: i32[S1] as query_start
+        input context_len: i32[S] as context_len
+        input block_table.0: i32[S, B] as table(0)
+        input latent_pool.0: f32[P0, 64, 14] as state(0, latent_pool)
+        group 0: latent {window=8, latent=8, rope=6, dtype=f32} sites=(0,)
+        const @sinks: f32[4] = @sinks:f32
+        %0: f32[P0, 64, 14] = latent_write(latent_pool.0, c, k_rope, query_start, context_len, block_table.0, a, s) {rope=True, rotary=6}
+        %1: f32[T, 4, 8] = paged_latent_attention(q, q_rope, %0, query_start, context_len, block_table.0, @sinks, a, s) {scale=0.5, window=8, sinks=True, rope=True, rotary=6}
+        output %1
+        """,
+    )
+
+
+def test_latents_alone() -> None:
+    """Two attentions to the same latents write them once; keys and values are another group."""
+    graph = parse(
+        f"""{LATENTS}%0: f32[T, 4, 8] = latent_attention(q, c) {{scale=0.5}}
+%1: f32[T, 4, 8] = latent_attention(%0, c) {{scale=0.25}}
+%2: f32[T, 4, 8] = attention(%1, q, q) {{scale=0.5}}
+output %2"""
+    )
+    assert lower(graph)
+    verify(graph)
+    assert str(graph).count("latent_write(") == 1
+    assert [group.kind for group in graph.groups] == ["latent", "paged"]
+    assert "paged_latent_attention(q, %0, query_start, context_len, block_table.0)" in str(graph)

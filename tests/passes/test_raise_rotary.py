@@ -107,6 +107,41 @@ def test_split_halves() -> None:
     )
 
 
+def test_lanes_that_are_put_apart() -> None:
+    """Even and odd elements are the pairs, and the result has the first of all pairs first."""
+    check(
+        cleaned,
+        f"""{TABLES}
+        %0: f32[T, 3] = cos(angle)
+        %1: f32[T, 3] = sin(angle)
+        %2: f32[T, 1, 3] = reshape(%0) {{shape=(T, 1, 3)}}
+        %3: f32[T, 1, 3] = reshape(%1) {{shape=(T, 1, 3)}}
+        %4: f32[T, 2, 3] = slice(x) {{dim=-1, start=0, stop=6, step=2}}
+        %5: f32[T, 2, 3] = slice(x) {{dim=-1, start=1, stop=6, step=2}}
+        %6: f32[T, 2, 3] = mul(%4, %2)
+        %7: f32[T, 2, 3] = mul(%5, %3)
+        %8: f32[T, 2, 3] = sub(%6, %7)
+        %9: f32[T, 2, 3] = mul(%5, %2)
+        %10: f32[T, 2, 3] = mul(%4, %3)
+        %11: f32[T, 2, 3] = add(%9, %10)
+        %12: f32[T, 2, 6] = concat(%8, %11) {{dim=-1}}
+        output %12
+        """.replace("        ", ""),
+        """
+        graph main: TRACED
+        input x: f32[T, 2, 6]
+        input angle: f32[T, 3]
+        %0: f32[T, 3] = cos(angle)
+        %1: f32[T, 3] = sin(angle)
+        %2: f32[T, 2, 6] = rotary(x, %0, %1) {dim=6, interleaved=True}
+        %3: f32[T, 2, 3] = slice(%2) {dim=-1, start=0, stop=6, step=2}
+        %4: f32[T, 2, 3] = slice(%2) {dim=-1, start=1, stop=6, step=2}
+        %5: f32[T, 2, 6] = concat(%3, %4) {dim=-1}
+        output %5
+        """,
+    )
+
+
 def test_interleaved_lanes() -> None:
     """Even and odd elements are the pairs; the tables repeat each angle."""
     check(

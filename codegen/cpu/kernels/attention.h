@@ -28,8 +28,7 @@ namespace llmc {
 
 constexpr int kSegmentTiles = 256 / BLOCK;
 constexpr int kItemRows = 48;     // rows of a prefill item
-constexpr int kNarrowRows = 16;   // a sequence with at most so many rows a kv head is split by
-constexpr int kSplitRows = 256;   // segments, if it has at most so many rows in all
+constexpr int kSplitRows = 256;   // a sequence of few rows is split by segments (narrow_rows)
 constexpr int kTileCost = 8;      // reading a tile costs as much as computing so many rows with it
 
 // Floats that `paged_attention` needs in `scratch` (shared by the team).
@@ -38,21 +37,10 @@ constexpr int64_t attention_scratch_floats(int threads, int max_context, int dv)
   return (int64_t)(threads - 1) * segments * kSplitRows * (round_up(dv, kLanes) + 2);
 }
 
-// What attention reads besides the cache, and where it writes.
-struct AttentionOperands {
-  const float* sinks;   // [heads] or null: one more logit in each softmax's denominator
-  const float* slopes;  // [heads] or null: slope * (key - query position) is added to scores
-  RotaryTable rotary;   // cosines null: queries are rotated already
-  const float* q;       // [T, heads, dk] with token stride ldq
-  int ldq;
-  float* y;  // [T, heads, dv] with token stride ldy
-  int ldy;
-  float* scratch;
-};
-
-template <class KV>
+// P: the pages of a site. Q: its queries (attention_pages.h).
+template <class P, class Q>
 struct PagedAttention {
-  using A = Arithmetic<KV>;
+  using A = Arithmetic<typename P::Element>;
 
   // A kv head (or some of its query heads) and some query tokens of a sequence.
   struct Item {
@@ -83,13 +71,14 @@ struct PagedAttention {
   const CacheGroup& group;
   AttentionShape shape;
   AttentionOperands in;
-  Pages<KV> pages;
+  Q queries;
+  P pages;
 
   int sharing, ldacc, ldq, max_rows, max_segments;
   int64_t total_cost;
   Softmax running, segment_state;
   float *rotated, *lanes, *q_scale, *slope;
-  uint32_t* q_rows;
+  uint32_t *q_rows, *turned;
   int32_t *start, *position;
 
   void run() {
@@ -122,10 +111,11 @@ struct PagedAttention {
   void plan() {
     sharing = shape.heads / shape.hkv;
     ldacc = pages.dv;
-    ldq = pages.dk / Pages<KV>::kPerWord * A::Keys::kRowWords;
+    ldq = pages.dk / P::kPerWord * A::Keys::kRowWords;
     max_segments = ceil_div(group.blocks_per_seq, kSegmentTiles);
-    const int row_floats = ldq + 2 * ldacc + kLanes + 8;
-    max_rows = ((int)(kScratchBytes / sizeof(float)) - pages.dk - 256) / row_floats;
+    const int row_floats = ldq + 2 * ldacc + kLanes + 6 + 2 * P::kParts;
+    const int turned_words = turned_value_words(pages);
+    max_rows = ((int)(kScratchBytes / sizeof(float)) - pages.dk - turned_words - 256) / row_floats;
     max_rows = min_int(kSplitRows, max_rows);
     char* at = team.scratch;
     const auto take = [&](int64_t floats) {
@@ -134,6 +124,7 @@ struct PagedAttention {
       return (float*)got;
     };
     rotated = take(pages.dk);
+    turned = (uint32_t*)take(turned_words);
     running.acc = take((int64_t)max_rows * ldacc);
     segment_state.acc = take((int64_t)max_rows * ldacc);
     q_rows = (uint32_t*)take((int64_t)max_rows * ldq);
@@ -142,9 +133,9 @@ struct PagedAttention {
     running.sum = take(max_rows);
     segment_state.max = take(max_rows);
     segment_state.sum = take(max_rows);
-    q_scale = take(max_rows);
+    q_scale = take(P::kParts * max_rows);
     slope = take(max_rows);
-    start = (int32_t*)take(max_rows);
+    start = (int32_t*)take(P::kParts * max_rows);
     position = (int32_t*)take(max_rows);
     total_cost = 0;
     for_each_work(
@@ -162,7 +153,7 @@ struct PagedAttention {
     for (int s = 0; s < batch.S; ++s) {
       const int begin = batch.query_start[s], end = batch.query_start[s + 1], count = end - begin;
       if (count == 0) continue;
-      if (count * sharing <= kNarrowRows && count * shape.heads <= max_rows) {
+      if (count * sharing <= narrow_rows(pages) && count * shape.heads <= max_rows) {
         const Item item = item_of(s, 0, sharing, begin, count);
         narrow(item, cost);
         cost += item.tiles() * item.tile_cost() * shape.hkv;
@@ -286,11 +277,12 @@ struct PagedAttention {
       const int r = item.row + i, token = i / item.heads, head = item.head + i % item.heads;
       position[r] = item.position + token;
       slope[r] = in.slopes ? in.slopes[head] : 0.0f;
-      const float* from = in.q + (int64_t)(item.token + token) * in.ldq + (int64_t)head * shape.dk;
-      rotate_or_copy(in.rotary, item.token + token, shape.dk, from, rotated);
-      for (int j = shape.dk; j < pages.dk; ++j) rotated[j] = 0.0f;
+      queries.load_to(rotated, item.token + token, head);
       for (int j = 0; j < pages.dk; j += kLanes) store(rotated + j, load(rotated + j) * splat(scale));
-      A::query_row(rotated, pages.dk, q_rows + (int64_t)r * ldq, q_scale + r, start + r);
+      uint32_t* row = q_rows + (int64_t)r * ldq;
+      for (int part = 0, from = 0; part < P::kParts; from += pages.part(part++))
+        A::query_row(rotated + from, pages.part(part), row + from / P::kPerWord * A::Keys::kRowWords,
+                     q_scale + part * max_rows + r, start + part * max_rows + r);
     }
   }
 
@@ -317,12 +309,14 @@ struct PagedAttention {
       out.max[r] = kNoMax;
       store(lanes + r * kLanes, splat(0.0f));
     }
-    const QueryRows all{q_rows, ldq,     q_scale, start, position, in.slopes ? slope : nullptr,
-                        out.acc, out.max, lanes};
+    const QueryRows all{q_rows,   ldq,     q_scale, start, max_rows, position,
+                        in.slopes ? slope : nullptr, out.acc, out.max, lanes};
     const int32_t* blocks = group.block_table + (int64_t)item.sequence * group.blocks_per_seq;
     for (int tile = item.begin(segment); tile < item.end(segment); ++tile)
       for (int h = 0; h < heads; ++h) {
-        Tile at{tile * BLOCK, pages.page(blocks[tile], item.kv_head + h), nullptr};
+        char* page = pages.page(blocks[tile], item.kv_head + h);
+        const int written = item.position + item.tokens - tile * BLOCK;
+        Tile at{tile * BLOCK, page, values_of(pages, page, written, turned), nullptr};
         if (h + 1 < heads)
           at.next = pages.page(blocks[tile], item.kv_head + h + 1);
         else if (tile < item.last_tile)
@@ -387,9 +381,10 @@ inline void paged_attention(Team& team, const Batch& batch, const CacheGroup& gr
                             float* scratch) {
   if (batch.T == 0) return;
   const AttentionShape shape{heads, hkv, dk, dv, scale, softcap, window};
-  const AttentionOperands operands{sinks, slopes, rotary, q, ldq, y, ldy, scratch};
-  PagedAttention<KV> attention{
-      team, batch, group, shape, operands, Pages<KV>::of(pool, group, hkv, dk, dv)};
+  const AttentionOperands operands{sinks, slopes, y, ldy, scratch};
+  const HeadQueries queries{q, ldq, dk, rotary};
+  PagedAttention<Pages<KV>, HeadQueries> attention{
+      team, batch, group, shape, operands, queries, Pages<KV>::of(pool, group, hkv, dk, dv)};
   attention.run();
 }
 

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "attention_dot.h"
+#include "attention_pages.h"
 #include "cache.h"
 #include "simd.h"
 
@@ -45,15 +46,16 @@ struct AttentionShape {
 struct QueryRows {
   const uint32_t* q;     // [rows, ldq], as `Arithmetic` made them
   int ldq;
-  const float* q_scale;  // [rows]
-  const int32_t* start;  // [rows]
+  const float* q_scale;  // [parts of a key][next_part], of which the first [rows]
+  const int32_t* start;  // the same
+  int next_part;
   const int* position;   // [rows] absolute, ascending
   const float* slope;    // [rows] of the linear position bias; nullptr: none
   float* acc;            // [rows, dv rounded up to 16]
   float* max;            // [rows]
   float* lanes;          // [rows, 16]
   QueryRows from(int r, int ldacc) const {
-    return {q + (int64_t)r * ldq, ldq, q_scale + r, start + r, position + r,
+    return {q + (int64_t)r * ldq, ldq, q_scale + r, start + r, next_part, position + r,
             slope ? slope + r : nullptr, acc + (int64_t)r * ldacc, max + r, lanes + r * kLanes};
   }
 };
@@ -84,31 +86,44 @@ LLMC_INLINE void multiply_add(typename Dot::Acc (&acc)[R][NV], const uint32_t* a
   }
 }
 
-// One tile: its page, the absolute position of its first key, and the page to fetch meanwhile.
+// One tile: its page, where its values are, the absolute position of its first key, and the page to
+// fetch meanwhile.
 struct Tile {
   int key;
   char* page;
+  const uint32_t* values;
   const char* next;  // nullptr: none
 };
 
-// s [R, 64] = products of rows and keys, as floats.
-template <int R, class KV>
-LLMC_INLINE void tile_scores(const Pages<KV>& pages, const QueryRows& rows, const Tile& tile,
-                             float* s) {
-  using A = Arithmetic<KV>;
+// s [R, 64] = products of rows and keys, as floats. Keys of several parts come scaled.
+template <int R, class P>
+LLMC_INLINE void tile_scores(const P& pages, const QueryRows& rows, const Tile& tile, float* s) {
+  using A = Arithmetic<typename P::Element>;
   constexpr int kVecs = vectors_for(R);
   const uint32_t* keys = pages.keys(tile.page);
-  const int words = pages.dk / Pages<KV>::kPerWord;
   const char* next = tile.next;
   for (int column = 0; column < BLOCK; column += kVecs * kLanes) {
-    typename A::Keys::Acc acc[R][kVecs];
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = A::start(rows.start[r]);
-    multiply_add<typename A::Keys, R, kVecs>(acc, rows.q, rows.ldq, keys + column, BLOCK, 0, words,
-                                             Ahead{next, BLOCK * 4});
-    for (int r = 0; r < R; ++r)
+    for (int part = 0, begin = 0; part < P::kParts; ++part) {
+      const int end = begin + pages.part(part) / P::kPerWord, at = part * rows.next_part;
+      if (P::kParts > 1 && end == begin) continue;
+      typename A::Keys::Acc acc[R][kVecs];
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < kVecs; ++v) acc[r][v] = A::start(rows.start[at + r]);
+      multiply_add<typename A::Keys, R, kVecs>(acc, rows.q, rows.ldq, keys + column, BLOCK, begin,
+                                               end, Ahead{next, BLOCK * 4});
       for (int v = 0; v < kVecs; ++v)
-        store(s + r * BLOCK + column + v * kLanes, __builtin_convertvector(acc[r][v], Vec));
+        for (int r = 0; r < R; ++r) {
+          float* to = s + r * BLOCK + column + v * kLanes;
+          Vec product = __builtin_convertvector(acc[r][v], Vec);
+          if constexpr (P::kParts > 1) {
+            product *= part_scale(pages, tile.page, part, column + v * kLanes) *
+                       splat(rows.q_scale[at + r]);
+            if (part) product += load(to);
+          }
+          store(to, product);
+        }
+      begin = end;
+    }
     next = nullptr;  // fetched once
   }
 }
@@ -128,39 +143,38 @@ LLMC_INLINE IVec visible_keys(const AttentionShape& shape, IVec distance) {
 // Scores s [R, 64] become weights 2^(s - max), as rows p of words; running maxima and sums move on.
 // rescale[r] is the factor that brings what row r summed before to its new maximum; with coded
 // values, whose weights refer to the tile's own maximum, add[r] does so for the tile's sums.
-template <int R, class KV>
-LLMC_INLINE void tile_softmax(const AttentionShape& shape, const Pages<KV>& pages,
-                              const QueryRows& rows, const Tile& tile, float* s, uint32_t* p,
-                              int ldp, float* rescale, float* add) {
-  using A = Arithmetic<KV>;
+template <int R, class P>
+LLMC_INLINE void tile_softmax(const AttentionShape& shape, const P& pages, const QueryRows& rows,
+                              const Tile& tile, float* s, uint32_t* p, int ldp, float* rescale,
+                              float* add) {
+  using A = Arithmetic<typename P::Element>;
   constexpr int kVecs = BLOCK / kLanes;
-  constexpr bool kCoded = Pages<KV>::kCoded;
+  constexpr bool kCoded = P::kCoded, kScaled = P::kParts > 1;
   // Most tiles need no adjustment: all their keys are seen by all rows.
   const bool masked = tile.key + BLOCK - 1 > rows.position[0] ||
                       (shape.window && tile.key <= rows.position[R - 1] - shape.window);
   const bool adjusted = masked || shape.softcap != 0.0f || rows.slope;
   const IVec iota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  Vec key_scale[kVecs], log_scale[kVecs], inverse_scale[kVecs];
+  Vec key_scale[kVecs];
+  ValueScales scales[kVecs];
   if constexpr (kCoded)
     for (int v = 0; v < kVecs; ++v) {
-      key_scale[v] = load(pages.key_scales(tile.page) + v * kLanes);
-      const IVec bits = as_int(load(pages.value_scales(tile.page) + v * kLanes));
-      log_scale[v] = to_float((bits >> 23) - 127);  // a power of two
-      inverse_scale[v] = as_float(0x7f000000 - bits);
+      key_scale[v] = part_scale(pages, tile.page, 0, v * kLanes);
+      scales[v] = value_scales(pages, tile.page, v * kLanes);
     }
   Vec top = splat(kNoMax);  // of row r in lane r
   for (int r = 0; r < R; ++r) {
     Vec row[kVecs], most = splat(kNoMax);
     for (int v = 0; v < kVecs; ++v) {
       row[v] = load(s + r * BLOCK + v * kLanes);
-      if constexpr (kCoded) row[v] = row[v] * (key_scale[v] * splat(rows.q_scale[r]));
+      if constexpr (kCoded && !kScaled) row[v] = row[v] * (key_scale[v] * splat(rows.q_scale[r]));
       if (adjusted) {
         const IVec distance = iota + (tile.key + v * kLanes - rows.position[r]);
         row[v] = adjust_scores(shape, row[v], distance, rows.slope ? rows.slope + r : nullptr);
-        if constexpr (kCoded) row[v] += log_scale[v];
+        if constexpr (kCoded) row[v] += scales[v].log;
         row[v] = select(visible_keys(shape, distance), row[v], splat(-__builtin_inff()));
       } else if constexpr (kCoded) {
-        row[v] += log_scale[v];
+        row[v] += scales[v].log;
       }
       most = max(row[v], most);
       store(s + r * BLOCK + v * kLanes, row[v]);
@@ -180,7 +194,7 @@ LLMC_INLINE void tile_softmax(const AttentionShape& shape, const Pages<KV>& page
       const Vec weight = A::power(load(s + r * BLOCK + v * kLanes) - from);
       A::weight_row(p + r * ldp, v * kLanes, weight);
       if constexpr (kCoded) {
-        Vec share = weight * inverse_scale[v];
+        Vec share = weight * scales[v].inverse;
         // Beside the keys that a row sees may lie scales that were never written.
         if (masked) share = weight > splat(0.0f) ? share : splat(0.0f);
         sum += share;
@@ -195,11 +209,11 @@ LLMC_INLINE void tile_softmax(const AttentionShape& shape, const Pages<KV>& page
 }
 
 // acc [R, NV vectors from column i on] takes in the tile's weighted values.
-template <int R, int NV, class KV>
-LLMC_INLINE void tile_values(const Pages<KV>& pages, const QueryRows& rows, const uint32_t* p,
-                             int ldp, const Tile& tile, int begin, int end, int i,
-                             const float* rescale, const float* add) {
-  using A = Arithmetic<KV>;
+template <int R, int NV, class P>
+LLMC_INLINE void tile_values(const P& pages, const QueryRows& rows, const uint32_t* p, int ldp,
+                             const Tile& tile, int begin, int end, int i, const float* rescale,
+                             const float* add) {
+  using A = Arithmetic<typename P::Element>;
   typename A::Values::Acc acc[R][NV];
   float* at = rows.acc + i;
   const int ldacc = pages.dv;
@@ -210,9 +224,10 @@ LLMC_INLINE void tile_values(const Pages<KV>& pages, const QueryRows& rows, cons
       else
         acc[r][v] = load(at + (int64_t)r * ldacc + v * kLanes) * splat(rescale[r]);
     }
-  const char* next = i == 0 && tile.next ? tile.next + pages.key_bytes() : nullptr;
-  multiply_add<typename A::Values, R, NV>(acc, p, ldp, pages.values(tile.page) + i, pages.dv, begin,
-                                          end, Ahead{next, pages.dv * 4});
+  const bool fetches = P::kHoldsValues && i == 0 && tile.next;
+  const char* next = fetches ? tile.next + pages.key_bytes() : nullptr;
+  multiply_add<typename A::Values, R, NV>(acc, p, ldp, tile.values + i, pages.dv, begin, end,
+                                          Ahead{next, pages.dv * 4});
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < NV; ++v) {
       float* to = at + (int64_t)r * ldacc + v * kLanes;
@@ -223,11 +238,11 @@ LLMC_INLINE void tile_values(const Pages<KV>& pages, const QueryRows& rows, cons
 }
 
 // R rows attend to a tile.
-template <int R, class KV>
-inline void attend_block(const AttentionShape& shape, const Pages<KV>& pages, const QueryRows& rows,
+template <int R, class P>
+inline void attend_block(const AttentionShape& shape, const P& pages, const QueryRows& rows,
                          const Tile& tile) {
-  using A = Arithmetic<KV>;
-  constexpr int kPerWord = Pages<KV>::kPerWord, kVecs = vectors_for(R);
+  using A = Arithmetic<typename P::Element>;
+  constexpr int kPerWord = P::kPerWord, kVecs = vectors_for(R);
   constexpr int ldp = BLOCK / kPerWord * A::Values::kRowWords;
   // Keys that any row sees: the last row reaches furthest ahead, the first furthest back.
   const int end = min_int(BLOCK, rows.position[R - 1] - tile.key + 1);
@@ -248,8 +263,8 @@ inline void attend_block(const AttentionShape& shape, const Pages<KV>& pages, co
 }
 
 // Up to R rows: the count becomes a template parameter.
-template <int R, class KV>
-inline void attend_rows(const AttentionShape& shape, const Pages<KV>& pages, const QueryRows& rows,
+template <int R, class P>
+inline void attend_rows(const AttentionShape& shape, const P& pages, const QueryRows& rows,
                         int count, const Tile& tile) {
   if (count == R) return attend_block<R>(shape, pages, rows, tile);
   if constexpr (R > 1) attend_rows<R - 1>(shape, pages, rows, count, tile);

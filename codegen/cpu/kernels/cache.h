@@ -60,8 +60,11 @@ inline int first_query_position(const Batch& batch, int s) {
 // One attention site's pages; dk and dv are the head sizes in memory, multiples of 16.
 template <class KV>
 struct Pages {
+  using Element = KV;
   static constexpr int kPerWord = 4 / (int)sizeof(KV);
   static constexpr bool kCoded = sizeof(KV) == 1;
+  static constexpr int kParts = 1;            // of a key, with scales of their own
+  static constexpr bool kHoldsValues = true;  // behind the keys
   char* base;  // of the site in block 0
   int64_t block_bytes;
   int hkv, dk, dv;
@@ -69,6 +72,7 @@ struct Pages {
   static Pages of(const KV* pool, const CacheGroup& group, int hkv, int dk, int dv) {
     return {(char*)pool, group.block_bytes, hkv, round_up(dk, kLanes), round_up(dv, kLanes)};
   }
+  int part(int) const { return dk; }
   int64_t key_bytes() const { return (int64_t)BLOCK * dk * sizeof(KV); }
   int64_t page_bytes() const {
     return (int64_t)BLOCK * (dk + dv) * sizeof(KV) + (kCoded ? 2 * BLOCK * sizeof(float) : 0);

@@ -2,10 +2,12 @@
 //
 //   linear_<f>(team, rows, n, k, x, w, epilogue, y, ldy, row_index)          y [rows, n]
 //   grouped_linear_<f>(team, experts, offsets, n, k, x, w, epilogue, y, ldy, row_index)
+//   head_linear_<f>(team, rows, heads, n, k, x, w, y, ldy)                   y [rows, heads, n]
 //
-// with f = f32, bf16 (x as address and row stride) or a format of panel_blocks.h (x as QRows). The
-// arguments are explained at `Epilogue`, `linear` and `grouped_linear` in linear_driver.h. All threads of the
-// team call; there is no barrier inside, and y may not overlap x (it may be the residual).
+// with f = f32, bf16 (x as address and row stride, of heads also the stride of those) or a format of
+// panel_blocks.h (x as QRows). The arguments are explained at `Epilogue`, `linear`, `grouped_linear` and
+// `head_linear` in linear_driver.h. All threads of the team call; there is no barrier inside, and y may not
+// overlap x (it may be the residual).
 #pragma once
 
 #include "linear_driver.h"
@@ -48,6 +50,10 @@ using IntKernel = IntLinear<W>;
                                     const float* x, int ldx, const uint8_t* w, const Epilogue& e,  \
                                     float* y, int ldy, const int32_t* row_index = nullptr) {       \
     grouped_linear<F>(team, experts, offsets, n, k, FloatRows{x, ldx}, w, e, y, ldy, row_index);   \
+  }                                                                                                \
+  inline void head_linear_##name(Team& team, int rows, int heads, int n, int k, const float* x,    \
+                                 int ldx, int step, const uint8_t* w, float* y, int ldy) {         \
+    head_linear<F>(team, rows, heads, n, k, FloatRows{x, ldx}, step, w, y, ldy);                   \
   }
 
 #define LLMC_INT_LINEAR(name, W)                                                                   \
@@ -60,6 +66,10 @@ using IntKernel = IntLinear<W>;
                                     QRows x, const uint8_t* w, const Epilogue& e, float* y,        \
                                     int ldy, const int32_t* row_index = nullptr) {                 \
     grouped_linear<IntKernel<W>>(team, experts, offsets, n, k, x, w, e, y, ldy, row_index);        \
+  }                                                                                                \
+  inline void head_linear_##name(Team& team, int rows, int heads, int n, int k, QRows x,           \
+                                 const uint8_t* w, float* y, int ldy) {                            \
+    head_linear<IntKernel<W>>(team, rows, heads, n, k, x, heads, w, y, ldy);                       \
   }
 
 LLMC_FLOAT_LINEAR(f32, F32)

@@ -170,4 +170,16 @@ inline void grouped_linear(Team& team, int experts, const int32_t* offsets, int 
   }
 }
 
+// y[t, h] = W[h] x[t, h] with y [rows, heads, n]: each head has its own packed weights, behind one
+// another. `step`: from a head of x to the next one (F::of_head). Threads share every head's panels.
+template <class F>
+inline void head_linear(Team& team, int rows, int heads, int n, int k, const typename F::Input& x,
+                        int step, const uint8_t* w, float* y, int ldy) {
+  const int64_t bytes = F::panel_bytes(k) * ceil_div(n, kLanes);
+  for (int h = 0; h < heads; h++)
+    linear_part<F>((team.id + h) % team.size, team.size, team.scratch, rows, n, k,
+                   F::of_head(x, h, step), w + h * bytes, Epilogue{}, y + (int64_t)h * n, ldy,
+                   nullptr);
+}
+
 }  // namespace llmc

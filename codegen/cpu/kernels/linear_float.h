@@ -30,6 +30,10 @@ struct FloatLinear {
   static constexpr int kTileRows = kFloatTileRows;
   using Input = FloatRows;
   static FloatRows skip_rows(const FloatRows& x, int64_t rows) { return {x.x + rows * x.ld, x.ld}; }
+  // Heads of a token are `step` elements apart.
+  static FloatRows of_head(const FloatRows& x, int head, int step) {
+    return {x.x + (int64_t)head * step, x.ld};
+  }
   static int chunk_rows(int k) { return max_int(32, round_up((128 << 10) / round_up(k, 64), 32)); }
 };
 

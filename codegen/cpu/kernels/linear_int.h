@@ -20,7 +20,9 @@ struct QChunk {
   int blocks;
   int unit;  // blocks of a unit of the format
   const int32_t* starts;  // [rows, blocks], or [rows, blocks, 2]
-  LLMC_METHOD int64_t source(int r) const { return index ? index[first + r] : first + r; }
+  LLMC_METHOD int64_t source(int r) const {
+    return (int64_t)(index ? index[first + r] : first + r) * x.step;
+  }
 
   QChunk(const QRows& x, const int32_t* row_index, int first, char* scratch)
       : x(x), index(row_index), first(first), blocks(ceil_div(x.k, kBlock)), unit(1),
@@ -76,6 +78,12 @@ struct IntLinear {
   static QRows skip_rows(const QRows& x, int64_t rows) {
     const int64_t blocks = rows * ceil_div(x.k, kBlock);
     return {x.q + blocks * kBlock, x.scale + blocks, x.sum + blocks, x.k};
+  }
+  // Rows are (token, head) pairs, `heads` a token.
+  static QRows of_head(const QRows& x, int head, int heads) {
+    QRows own = skip_rows(x, head);
+    own.step = heads;
+    return own;
   }
 
   // sums [R, 16] = rows [first, first + R) times one panel.

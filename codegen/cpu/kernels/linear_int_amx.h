@@ -70,7 +70,7 @@ struct AmxTile {
   const uint8_t* const panel;
   const int64_t blocks;
   typename W::Reader codes, sides;  // the same blocks, some earlier than others
-  const bool together;  // rows are consecutive
+  const bool together;  // rows are at equal distances
   const int8_t* q[kAmxRows];
   const float *scale[kAmxRows], *sum[kAmxRows];
   const int32_t* start[kAmxRows];
@@ -92,7 +92,7 @@ struct AmxTile {
 
   // The activations of block g; rows that a list names are brought together.
   LLMC_METHOD LeftRows left(int64_t g) {
-    if (together) return {q[0] + g * kBlock, blocks * kBlock};
+    if (together) return {q[0] + g * kBlock, q[1] - q[0]};
     for (int r = 0; r < kAmxRows; r++)
       __builtin_memcpy(rows + r * kBlock, q[r] + g * kBlock, kBlock);
     return {rows, kBlock};

@@ -13,12 +13,14 @@
 
 namespace llmc {
 
-// Quantized rows: q [T, Kp], scale and sum [T, Kp/32] with Kp = k rounded up to 32.
+// Quantized rows: q [T, Kp], scale and sum [T, Kp/32] with Kp = k rounded up to 32. Who reads them
+// takes every `step`-th one.
 struct QRows {
   const int8_t* q;
   const float* scale;
   const float* sum;
   int k;
+  int step = 1;
 };
 
 typedef int8_t CVec __attribute__((ext_vector_type(16)));

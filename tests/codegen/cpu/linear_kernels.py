@@ -28,7 +28,7 @@ SOURCE = """
 using namespace llmc;
 struct Args {
   int format, rows, n, k, ldx, ldy, experts;
-  int act, gated, ld_residual;
+  int act, gated, ld_residual, heads;
   float softcap, scale;
   const float *x, *bias, *residual, *x_scale, *x_sum;
   const int8_t* q;
@@ -43,11 +43,16 @@ static void linear_body(Team& team, void* p) {
   e.ld_residual = a.ld_residual, e.softcap = a.softcap;
   QRows q{a.q, a.x_scale, a.x_sum, a.k};
 #define FLOAT(i, f) \\
+  if (a.format == i && a.heads) \\
+    return head_linear_##f(team, a.rows, a.heads, a.n, a.k, a.x, a.heads * a.ldx, a.ldx, a.w, \\
+                           a.y, a.ldy); \\
   if (a.format == i) return a.experts \\
     ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, a.x, a.ldx, a.w, e, a.y, a.ldy, \\
                          a.row_index) \\
     : linear_##f(team, a.rows, a.n, a.k, a.x, a.ldx, a.w, e, a.y, a.ldy, a.row_index);
 #define INT(i, f) \\
+  if (a.format == i && a.heads) \\
+    return head_linear_##f(team, a.rows, a.heads, a.n, a.k, q, a.w, a.y, a.ldy); \\
   if (a.format == i) return a.experts \\
     ? grouped_linear_##f(team, a.experts, a.offsets, a.n, a.k, q, a.w, e, a.y, a.ldy, \\
                          a.row_index) \\
@@ -83,7 +88,7 @@ ACTS = ["none", "relu", "silu", "gelu_tanh", "gelu_erf", "relu2", "sigmoid", "ta
 class Args(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int) for name in ("format", "rows", "n", "k", "ldx", "ldy", "experts")),
-        *((name, ctypes.c_int) for name in ("act", "gated", "ld_residual")),
+        *((name, ctypes.c_int) for name in ("act", "gated", "ld_residual", "heads")),
         *((name, ctypes.c_float) for name in ("softcap", "scale")),
         *((name, ctypes.c_void_p) for name in ("x", "bias", "residual", "x_scale", "x_sum", "q")),
         *((name, ctypes.c_void_p) for name in ("w", "row_index", "offsets", "y")),
@@ -156,7 +161,7 @@ def run_linear(
         FORMATS.index(w.format), rows, n, k, wide.shape[1], y.shape[1],
         0 if call.offsets is None else len(call.offsets) - 1,
         ACTS.index(call.act), call.gated,
-        0 if residual is None else residual.strides[0] // 4, call.softcap, 1.0,
+        0 if residual is None else residual.strides[0] // 4, 0, call.softcap, 1.0,
         pointer(wide), pointer(call.bias), pointer(residual), pointer(scale), pointer(total),
         pointer(q), pointer(w.packed), pointer(call.row_index), pointer(call.offsets),
         pointer(target),
@@ -166,6 +171,27 @@ def run_linear(
     y[1:-1, 2 : 2 + columns] = POISON
     assert (y == POISON).all(), "written outside of the result"
     return result
+
+
+def run_heads(
+    level: str, weights: list[Weights], x: np.ndarray, n: int, threads: int = 1
+) -> np.ndarray:
+    """y [rows, heads, n] of x [rows, heads, k] and a matrix a head; as `run_linear`."""
+    rows, heads, k = x.shape
+    wide = strided(x.reshape(rows * heads, k), 3)
+    q, scale, total = quantize_rows(x.reshape(rows * heads, k))
+    packed = aligned_copy(np.concatenate([w.packed.reshape(-1) for w in weights]))
+    y = np.full((rows + 2, heads * n + 5), POISON, np.float32)
+    args = Args(
+        format=FORMATS.index(weights[0].format), rows=rows, n=n, k=k, ldx=wide.shape[1],
+        ldy=y.shape[1], heads=heads, x=pointer(wide), x_scale=pointer(scale),
+        x_sum=pointer(total), q=pointer(q), w=pointer(packed), y=pointer(y[1:, 2:]),
+    )  # fmt: skip
+    build(SOURCE, level).linear(threads, ctypes.byref(args))
+    result = y[1:-1, 2 : 2 + heads * n].copy()
+    y[1:-1, 2 : 2 + heads * n] = POISON
+    assert (y == POISON).all(), "written outside of the result"
+    return result.reshape(rows, heads, n)
 
 
 @dataclass

@@ -21,6 +21,7 @@ LEVELS = [
 SOURCE = """
 #include "attention.h"
 #include "cache.h"
+#include "latent.h"
 #include "moe.h"
 #include "norm.h"
 #include "rotary.h"
@@ -97,6 +98,29 @@ KERNEL(paged_attention_i8, attention<int8_t>(team, n, f, p))
 EXPORT int64_t scratch_floats(int threads, int max_context, int dv) {
   return attention_scratch_floats(threads, max_context, dv);
 }
+
+// ints: T, S, blocks_per_seq, block_bytes, latent, rope, ldc, ldk, rotary arguments
+// arrays: query_start, context_len, block_table, c, k_rope, pool, cos, sin
+template <class KV> static void write_latents(Team& team, const int* n, void* const* p) {
+  latent_write(team, batch(n, p), group(n, p), n[4], n[5], table(n + 8, F(6), F(7)), F(3), n[6],
+               F(4), n[7], (KV*)p[5]);
+}
+KERNEL(latent_write_f32, write_latents<float>(team, n, p))
+KERNEL(latent_write_bf16, write_latents<bf16>(team, n, p))
+KERNEL(latent_write_i8, write_latents<int8_t>(team, n, p))
+
+// ints: T, S, blocks_per_seq, block_bytes, heads, latent, rope, window, ldq, ld_rope, head_rope,
+// ldy, rotary arguments; floats: scale, softcap
+// arrays: query_start, context_len, block_table, sinks, q, q_rope, pool, y, scratch, cos, sin
+template <class KV>
+static void attend_latents(Team& team, const int* n, const float* f, void* const* p) {
+  latent_attention<KV>(team, batch(n, p), group(n, p), n[4], n[5], n[6], f[0], f[1], n[7], F(3),
+                       table(n + 12, F(9), F(10)), F(4), n[8], F(5), n[9], n[10], (const KV*)p[6],
+                       F(7), n[11], F(8));
+}
+KERNEL(latent_attention_f32, attend_latents<float>(team, n, f, p))
+KERNEL(latent_attention_bf16, attend_latents<bf16>(team, n, f, p))
+KERNEL(latent_attention_i8, attend_latents<int8_t>(team, n, f, p))
 
 KERNEL(route_tokens, route_tokens(team, n[0], n[1], n[2], I(0), I(1), I(2), I(3)))
 KERNEL(combine_experts, combine_experts(team, n[0], n[1], n[2], F(0), I(1), F(2), F(3), n[3]))

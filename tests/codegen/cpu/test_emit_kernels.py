@@ -18,6 +18,7 @@ from llmc.ir.ops import (
     CombineExperts,
     Embedding,
     GroupedLinear,
+    HeadLinear,
     Linear,
     Norm,
     Op,
@@ -99,6 +100,28 @@ def _(g: Graph) -> None:
         result(g, Linear(), x, weight("w", 10, 24)),
         result(g, Linear(), apart, weight("v", 7, 16)),
     ]
+
+
+def _head_linear(dtype: DType) -> Build:
+    def build(g: Graph) -> None:
+        """Heads that lie apart, in a slice of wider ones; and heads in another order, copied."""
+        x = given(g, T, 5, 61)
+        part = result(g, Slice(-1, 3, 53), x)
+        turned = result(g, Permute((-3, -1, -2)), result(g, Slice(-1, 0, 40), x))
+        quantized = dtype not in (DType.F32, DType.BF16)
+        operands = list(g.append(QuantizeRows(), [part]).outputs) if quantized else [part]
+        g.outputs = [
+            result(
+                g, HeadLinear(quantized=quantized), *operands, weight("w", 5, 21, 50, dtype=dtype)
+            ),
+            result(g, HeadLinear(), turned, weight("v", 40, 7, 5, dtype=dtype)),
+        ]
+
+    return build
+
+
+for _dtype in (DType.F32, DType.BF16, DType.I8C, DType.I4K):
+    case(f"head_linear_{_dtype}", 1e-5 if _dtype == DType.F32 else 2e-2)(_head_linear(_dtype))
 
 
 @case("unquantized_input", 2e-2)

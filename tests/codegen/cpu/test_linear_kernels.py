@@ -9,6 +9,7 @@ from linear_kernels import (
     Weights,
     reference_act,
     reference_product,
+    run_heads,
     run_linear,
 )
 from llmc.codegen.cpu.packing import PACKED
@@ -82,6 +83,19 @@ def test_batches_of_several_chunks(format: DType):
     assert_within(one, expected.values, expected.tolerance)
     for threads in (2, 3, 7):
         np.testing.assert_array_equal(run_linear(BEST, w, x, n, Call(threads=threads)), one)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_heads_have_their_own_matrices(level: str, format: DType):
+    """Bit for bit a linear layer a head, on any threads."""
+    for rows, heads, n, k in ((1, 3, 16, 32), (2, 5, 17, 33), (19, 2, 40, 96)):
+        weights = [Weights.random(format, n, k, seed) for seed in range(heads)]
+        x = inputs(rows * heads, k).reshape(rows, heads, k)
+        alone = [run_linear(level, w, x[:, h], n) for h, w in enumerate(weights)]
+        for threads in (1, 2, 3):
+            y = run_heads(level, weights, x, n, threads)
+            np.testing.assert_array_equal(y, np.stack(alone, 1))
 
 
 @pytest.mark.parametrize("act", ACTS)
