@@ -2,7 +2,7 @@
 
 The cache is written by TensorScatter and read whole by Attention, with the number of valid keys of
 each sequence beside it. ONNX's attention knows no sinks, and no windows in opset 24: windows become
-a mask, which all layers with the same window share; with sinks attention is spelled out.
+a mask, which all layers with the same window share; with sinks or slopes attention is spelled out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ...ir.graph import Node, Value
 from ...ir.ops import Rotary, SlotAttention, SlotWrite
+from ...ir.ops.attention import heads_operands
 from ...ir.types import DType, S, Sym
 from .constants import ONNX_TYPE
 from .emit_linear import capped
@@ -86,8 +87,8 @@ def slot_attention(model: Model, node: Node, op: SlotAttention) -> None:
     q = by_sequence(model, q, q_value.type.shape[1:])
     keys = _in_precision(model, keys, key_cache)
     values = _in_precision(model, values, value_cache)
-    if op.sinks:
-        y = _spelled_out(model, op, q, keys, values, node, rest[0])
+    if op.sinks or op.slopes:
+        y = _spelled_out(model, op, q, keys, values, node, *heads_operands(op, rest))
     else:
         y = _attention(model, op, q, keys, values, start)
     y = model.add("Transpose", y, perm=[0, 2, 1, 3])
@@ -135,6 +136,12 @@ def _positions(model: Model, start: Value) -> tuple[ir.Value, ir.Value]:
     )
 
 
+def _distances(model: Model, start: Value) -> ir.Value:
+    """How far behind its query a key stands, as a negative number, f32 [S, 1, Q, L]."""
+    i, j = _positions(model, start)
+    return model.shared("distances", lambda: model.cast(model.add("Sub", j, i), DType.F32))
+
+
 def _window_mask(model: Model, start: Value, window: int) -> ir.Value:
     """Keys that a window of tokens still reaches, bool [S, 1, Q, L]; causality is not in it."""
     i, j = _positions(model, start)
@@ -157,9 +164,10 @@ def _visible(model: Model, start: Value, window: int) -> ir.Value:
 
 def _spelled_out(
     model: Model, op: SlotAttention, q: ir.Value, keys: ir.Value, values: ir.Value,
-    node: Node, sinks: ir.Value,
+    node: Node, sinks: ir.Value | None, slopes: ir.Value | None,
 ) -> ir.Value:  # fmt: skip
-    """Scores, mask, sinks, softmax: [S, H, Q, Dv]. Query heads that share keys stand together."""
+    """Scores, slopes, mask, sinks, softmax: [S, H, Q, Dv]. Query heads that share keys stand
+    together."""
     heads, width = node.inputs[0].type.shape[1:]
     kv_heads, value_width = node.inputs[2].type.shape[1::2]
     assert isinstance(heads, int)
@@ -169,12 +177,19 @@ def _spelled_out(
     scores = model.add("Mul", scores, model.number(op.scale, DType.F32))
     scores = model.add("Reshape", scores, model.shape((S, heads, QUERY, Sym("L"))))
     scores = capped(model, scores, op.softcap)
+    if slopes is not None:
+        steep = model.add("Reshape", slopes, model.int64(1, heads, 1, 1))
+        bias = model.add("Mul", steep, _distances(model, node.inputs[3]))
+        scores = model.add("Add", scores, bias)
     least = model.number(float("-inf"), DType.F32)
     scores = model.add("Where", _visible(model, node.inputs[3], op.window), scores, least)
-    column = model.add("Reshape", sinks, model.int64(1, heads, 1, 1))
-    column = model.add("Expand", column, model.shape((S, 1, QUERY, 1)))
-    weights = model.add("Softmax", model.add("Concat", scores, column, axis=-1), axis=-1)
-    weights = model.add("Slice", weights, model.int64(0), model.int64(-1), model.int64(3))
+    if sinks is None:
+        weights = model.add("Softmax", scores, axis=-1)
+    else:
+        column = model.add("Reshape", sinks, model.int64(1, heads, 1, 1))
+        column = model.add("Expand", column, model.shape((S, 1, QUERY, 1)))
+        weights = model.add("Softmax", model.add("Concat", scores, column, axis=-1), axis=-1)
+        weights = model.add("Slice", weights, model.int64(0), model.int64(-1), model.int64(3))
     weights = model.add("Reshape", weights, model.shape((S, kv_heads, -1, Sym("L"))))
     y = model.add("MatMul", weights, values)
     return model.add("Reshape", y, model.shape((S, heads, QUERY, value_width)))

@@ -3,8 +3,8 @@
 It writes keys and values behind what a slot holds and attends, in one operator, if past and present
 are bound to the same memory. On CPUs it takes several rows with a past only if each brings a
 single token, so who drives the model runs prompts one by one. What it can't do at all (keys and
-values of different widths, a cache that several layers read, caches of another precision) is left
-to the operators of ONNX.
+values of different widths, a cache that several layers read, caches of another precision, slopes)
+is left to the operators of ONNX.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _reader(model: Model, write: Node) -> Node | None:
     if len(readers) != 1 or not fits or cache_type is not model.precision:
         return None
     (reader,) = readers
-    return reader if isinstance(reader.op, SlotAttention) else None
+    return reader if isinstance(reader.op, SlotAttention) and not reader.op.slopes else None
 
 
 def _rows(model: Model, x: ir.Value, width: int) -> ir.Value:

@@ -7,7 +7,8 @@ and keys are rounded to the caches' type.
 - no window: the layer with `LOWER_RIGHT` causality and key lengths start + Q, so query j sees
   keys up to start + j. What padded queries see doesn't matter: nobody reads their results.
 - window: the layer with a mask of the keys that each query may see.
-- soft-cap or sinks: the layer has neither; products, softmax in f32, over the whole slot.
+- soft-cap, sinks or slopes: the layer has none of them; products, softmax in f32, over the whole
+  slot.
 
 The layer is built to fail rather than be decomposed where TensorRT has fused kernels: f16 and
 bf16, head sizes 16 to 256 in steps of 8 (tried on every SM of TensorRT for RTX 1.7.1).
@@ -19,6 +20,7 @@ import numpy as np
 
 from ...ir.graph import Node
 from ...ir.ops import Rotary, SlotAttention, SlotWrite
+from ...ir.ops.attention import heads_operands
 from .emit_linear import soft_cap
 from .emit_reduction import softmax
 from .emitters import emits
@@ -88,9 +90,10 @@ def slot_attention(net: Net, node: Node, op: SlotAttention) -> Tensor:
     queries = net.scaled(net.cast(queries, net.trt.float32), op.scale)
     keys, values = net.raw(key_cache), net.raw(value_cache)
     queries = net.cast(queries, keys.dtype)
-    if op.softcap or op.sinks:
-        sinks = net.read(node.inputs[4]) if op.sinks else None
-        y = _spelled_out(net, op, queries, keys, values, sinks)
+    if op.softcap or op.sinks or op.slopes:
+        given = heads_operands(op, node.inputs[4:])
+        sinks, slopes = (None if v is None else net.read(v) for v in given)
+        y = _spelled_out(net, op, queries, keys, values, sinks, slopes)
     else:
         y = _layer(net, op, queries, keys, values, net.read(start))
     heads, width = node.output.type.shape[1:]
@@ -123,10 +126,7 @@ def visible_keys(net: Net, length: int, window: int) -> Tensor:
 
     def make() -> Tensor:
         trt, rank = net.trt, 4
-        begin = net.reshape(net.cast(net.start, trt.int32), (-1, 1, 1, 1))
-        queries = net.reshape_to(net.sizes.iota(net.sizes(("Q",))), net.sizes((1, 1, "Q", 1)))
-        at = net.binary(begin, queries, "SUM")
-        keys = net.array(np.arange(length, dtype=np.int32).reshape(1, 1, 1, length))
+        at, keys = _positions(net, length)
         seen = net.unary(net.binary(keys, at, "GREATER"), "NOT")
         if not 0 < window < length:
             return seen
@@ -136,9 +136,28 @@ def visible_keys(net: Net, length: int, window: int) -> Tensor:
     return net.once(("visible", length, window), make)
 
 
+def _positions(net: Net, length: int) -> tuple[Tensor, Tensor]:
+    """Positions of queries, i32 [S, 1, Q, 1], and of keys, i32 [1, 1, 1, L]."""
+    begin = net.reshape(net.cast(net.start, net.trt.int32), (-1, 1, 1, 1))
+    queries = net.reshape_to(net.sizes.iota(net.sizes(("Q",))), net.sizes((1, 1, "Q", 1)))
+    keys = net.array(np.arange(length, dtype=np.int32).reshape(1, 1, 1, length))
+    return net.binary(begin, queries, "SUM"), keys
+
+
+def _distances(net: Net, length: int) -> Tensor:
+    """How far behind its query a key stands, as a negative number, f32 [S, 1, Q, L]."""
+
+    def make() -> Tensor:
+        at, keys = _positions(net, length)
+        return net.cast(net.binary(keys, at, "SUB"), net.trt.float32)
+
+    return net.once(("distances", length), make)
+
+
 def _spelled_out(
-    net: Net, op: SlotAttention, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None
-) -> Tensor:
+    net: Net, op: SlotAttention, q: Tensor, k: Tensor, v: Tensor,
+    sinks: Tensor | None, slopes: Tensor | None,
+) -> Tensor:  # fmt: skip
     """softmax(mask(softcap(q kᵀ)))·v, heads that share keys side by side: [S, Hkv, G * Q, ·]."""
     kv_heads, length = k.shape[1], k.shape[2]
     heads, width = q.shape[1], q.shape[3]
@@ -149,6 +168,9 @@ def _spelled_out(
     scores = net.reshape_to(net.cast(scores, net.trt.float32), net.sizes(("S", heads, "Q", length)))
     if op.softcap:
         scores = soft_cap(net, scores, op.softcap)
+    if slopes is not None:
+        steep = net.reshape(slopes, (1, -1, 1, 1))
+        scores = net.binary(scores, net.binary(steep, _distances(net, length), "PROD"), "SUM")
     hidden = net.literal(HIDDEN, net.trt.float32, 4)
     mask = visible_keys(net, length, op.window)
     scores = net.out(net.network.add_select(mask, scores, hidden))

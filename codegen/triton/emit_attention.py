@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...artifact.launch_plan import Extent
 from ...ir.graph import Node
 from ...ir.ops import PagedAttention
+from ...ir.ops.attention import heads_operands
 from ...ir.types import DType, S, TensorType
 from ..views import View
 from .attention_tiles import AttentionTiles, key_loop, tiles_of
@@ -24,7 +25,7 @@ MANY = 1 << 20
 @emits(PagedAttention)
 def paged_attention(program: Program, node: Node, op: PagedAttention) -> None:
     key_pool, _, query_start, context_len, table = node.inputs[1:6]
-    sinks = node.inputs[6 : 6 + int(op.sinks)]
+    sinks, slopes = heads_operands(op, node.inputs[6:])
     tiles = tiles_of(node, program.limits)
     queries, out = prepare_heads(program, node, op), program.result(node.output)
     partial, stats, arrivals = _scratch(program, tiles)
@@ -44,7 +45,8 @@ def paged_attention(program: Program, node: Node, op: PagedAttention) -> None:
         {
             "queries_ptr": program.read(queries),
             "pool_ptr": pool_pointer(program, key_pool, "r"),
-            "sinks_ptr": program.read(sinks[0] if sinks else queries),
+            "sinks_ptr": program.read(queries if sinks is None else sinks),
+            "slopes_ptr": program.read(queries if slopes is None else slopes),
             "query_start_ptr": program.read(query_start),
             "context_len_ptr": program.read(context_len),
             "block_table_ptr": program.read(table),
@@ -63,7 +65,7 @@ def _constants(program: Program, tiles: AttentionTiles, op: PagedAttention) -> d
     return {
         "GROUP": tiles.group, "KV_HEADS": tiles.kv_heads, "KEY": tiles.key, "VALUE": tiles.value,
         "COLUMNS": program.columns, "SCALE": op.scale, "SOFTCAP": op.softcap,
-        "WINDOW": op.window, "SINKS": op.sinks,
+        "WINDOW": op.window, "SINKS": op.sinks, "SLOPES": op.slopes,
         "SHORT": tiles.work.short, "SEGMENT": tiles.work.segment,
         "LEVELS": tiles.work.levels, "SEGMENTS": tiles.segments, "ROWS": tiles.rows,
         "KEY_BLOCK": tiles.key_block, "VALUE_BLOCK": tiles.value_block,

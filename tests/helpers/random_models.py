@@ -123,6 +123,7 @@ class Choices:
     softcap: float = 0.0
     bias: bool = False
     sinks: bool = False
+    slopes: bool = False
     head_norms: bool = False
     after: bool = False
     scaled: bool = False
@@ -134,7 +135,7 @@ class Choices:
 def models(draw: st.DrawFn) -> Graph:
     """One decoder of one to three layers."""
     heads, kv_heads = draw(st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]))
-    flags = ("bias", "sinks", "head_norms", "after", "scaled", "tied", "capped")
+    flags = ("bias", "sinks", "slopes", "head_norms", "after", "scaled", "tied", "capped")
     kinds = st.lists(st.sampled_from(["gated", "plain", "experts"]), min_size=1, max_size=3)
     choices = Choices(
         hidden=draw(st.sampled_from([6, 17, 32, 40])),
@@ -228,9 +229,9 @@ def _attention(
         q, k = (_norm(make, f"{n}_norm", t, "rms") for n, t in (("q", q), ("k", k)))
     if tables is not None:
         q, k = (_rotated(make, t, tables, choices.rotary) for t in (q, k))
-    op = Attention(size**-0.5, choices.window, choices.softcap, choices.sinks)
-    sinks = [make.weight("sinks", heads)] if choices.sinks else []
-    y = make(op, q, k, v, *sinks)
+    op = Attention(size**-0.5, choices.window, choices.softcap, choices.sinks, choices.slopes)
+    by_head = [name for name in ("sinks", "slopes") if getattr(choices, name)]
+    y = make(op, q, k, v, *(make.weight(name, heads) for name in by_head))
     return make.linear("o", make(Reshape((T, heads * size)), y), hidden, bias)
 
 

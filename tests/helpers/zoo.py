@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiny_model import BOS, EOS, HEAD, PAD, THRESHOLD, VOCAB, WINDOW, ZooModel, decoder, rope
+from tiny_model import (
+    BOS,
+    EOS,
+    HEAD,
+    PAD,
+    THRESHOLD,
+    VOCAB,
+    WINDOW,
+    ZooModel,
+    decoder,
+    rope,
+    without,
+)
 from zoo_dense import DENSE
 from zoo_experts import EXPERTS, LATENT
 from zoo_others import OLD, STATEFUL
@@ -288,11 +300,53 @@ _OTHERS = (
     ),
 )
 
-ZOO: tuple[ZooModel, ...] = _LLAMA + _QWEN + _MISTRAL + _GEMMA + _PHI3 + _DEEPSEEK + _OTHERS
+_IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+
+_SPELLED_OUT = (
+    ZooModel(
+        "bloom",
+        "BloomConfig",
+        {"vocab_size": VOCAB, "hidden_size": 72, "n_layer": 2, "n_head": 6, **_IDS},
+        ("alibi", "norm of embeddings"),
+    ),
+    ZooModel(
+        "falcon",
+        "FalconConfig",
+        without(decoder(), "num_key_value_heads", "intermediate_size"),
+        ("one key head", "parallel block"),
+    ),
+    ZooModel(
+        "mpt",
+        "MptConfig",
+        {"vocab_size": VOCAB, "d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 256},
+        ("alibi", "no biases"),
+    ),
+    ZooModel(
+        "gpt-neo",
+        "GPTNeoConfig",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "max_position_embeddings": 256,
+            "window_size": WINDOW,
+            "attention_types": [[["global", "local"], 1]],
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+        },
+        ("unscaled attention", "local layers", "learned positions"),
+    ),
+)
+"""Models that compute attention themselves."""
+
+ZOO: tuple[ZooModel, ...] = (
+    _LLAMA + _QWEN + _MISTRAL + _GEMMA + _PHI3 + _DEEPSEEK + _OTHERS + _SPELLED_OUT
+)
 
 DISTINCT: tuple[str, ...] = (
     "llama-bias", "llama-longrope", "qwen2-window", "qwen3", "qwen3-moe", "mixtral-window",
-    "gemma2", "gemma3", "phi3", "phi3-window", "deepseek-v3", "smollm3", "gpt2", "opt",
+    "gemma2", "gemma3", "phi3", "phi3-window", "deepseek-v3", "smollm3", "gpt2", "opt", "bloom",
 )  # fmt: skip
 """One name for each thing that a graph of the zoo can have; the others differ in numbers alone."""
 

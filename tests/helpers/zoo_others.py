@@ -26,19 +26,6 @@ OLD: tuple[ZooModel, ...] = (
     ZooModel("gptj", "GPTJConfig", {**_GPT, "rotary_dim": 8}, ("parallel block", "GPT-J rope")),
     ZooModel("codegen", "CodeGenConfig", {**_GPT, "rotary_dim": 8}, ("qkv split in four groups",)),
     ZooModel(
-        "bloom",
-        "BloomConfig",
-        {"vocab_size": VOCAB, "hidden_size": 64, "n_layer": 2, "n_head": 4, **_IDS},
-        ("alibi", "norm of embeddings"),
-        expected="refused",
-    ),
-    ZooModel(
-        "falcon",
-        "FalconConfig",
-        without(decoder(), "num_key_value_heads", "intermediate_size"),
-        ("one key head", "parallel block"),
-    ),
-    ZooModel(
         "falcon-new",
         "FalconConfig",
         without(
@@ -57,36 +44,12 @@ OLD: tuple[ZooModel, ...] = (
             "intermediate_size",
         ),
         ("alibi",),
-        expected="refused",
-    ),
-    ZooModel(
-        "mpt",
-        "MptConfig",
-        {"vocab_size": VOCAB, "d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 256},
-        ("alibi", "no biases"),
-        expected="refused",
     ),
     ZooModel(
         "gpt-bigcode",
         "GPTBigCodeConfig",
         _GPT,
         ("one key head", "learned positions"),
-    ),
-    ZooModel(
-        "gpt-neo",
-        "GPTNeoConfig",
-        {
-            "vocab_size": VOCAB,
-            "hidden_size": 64,
-            "num_layers": 2,
-            "num_heads": 4,
-            "max_position_embeddings": 256,
-            "window_size": WINDOW,
-            "attention_types": [[["global", "local"], 1]],
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-        },
-        ("unscaled attention", "local layers", "learned positions"),
     ),
     ZooModel(
         "biogpt",

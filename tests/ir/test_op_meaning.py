@@ -66,6 +66,17 @@ def test_sinks_take_their_share_of_the_softmax() -> None:
     close(actual, expected)
 
 
+def test_slopes_grow_with_the_distance() -> None:
+    """Scores of 0: weights are powers of exp(slope), whatever the position of the query."""
+    slopes = torch.tensor([0.5, 0.25, 1.0, 0.0])
+    q, k, v = torch.zeros(6, 4, 8), torch.randn(6, 2, 8), torch.randn(6, 2, 6)
+    distance = torch.arange(6).unsqueeze(1) - torch.arange(6)
+    weights = torch.exp(-slopes.view(-1, 1, 1) * distance) * (distance >= 0)
+    weights /= weights.sum(-1, keepdim=True)
+    expected = torch.einsum("hij,jhd->ihd", weights, v.repeat_interleave(2, 1))
+    close(Attention(0.3, slopes=True).reference(q, k, v, slopes), expected)
+
+
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("rotary", [0, 4])
 @pytest.mark.parametrize("cache", [DType.F32, DType.BF16, DType.I8])
@@ -80,7 +91,9 @@ def test_paged_attention_is_attention_of_each_sequence(
         for width in pool_widths(cache, 8, 8)
     ]
     table = torch.tensor([[2, 0], [3, -1]])
-    write, paged = CacheWrite(rotary), PagedAttention(0.4, window, rotary=rotary)
+    slopes = torch.rand(4)
+    write = CacheWrite(rotary)
+    paged = PagedAttention(0.4, window, slopes=True, rotary=rotary)
     q, k, v = ([torch.randn(n, h, 8) for n in lengths] for h in (4, 2, 2))
     angle = [torch.randn(n, 2) for n in lengths]
 
@@ -93,7 +106,7 @@ def test_paged_attention_is_attention_of_each_sequence(
         a = rows(angle, new, past)
         tables = (a.cos(), a.sin()) if rotary else ()
         pools[:] = write.reference(rows(k, new, past), rows(v, new, past), *pools, *meta, *tables)
-        return paged.reference(rows(q, new, past), *pools, *meta, *tables)
+        return paged.reference(rows(q, new, past), *pools, *meta, slopes, *tables)
 
     step(True, (70, 0), (70, 0))
     actual = step(False, new, lengths)
@@ -103,7 +116,8 @@ def test_paged_attention_is_attention_of_each_sequence(
         if rotary:
             turn = Rotary(rotary)
             query, key = (turn.reference(x, angle[s].cos(), angle[s].sin()) for x in (query, key))
-        dense.append(Attention(0.4, window).reference(query, key, v[s])[-new[s] :])
+        whole = Attention(0.4, window, slopes=True)
+        dense.append(whole.reference(query, key, v[s], slopes)[-new[s] :])
     # Elements off by 2^-9 of themselves, codes by 1/254 of the head's largest element.
     tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.I8: 0.06}[cache]
     torch.testing.assert_close(actual, torch.cat(dense), rtol=0, atol=tolerance)
@@ -196,7 +210,9 @@ def test_slot_attention_is_attention_of_each_sequence(
     pasts, new, query = (17, 4), (3, 1), 3
     dtype = TORCH_DTYPE[cache]
     caches = [torch.full((2, 2, 23, width), float("nan"), dtype=dtype) for width in (8, 6)]
-    write, attend = SlotWrite(rotary), SlotAttention(0.4, window, rotary=rotary)
+    slopes = torch.rand(4)
+    write = SlotWrite(rotary)
+    attend = SlotAttention(0.4, window, slopes=True, rotary=rotary)
     q, k, v = ([torch.randn(20, h, w) for _ in pasts] for h, w in ((4, 8), (2, 8), (2, 6)))
     angle = [torch.randn(20, 2) for _ in pasts]
 
@@ -207,7 +223,7 @@ def test_slot_attention_is_attention_of_each_sequence(
         tables = (rows(angle).cos(), rows(angle).sin()) if rotary else ()
         start = torch.tensor(begin)
         caches[:] = write.reference(rows(k), rows(v), *caches, start, *tables)
-        return attend.reference(rows(q), *caches, start, *tables)
+        return attend.reference(rows(q), *caches, start, slopes, *tables)
 
     run((0, 0), 4)
     run((4, 0), 13)  # the second sequence runs ahead: what it leaves behind is overwritten
@@ -218,7 +234,8 @@ def test_slot_attention_is_attention_of_each_sequence(
         if rotary:
             turn = Rotary(rotary)
             h, x = (turn.reference(y, angle[s].cos(), angle[s].sin()) for y in (h, x))
-        dense = Attention(0.4, window).reference(h, x, v[s])[pasts[s] :][: new[s]]
+        whole = Attention(0.4, window, slopes=True)
+        dense = whole.reference(h, x, v[s], slopes)[pasts[s] :][: new[s]]
         tolerance = {DType.F32: 1e-5, DType.BF16: 0.03, DType.F16: 0.004}[cache]
         torch.testing.assert_close(actual[s, : new[s]], dense, rtol=0, atol=tolerance)
 

@@ -24,6 +24,7 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 def attend_segments(
     queries,
     positions,
+    slopes,
     head_ptr,
     table_ptr,
     segment,
@@ -37,6 +38,7 @@ def attend_segments(
     SCALE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
+    SLOPES: tl.constexpr,
     SEGMENT: tl.constexpr,
     LEVELS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -53,8 +55,8 @@ def attend_segments(
         begin = tl.maximum(segment_start(each, SEGMENT, LEVELS), start // KEYS * KEYS)
         segment_end = tl.minimum(segment_start(each + 1, SEGMENT, LEVELS), end)
         segment_top, segment_total, segment_mixed = attend_segment(
-            queries, positions, head_ptr, table_ptr, begin, segment_end,
-            KEY, VALUE, VALUE_BLOCK, BLOCK_STRIDE, SCALE, SOFTCAP, WINDOW, KEYS,
+            queries, positions, slopes, head_ptr, table_ptr, begin, segment_end,
+            KEY, VALUE, VALUE_BLOCK, BLOCK_STRIDE, SCALE, SOFTCAP, WINDOW, SLOPES, KEYS,
         )  # fmt: skip
         top, total, mixed = merge(
             top, total, mixed, segment_top, segment_total, segment_mixed, SCALE, SOFTCAP
@@ -66,6 +68,7 @@ def attend_segments(
 def attend_segment(
     queries,
     positions,
+    slopes,
     head_ptr,
     table_ptr,
     begin,
@@ -77,10 +80,12 @@ def attend_segment(
     SCALE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
+    SLOPES: tl.constexpr,
     KEYS: tl.constexpr,
 ):
     """queries [ROWS, KEY_BLOCK] at positions i32[ROWS] over the keys begin … end - 1.
 
+    With SLOPES, slopes f32[ROWS] times the distance of a key are added to unscaled scores.
     `begin` is a multiple of KEYS, which divides 64. head_ptr: this head's part of block 0;
     table_ptr: the sequence's row of the block table. Keys at or behind `end` are never used,
     but keys are read up to the end of a tile. Returns (top, total, mixed).
@@ -105,6 +110,9 @@ def attend_segment(
             scores = scores * tl.load(scales_ptr)[None, :]
         if SOFTCAP > 0:
             scores = _tanh(scores * (SCALE / SOFTCAP))
+        if SLOPES:
+            distance = (key[None, :] - positions[:, None]).to(tl.float32)
+            scores = tl.fma(distance, slopes[:, None], scores)
         visible = (key[None, :] <= positions[:, None]) & (key < end)[None, :]
         if WINDOW > 0:
             visible = visible & (key[None, :] > positions[:, None] - WINDOW)

@@ -23,6 +23,7 @@ def paged_attention(
     queries_ptr,
     pool_ptr,
     sinks_ptr,
+    slopes_ptr,
     query_start_ptr,
     context_len_ptr,
     block_table_ptr,
@@ -43,6 +44,7 @@ def paged_attention(
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
+    SLOPES: tl.constexpr,
     SHORT: tl.constexpr,
     SEGMENT: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -94,13 +96,14 @@ def paged_attention(
                 KEY, KEY_BLOCK,
             ),
             tl.where(owned, earlier + token, -1),
+            _load_slopes(slopes_ptr, query_head, SCALE, SOFTCAP, SLOPES),
             pool_ptr + head * elements_of_head(pool_ptr, KEY, VALUE),
             block_table_ptr + sequence * COLUMNS,
             segment, after,
             first_visible(earlier + tile * TILE, WINDOW),
             tl.minimum(earlier + tile * TILE + TILE, context),
             KEY, VALUE, VALUE_BLOCK, BLOCK_BYTES // BYTES, SCALE, SOFTCAP, WINDOW,
-            SEGMENT, LEVELS, KEYS,
+            SLOPES, SEGMENT, LEVELS, KEYS,
         )  # fmt: skip
         if (queries_len <= SHORT) & (segments > 1):
             pair = sequence * KV_HEADS + head
@@ -117,6 +120,17 @@ def paged_attention(
         else:
             result = finish(top, total, mixed, sinks_ptr, query_head, SCALE, SOFTCAP, SINKS)
             store_result(out_ptr + query_row * OUT_STRIDE, query_head, result, owned, VALUE)
+
+
+@triton.jit
+def _load_slopes(
+    slopes_ptr, heads, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, SLOPES: tl.constexpr
+):
+    """f32 [ROWS], the slopes of heads i32 [ROWS] in units of unscaled scores."""
+    if not SLOPES:
+        return tl.zeros(heads.shape, tl.float32)
+    UNIT: tl.constexpr = SOFTCAP if SOFTCAP > 0 else SCALE
+    return tl.load(slopes_ptr + heads).to(tl.float32) * (1.0 / UNIT)
 
 
 @triton.jit

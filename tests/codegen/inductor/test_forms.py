@@ -53,13 +53,13 @@ def test_writing_happens_in_place(dtype: DType, interleaved: bool) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 4])
-@pytest.mark.parametrize("sinks", [False, True])
-def test_attention_reads_up_to_the_extent(window: int, sinks: bool) -> None:
+@pytest.mark.parametrize("by_head", [False, True])
+def test_attention_reads_up_to_the_extent(window: int, by_head: bool) -> None:
     """What lies behind is NaN, and isn't read."""
-    op = SlotAttention(scale=0.5, window=window, sinks=sinks)
+    op = SlotAttention(scale=0.5, window=window, sinks=by_head, slopes=by_head)
     caches = [torch.randn(2, 2, 12, d) for d in (8, 5)]
     operands = [torch.randn(6, 4, 8), *caches, torch.tensor([6, 2], dtype=torch.int32)]
-    operands += [torch.randn(4)] if sinks else []
+    operands += [torch.randn(4), torch.rand(4)] if by_head else []
     expected = op.reference(*operands)
     for cache in caches:
         cache[:, :, 9:] = float("nan")

@@ -27,7 +27,8 @@ VARIANTS = {
     "rotary": replace(PLAIN, rotary=8),
     "interleaved": replace(PLAIN, rotary=12, interleaved=True, window=3),
     "sinks": replace(PLAIN, sinks=True),
-    "everything": replace(PLAIN, window=4, softcap=1.5, sinks=True, rotary=12),
+    "slopes": replace(PLAIN, slopes=True),
+    "everything": replace(PLAIN, window=4, softcap=1.5, sinks=True, slopes=True, rotary=12),
 }
 
 
@@ -40,7 +41,7 @@ def graph_of(op: SlotAttention, heads: int, kv_heads: int, widths: tuple[int, in
 
     start = given("start", S, dtype=DType.I32)
     tables = [given(n, T, op.rotary // 2) for n in ("cos", "sin")] if op.rotary else []
-    sinks = [given("sinks", heads)] if op.sinks else []
+    by_head = [given(name, heads) for name in ("sinks", "slopes") if getattr(op, name)]
     for i in range(2):
         q, k = given(f"q{i}", T, heads, key), given(f"k{i}", T, kv_heads, key)
         v = given(f"v{i}", T, kv_heads, value)
@@ -49,7 +50,7 @@ def graph_of(op: SlotAttention, heads: int, kv_heads: int, widths: tuple[int, in
             for name, width in (("key", key), ("value", value))
         ]
         write = g.append(SlotWrite(op.rotary, op.interleaved), [k, v, *caches, start, *tables])
-        attention = g.append(op, [q, *write.outputs, start, *sinks, *tables])
+        attention = g.append(op, [q, *write.outputs, start, *by_head, *tables])
         g.outputs += [*write.outputs, attention.output]
     return g
 
