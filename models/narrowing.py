@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .narrow_scans import narrow_scans
+
 WINDOW = 8
 """Sliding windows and attention chunks of a twin, in tokens."""
 BLOCK = 16
@@ -33,7 +35,8 @@ _MOST: tuple[tuple[int, tuple[str, ...]], ...] = (
           "shared_intermediate_size", "moe_shared_expert_intermediate_size",
           "shared_experts_intermediate_size", "q_lora_rank")),
     (32, ("kv_lora_rank", "hidden_size_per_layer_input")),
-    (16, ("laurel_rank", "dim_model_base")),
+    (16, ("laurel_rank", "dim_model_base", "state_size", "ssm_state_size", "mamba_d_state",
+          "time_step_rank", "mamba_dt_rank")),
     (8, ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
          "num_routed_experts")),
     (2, ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts",
@@ -63,10 +66,9 @@ _HEADS = (
     ("decoder_attention_heads", ()),
     ("swa_num_attention_heads", ("swa_num_key_value_heads",)),
     ("linear_num_value_heads", ("linear_num_key_heads",)),
+    ("linear_num_heads", ()),
 )  # fmt: skip
 """Heads of queries (or values), and those of which several of them share one."""
-_SCANS = (("mamba_n_heads", "mamba_d_head", "mamba_expand"), ("num_heads", "head_dim", "expand"))
-"""Heads of a scan, their size, and what times the hidden size they are together."""
 _ATTENTION_WIDTH = 512
 """Heads times their size in a twin, about."""
 
@@ -182,19 +184,27 @@ def _few_heads(fields: Fields) -> dict[str, Any]:
         new |= dict.fromkeys(others[:1], few_kv)
         if not name.startswith(("swa_", "linear_")):
             new |= dict.fromkeys(hidden, _hidden_size(fields, width, heads * size, few * size))
-    new |= _scan_heads(fields, new.get(hidden[0], width) if hidden else 0)
+    if hidden and "state_size" in fields:  # scans alone, often without heads
+        new.setdefault(hidden[0], min(width, 128))
+    if hidden:
+        narrow = new.get(hidden[0], width)
+        new |= _wide_heads(fields, width, narrow) | narrow_scans(fields, width, narrow)
     if "word_embed_proj_dim" in fields and fields["word_embed_proj_dim"] == width:
         new["word_embed_proj_dim"] = new.get(hidden[0], width)
     return new
 
 
-def _scan_heads(fields: Fields, hidden: int) -> dict[str, Any]:
-    """Heads of a scan, of which `expand` times the hidden size is made up."""
-    new: dict[str, Any] = {}
-    for name, size, expand in _SCANS:
-        if _present(fields, (name, size, expand)) == [name, size, expand]:
-            new[name] = max(1, fields[expand] * hidden // fields[size])
-    return new
+def _wide_heads(fields: Fields, width: int, narrow: int) -> dict[str, Any]:
+    """Heads that are together a stated multiple of the hidden size wide, whatever their size."""
+    wide, size = fields.get("attention_hidden_size"), fields.get("attention_head_dim")
+    heads = fields.get("num_attention_heads")
+    if not (_is_size(wide) and _is_size(size) and _is_size(heads)) or heads * size != wide:
+        return {}
+    few = min(heads, 4)
+    new = {"attention_hidden_size": wide * narrow // width, "num_attention_heads": few}
+    kept = ("num_key_value_heads", "num_query_groups")
+    new |= {name: few for name in _present(fields, kept) if fields[name] == heads}
+    return new | {"attention_head_dim": new["attention_hidden_size"] // few}
 
 
 def _head_size(fields: Fields, width: int, heads: int) -> int | None:

@@ -21,16 +21,22 @@ OFFSET_STD = 0.2
 """Spread around the initial value of what initialisation leaves constant (1 or 0)."""
 
 
+DECAYS = ("A_log",)
+"""Names of parameters whose exponentials are the decays of a recurrence."""
+
+
 def randomize(model: PreTrainedModel, seed: int, embedding_std: float = EMBEDDING_STD) -> None:
     """Draw all weights of `model` anew, in place.
 
     Matrices get a standard deviation of `1/sqrt(fan-in)` (hidden states and attention scores stay
     near 1, so softmax is neither uniform nor one-hot), embeddings `embedding_std`; everything else
-    keeps its initial value plus noise of `OFFSET_STD`. Each tensor has its own generator, seeded by
-    its name: adding a tensor does not change the others.
+    keeps its initial value plus noise of `OFFSET_STD`; so do the logarithms of a recurrence's decays,
+    which are no matrix whatever their shape. Each tensor has its own generator, seeded by its name:
+    adding a tensor does not change the others.
     """
     import torch
 
+    gates = _gates(model)
     embeddings = {
         id(parameter)
         for module in model.modules()
@@ -47,7 +53,29 @@ def randomize(model: PreTrainedModel, seed: int, embedding_std: float = EMBEDDIN
                 continue
             noise = torch.randn(tensor.shape, generator=_generator(name, seed))
             is_embedding = id(tensor) in embeddings
-            tensor.copy_(noise * embedding_std if is_embedding else _draw(tensor, noise))
+            if is_embedding:
+                drawn = noise * embedding_std
+            elif name.endswith(DECAYS):
+                drawn = tensor + noise * OFFSET_STD
+            elif id(tensor) in gates:
+                drawn = noise / tensor.shape[1] ** 0.5
+            else:
+                drawn = _draw(tensor, noise)
+            tensor.copy_(drawn)
+
+
+def _gates(model: PreTrainedModel) -> set[int]:
+    """Linear layers within the modules that have decays.
+
+    They make time steps and gates, a few numbers of a whole hidden state. With weights as `fan_in`
+    has them these would be so large that a state is forgotten at once, and that chunked eager code,
+    which takes differences of sums of their logarithms, loses half of its digits.
+    """
+    import torch
+
+    mixers = [m for m in model.modules() if any(hasattr(m, name) for name in DECAYS)]
+    inner = (part for mixer in mixers for part in mixer.modules())
+    return {id(part.weight) for part in inner if isinstance(part, torch.nn.Linear)}
 
 
 def _draw(tensor: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

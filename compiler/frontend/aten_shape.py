@@ -216,7 +216,7 @@ def _unbind(b: Builder, x: Value, dim: int = 0) -> tuple[Value, ...]:
     return tuple(_select(b, x, dim, i) for i in range(size))
 
 
-@HANDLERS.of("cat", "concat")
+@HANDLERS.of("cat", "concat", "concatenate")
 def _cat(b: Builder, xs: Sequence[Value], dim: int = 0) -> Any:
     if any(isinstance(x.type.shape[dim], Sym) for x in xs):
         return join_rows(b, xs, dim)

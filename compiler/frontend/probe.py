@@ -140,9 +140,11 @@ def tensor_of(values: RecipeValues, value: Value) -> torch.Tensor:
 
 def eager_model(config: Any) -> Any:
     auto = auto_class(config) or transformers.AutoModelForCausalLM
-    model = auto.from_config(
-        copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
-    )
+    with torch.random.fork_rng(devices=[]):  # what keeps its initial value has the same each time
+        torch.manual_seed(SEED)
+        model = auto.from_config(
+            copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
+        )
     randomize(model, SEED)
     return fix_rope(model.eval(), CONTEXT)
 

@@ -252,7 +252,7 @@ def _pad(b: Builder, x: Shifted, pad: Sequence[int], *rest: Any) -> Value | Shif
     return pad_rows(b, x, -1, pad[0], pad[1])
 
 
-@HANDLERS.of("cat", "concat")
+@HANDLERS.of("cat", "concat", "concatenate")
 def _cat(b: Builder, xs: Sequence[Any], dim: int = 0) -> Value | Shifted:
     return join_rows(b, xs, dim)
 
