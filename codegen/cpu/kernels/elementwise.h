@@ -2,9 +2,10 @@
 //
 // Generated loops read an element with `load`, convert it with `as<C>` to the type C that the op
 // computes in (float for bf16 and f16), call a function of namespace `op`, and write with `store`.
-// Unlike the vector functions of simd.h these favour exactness over speed: the math library's
-// functions, NaN as torch has it, Python's rounding of integer division. Integer arithmetic wraps;
-// division of an integer by 0 gives 0.
+// What networks are full of (e^x and what is built on it) has the arithmetic of simd.h, so that loops are
+// vectorized; the rest favours exactness over speed: the math library's functions, NaN as torch has
+// it, Python's rounding of integer division. Integer arithmetic wraps; division of an integer by 0
+// gives 0.
 #pragma once
 
 #include <stdint.h>
@@ -64,24 +65,24 @@ constexpr bool is_bool = __is_same(T, bool);
 LLMC_MATH(cos, __builtin_cosf(x))
 LLMC_MATH(sin, __builtin_sinf(x))
 LLMC_MATH(tan, __builtin_tanf(x))
-LLMC_MATH(exp, __builtin_expf(x))
+LLMC_MATH(exp, llmc::exp(x))
 LLMC_MATH(expm1, __builtin_expm1f(x))
 LLMC_MATH(log, __builtin_logf(x))
 LLMC_MATH(log1p, __builtin_log1pf(x))
 LLMC_MATH(log2, __builtin_log2f(x))
 LLMC_MATH(sqrt, __builtin_sqrtf(x))
 LLMC_MATH(rsqrt, 1.0f / __builtin_sqrtf(x))
-LLMC_MATH(tanh, __builtin_tanhf(x))
-LLMC_MATH(erf, __builtin_erff(x))
+LLMC_MATH(tanh, llmc::tanh(x))
+LLMC_MATH(erf, llmc::erf(x))
 LLMC_MATH(reciprocal, 1.0f / x)
-LLMC_MATH(sigmoid, 1.0f / (1.0f + __builtin_expf(-x)))
-LLMC_MATH(silu, x / (1.0f + __builtin_expf(-x)))
+LLMC_MATH(sigmoid, llmc::sigmoid(x))
+LLMC_MATH(silu, llmc::silu(x))
 LLMC_MATH(elu, x > 0.0f ? x : __builtin_expm1f(x))
 LLMC_MATH(selu, 1.05070098f * (x > 0.0f ? x : 1.67326324f * __builtin_expm1f(x)))
-LLMC_MATH(softplus, x > 20.0f ? x : __builtin_log1pf(__builtin_expf(x)))
-LLMC_MATH(mish, x * __builtin_tanhf(softplus(x)))
-LLMC_MATH(gelu, 0.5f * x * (1.0f + __builtin_erff(x * 0.70710678f)))
-LLMC_MATH(gelu_tanh, 0.5f * x * (1.0f + __builtin_tanhf(0.79788456f * (x + 0.044715f * x * x * x))))
+LLMC_MATH(softplus, llmc::softplus(x))
+LLMC_MATH(mish, x * llmc::tanh(softplus(x)))
+LLMC_MATH(gelu, llmc::gelu_erf(x))
+LLMC_MATH(gelu_tanh, llmc::gelu_tanh(x))
 LLMC_MATH(clip6, x < 0.0f ? 0.0f : (x > 6.0f ? 6.0f : x))
 LLMC_MATH(hardsigmoid, clip6(x + 3.0f) / 6.0f)
 LLMC_MATH(hardswish, x * clip6(x + 3.0f) / 6.0f)

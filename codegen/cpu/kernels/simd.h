@@ -38,6 +38,8 @@ LLMC_INLINE Vec splat(float x) { return (Vec)(x); }
 LLMC_INLINE IVec splat_int(int32_t x) { return (IVec)(x); }
 LLMC_INLINE Vec as_float(IVec v) { return __builtin_bit_cast(Vec, v); }
 LLMC_INLINE IVec as_int(Vec v) { return __builtin_bit_cast(IVec, v); }
+LLMC_INLINE float as_float(int32_t v) { return __builtin_bit_cast(float, v); }
+LLMC_INLINE int32_t as_int(float v) { return __builtin_bit_cast(int32_t, v); }
 LLMC_INLINE Vec to_float(IVec v) { return __builtin_convertvector(v, Vec); }
 
 LLMC_INLINE Vec load(const float* p) {
@@ -87,10 +89,21 @@ LLMC_INLINE float fma(float a, float b, float c) {
 // As the x86 instructions: where a lane is NaN in either, the result is b.
 LLMC_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 LLMC_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
-LLMC_INLINE Vec abs(Vec a) { return as_float(as_int(a) & 0x7fffffff); }
 LLMC_INLINE Vec sqrt(Vec a) { return __builtin_elementwise_sqrt(a); }
 LLMC_INLINE Vec select(IVec mask, Vec yes, Vec no) { return mask ? yes : no; }
-LLMC_INLINE Vec copy_sign(Vec magnitude, Vec sign) {
+
+// From here on V is Vec or float: loops over single elements get the same bits, and compilers make
+// vectors of them, which they can't of calls of the math library.
+template <class V>
+LLMC_INLINE V lanes(float x) {
+  return (V)(x);
+}
+template <class V>
+LLMC_INLINE V abs(V a) {
+  return as_float(as_int(a) & 0x7fffffff);
+}
+template <class V>
+LLMC_INLINE V copy_sign(V magnitude, V sign) {
   return as_float((as_int(magnitude) & 0x7fffffff) | (as_int(sign) & (int32_t)0x80000000));
 }
 
@@ -161,73 +174,101 @@ LLMC_INLINE uint16_t float_to_bf16(float x) {
 
 // e^x within 2 ulp. Below -86.6 the result is 0 (no subnormals), above 88.72 infinity, NaN stays
 // NaN.
-LLMC_INLINE Vec exp(Vec x) {
-  const Vec magic = splat(12582912.0f);
-  Vec shifted = fma(x, splat(1.44269504f), magic);
-  Vec n = shifted - magic;
+template <class V>
+LLMC_INLINE V exp(V x) {
+  const V magic = lanes<V>(12582912.0f);
+  V shifted = fma(x, lanes<V>(1.44269504f), magic);
+  V n = shifted - magic;
   // ln 2 in two parts; the first has few bits, so that n times it is exact.
-  Vec r = fma(n, splat(-0.693359375f), x);
-  r = fma(n, splat(2.12194440e-4f), r);
+  V r = fma(n, lanes<V>(-0.693359375f), x);
+  r = fma(n, lanes<V>(2.12194440e-4f), r);
   // e^r = 1 + r + r^2 q(r) for |r| <= ln(2)/2, error 3.2e-9
-  Vec q = splat(0.00139508335f);
-  q = fma(q, r, splat(0.00836908828f));
-  q = fma(q, r, splat(0.0416662007f));
-  q = fma(q, r, splat(0.166665172f));
-  q = fma(q, r, splat(0.50000001f));
-  Vec p = fma(q, r * r, r) + splat(1.0f);
+  V q = lanes<V>(0.00139508335f);
+  q = fma(q, r, lanes<V>(0.00836908828f));
+  q = fma(q, r, lanes<V>(0.0416662007f));
+  q = fma(q, r, lanes<V>(0.166665172f));
+  q = fma(q, r, lanes<V>(0.50000001f));
+  V p = fma(q, r * r, r) + lanes<V>(1.0f);
   // 2^n as 2 * 2^(n-1), since 2^128 itself is not a float
-  Vec scale = as_float((as_int(shifted) + 126) << 23);
-  Vec y = p * scale * splat(2.0f);
-  y = x < splat(-86.6f) ? splat(0.0f) : y;
-  return x > splat(88.722f) ? splat(__builtin_inff()) : y;
+  V scale = as_float((as_int(shifted) + 126) << 23);
+  V y = p * scale * lanes<V>(2.0f);
+  y = x < lanes<V>(-86.6f) ? lanes<V>(0.0f) : y;
+  return x > lanes<V>(88.722f) ? lanes<V>(__builtin_inff()) : y;
 }
 
-LLMC_INLINE Vec sigmoid(Vec x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
-LLMC_INLINE Vec silu(Vec x) { return x / (splat(1.0f) + exp(-x)); }
+template <class V>
+LLMC_INLINE V sigmoid(V x) {
+  return lanes<V>(1.0f) / (lanes<V>(1.0f) + exp(-x));
+}
+template <class V>
+LLMC_INLINE V silu(V x) {
+  return x / (lanes<V>(1.0f) + exp(-x));
+}
+
+// log(1 + e^x), as max(x, 0) + log1p(e) of e = e^-|x|: with s = e / (2 + e), log1p(e) = 2 atanh(s), whose
+// series up to s^13 is within 2e-8 of it for s <= 1/3.
+template <class V>
+LLMC_INLINE V softplus(V x) {
+  V e = exp(-abs(x));
+  V s = e / (lanes<V>(2.0f) + e);
+  V z = s * s;
+  V p = lanes<V>(2.0f / 13);
+  p = fma(p, z, lanes<V>(2.0f / 11));
+  p = fma(p, z, lanes<V>(2.0f / 9));
+  p = fma(p, z, lanes<V>(2.0f / 7));
+  p = fma(p, z, lanes<V>(2.0f / 5));
+  p = fma(p, z, lanes<V>(2.0f / 3));
+  p = fma(p, z, lanes<V>(2.0f));
+  return fma(p, s, x > lanes<V>(0.0f) ? x : lanes<V>(0.0f));
+}
 
 // tanh within 1e-7: odd polynomial near 0, 1 - 2 / (e^2x + 1) elsewhere.
-LLMC_INLINE Vec tanh(Vec x) {
-  Vec z = x * x;
-  Vec p = splat(-0.00571703656f);
-  p = fma(p, z, splat(0.020650579f));
-  p = fma(p, z, splat(-0.0537434953f));
-  p = fma(p, z, splat(0.133314912f));
-  p = fma(p, z, splat(-0.333332839f));
-  Vec near = fma(p * z, x, x);
-  Vec far = splat(1.0f) - splat(2.0f) / (exp(abs(x) * splat(2.0f)) + splat(1.0f));
-  return abs(x) < splat(0.625f) ? near : copy_sign(far, x);
+template <class V>
+LLMC_INLINE V tanh(V x) {
+  V z = x * x;
+  V p = lanes<V>(-0.00571703656f);
+  p = fma(p, z, lanes<V>(0.020650579f));
+  p = fma(p, z, lanes<V>(-0.0537434953f));
+  p = fma(p, z, lanes<V>(0.133314912f));
+  p = fma(p, z, lanes<V>(-0.333332839f));
+  V near = fma(p * z, x, x);
+  V far = lanes<V>(1.0f) - lanes<V>(2.0f) / (exp(abs(x) * lanes<V>(2.0f)) + lanes<V>(1.0f));
+  return abs(x) < lanes<V>(0.625f) ? near : copy_sign(far, x);
 }
 
 // erf within 1e-7: odd polynomial up to 1, then 1 - e^-p(|x|) with p fitted to -log(erfc).
-LLMC_INLINE Vec erf(Vec x) {
-  Vec z = x * x;
-  Vec p = splat(7.88911954e-05f);
-  p = fma(p, z, splat(-0.000802084128f));
-  p = fma(p, z, splat(0.00518953534f));
-  p = fma(p, z, splat(-0.0268544446f));
-  p = fma(p, z, splat(0.112836002f));
-  p = fma(p, z, splat(-0.376126271f));
-  p = fma(p, z, splat(1.12837917f));
-  Vec a = min(abs(x), splat(4.0f));          // erf(4) is 1 in float
-  Vec q = splat(-0.000185574893f);
-  q = fma(q, a, splat(0.00293961573f));
-  q = fma(q, a, splat(-0.0218053512f));
-  q = fma(q, a, splat(0.103037436f));
-  q = fma(q, a, splat(0.638225602f));
-  q = fma(q, a, splat(1.12704008f));
-  q = fma(q, a, splat(0.00035370893f));
-  Vec far = splat(1.0f) - exp(-q);
-  Vec y = abs(x) < splat(1.0f) ? p * x : copy_sign(far, x);
+template <class V>
+LLMC_INLINE V erf(V x) {
+  V z = x * x;
+  V p = lanes<V>(7.88911954e-05f);
+  p = fma(p, z, lanes<V>(-0.000802084128f));
+  p = fma(p, z, lanes<V>(0.00518953534f));
+  p = fma(p, z, lanes<V>(-0.0268544446f));
+  p = fma(p, z, lanes<V>(0.112836002f));
+  p = fma(p, z, lanes<V>(-0.376126271f));
+  p = fma(p, z, lanes<V>(1.12837917f));
+  V a = abs(x) < lanes<V>(4.0f) ? abs(x) : lanes<V>(4.0f);          // erf(4) is 1 in float
+  V q = lanes<V>(-0.000185574893f);
+  q = fma(q, a, lanes<V>(0.00293961573f));
+  q = fma(q, a, lanes<V>(-0.0218053512f));
+  q = fma(q, a, lanes<V>(0.103037436f));
+  q = fma(q, a, lanes<V>(0.638225602f));
+  q = fma(q, a, lanes<V>(1.12704008f));
+  q = fma(q, a, lanes<V>(0.00035370893f));
+  V far = lanes<V>(1.0f) - exp(-q);
+  V y = abs(x) < lanes<V>(1.0f) ? p * x : copy_sign(far, x);
   return x != x ? x : y;
 }
 
-LLMC_INLINE Vec gelu_erf(Vec x) {
-  Vec half = x * splat(0.5f);
-  return fma(half, erf(x * splat(0.70710678f)), half);
+template <class V>
+LLMC_INLINE V gelu_erf(V x) {
+  V half = x * lanes<V>(0.5f);
+  return fma(half, erf(x * lanes<V>(0.70710678f)), half);
 }
-LLMC_INLINE Vec gelu_tanh(Vec x) {
-  Vec inner = splat(0.79788456f) * fma(splat(0.044715f) * x * x, x, x);
-  Vec half = x * splat(0.5f);
+template <class V>
+LLMC_INLINE V gelu_tanh(V x) {
+  V inner = lanes<V>(0.79788456f) * fma(lanes<V>(0.044715f) * x * x, x, x);
+  V half = x * lanes<V>(0.5f);
   return fma(half, tanh(inner), half);
 }
 

@@ -9,23 +9,30 @@ from kernel_harness import build, emulated_levels, pointer, runnable_levels
 
 SOURCE = """
 using namespace llmc;
+template <class V>
+static V function(int f, V v) {
+  switch (f) {
+    case 0: return exp(v);
+    case 1: return tanh(v);
+    case 2: return erf(v);
+    case 3: return sigmoid(v);
+    case 4: return silu(v);
+    case 5: return gelu_erf(v);
+    case 6: return gelu_tanh(v);
+    default: return softplus(v);
+  }
+}
 EXPORT void apply(int f, int n, const float* x, float* y) {
   for (int i = 0; i < n; i += kLanes) {
-    Vec v = load(x + i);
-    switch (f) {
-      case 0: v = exp(v); break;
-      case 1: v = tanh(v); break;
-      case 2: v = erf(v); break;
-      case 3: v = sigmoid(v); break;
-      case 4: v = silu(v); break;
-      case 5: v = gelu_erf(v); break;
-      case 6: v = gelu_tanh(v); break;
-      case 7: v = round_even(v); break;
-      case 8: v = splat(reduce_add(v)); break;
-      case 9: v = splat(reduce_max(v)); break;
-    }
-    store(y + i, v);
+    const Vec v = load(x + i);
+    store(y + i, f < 8    ? function(f, v)
+                 : f == 8 ? round_even(v)
+                 : f == 9 ? splat(reduce_add(v))
+                          : splat(reduce_max(v)));
   }
+}
+EXPORT void apply_each(int f, int n, const float* x, float* y) {
+  for (int i = 0; i < n; i++) y[i] = function(f, x[i]);
 }
 EXPORT void partial(int n, const float* x, float* y) { store_partial(y, load_partial(x, n), n); }
 EXPORT void loaded(int n, const float* x, float* y) { store(y, load_partial(x, n)); }
@@ -42,9 +49,10 @@ EXPORT void from_bf16(int n, const uint16_t* x, float* y, float* one) {
 }
 """
 NAMES = [
-    *("exp", "tanh", "erf", "sigmoid", "silu", "gelu_erf", "gelu_tanh", "round_even"),
-    *("reduce_add", "reduce_max"),
+    *("exp", "tanh", "erf", "sigmoid", "silu", "gelu_erf", "gelu_tanh", "softplus"),
+    *("round_even", "reduce_add", "reduce_max"),
 ]
+FUNCTIONS = NAMES[1:8]
 LEVELS = [*runnable_levels(), *emulated_levels()]
 vector_erf = np.vectorize(math.erf)
 
@@ -83,7 +91,7 @@ def test_exp_at_the_edges(level: str):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", ["tanh", "erf", "sigmoid", "silu", "gelu_erf", "gelu_tanh"])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_match_float64(level: str, name: str):
     x = grid(90)
     v = x.astype(np.float64)
@@ -93,6 +101,7 @@ def test_functions_match_float64(level: str, name: str):
         "sigmoid": lambda: 1 / (1 + np.exp(-v)),
         "silu": lambda: v / (1 + np.exp(-v)),
         "gelu_erf": lambda: 0.5 * v * (1 + vector_erf(v / math.sqrt(2))),
+        "softplus": lambda: np.logaddexp(0, v),
         "gelu_tanh": lambda: (
             0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
         ),
@@ -103,14 +112,23 @@ def test_functions_match_float64(level: str, name: str):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", ["tanh", "erf", "sigmoid", "silu", "gelu_erf", "gelu_tanh"])
+@pytest.mark.parametrize("name", NAMES[:8])
+def test_single_elements_get_the_same_bits(level: str, name: str):
+    x = np.concatenate([grid(90), np.array([np.inf, -np.inf, 0.0, -0.0] * 4, np.float32)])
+    y = np.full_like(x, -777.0)
+    build(SOURCE, level).apply_each(NAMES.index(name), len(x), pointer(x), pointer(y))
+    np.testing.assert_array_equal(y, apply(level, name, x))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_nan_stays_nan_and_infinity_has_its_limit(level: str, name: str):
     y = apply(level, name, np.array([np.nan, np.inf, -np.inf, *[0.5] * 13], np.float32))
     assert np.isnan(y[0])
     assert y[1] == (1.0 if name in ("tanh", "erf", "sigmoid") else np.inf)
     if name in ("tanh", "erf"):
         assert y[2] == -1
-    if name == "sigmoid":
+    if name in ("sigmoid", "softplus"):
         assert y[2] == 0
 
 
