@@ -117,7 +117,7 @@ class State(RuleBasedStateMachine):
 
     @initialize(
         windows=st.sampled_from([(), (0,), (0, 5), (6,), (0, 1, 9)]),
-        blocks=st.integers(6, 16),
+        blocks=st.integers(5, 12),
         slots=st.integers(1, 7),
     )
     def begin(self, windows, blocks, slots):
@@ -132,7 +132,7 @@ class State(RuleBasedStateMachine):
         )
         self.content = [[[None] * SIZE for _ in range(blocks)] for _ in windows]
         self.state = [None] * slots
-        self.running = []
+        self.running, self.texts = [], [[0]]
 
     def _copies(self):
         """Content and state as they will be once the copies are made that are asked for."""
@@ -151,12 +151,16 @@ class State(RuleBasedStateMachine):
         self.cache.take_copies()
 
     @rule(
-        tokens=st.lists(st.sampled_from([0, 1, TURN]), min_size=1, max_size=30),
-        namespace=st.sampled_from(["", "x"]),
+        data=st.data(),
+        more=st.lists(st.sampled_from([0, 1, TURN]), min_size=1, max_size=9),
+        namespace=st.sampled_from(["", "", "", "x"]),
         reserve=st.integers(0, 1),
         reuse=st.sampled_from([True, True, True, False]),
     )
-    def admit(self, tokens, namespace, reserve, reuse):
+    def admit(self, data, more, namespace, reserve, reuse):
+        """A text that begins as one before, mostly."""
+        known = data.draw(st.sampled_from(self.texts))
+        tokens = [*known[: data.draw(st.integers(0, len(known)))], *more]
         granted = self.cache.admit(tokens, namespace=namespace, reserve=reserve, reuse=reuse)
         if granted is not None:
             hold, cached = granted
@@ -164,8 +168,9 @@ class State(RuleBasedStateMachine):
             assert reuse or not cached
             cuts = self.cache.cuts(tokens, cached)
             self.running.append([hold, list(tokens), cached, namespace, cuts])
+            self.texts = [*self.texts[-7:], self.running[-1][1]]
         else:
-            assert self.running
+            assert self.running or not self.cache.can_ever_admit(len(tokens) + reserve * SIZE)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), count=st.integers(1, MAX_QUERY), new=st.sampled_from([0, 1, TURN]))
@@ -200,6 +205,12 @@ class State(RuleBasedStateMachine):
                 assert block != FREED
                 wanted = (namespace, *tokens[: position + 1])
                 assert self.content[g][block][position % SIZE] == wanted, "not what was written"
+
+    @precondition(lambda self: any(sequence[2] for sequence in self.running))
+    @rule(data=st.data())
+    def snapshot(self, data):
+        sequence = data.draw(st.sampled_from([one for one in self.running if one[2]]))
+        self.cache.snapshot(*sequence[:3])
 
     @precondition(lambda self: any(sequence[2] for sequence in self.running))
     @rule(data=st.data(), more=st.sampled_from([0, 1, TURN]), reserve=st.integers(0, 1))
