@@ -68,7 +68,8 @@ class Model:
         self.manifest = manifest
         self.variant = variant
         self.generation = generation or Generation()
-        self.engine = Engine(program, max_context=max_context, options=options)
+        ends = frozenset(self.generation.eos_token_ids)
+        self.engine = Engine(program, max_context=max_context, options=options, turn_ids=ends)
         self.thread = EngineThread(self.engine)
         """Steps the engine; whoever uses `engine` itself does so while this is `paused`, or before
         the first request."""
@@ -78,7 +79,7 @@ class Model:
         self.request_maker = RequestMaker(
             _opened(tokenizer, weakref.ref(self)) if tokenizer is not None else None,
             program.vocab_size,
-            frozenset(self.generation.eos_token_ids),
+            ends,
         )
         self._chat_source = chat_template
 

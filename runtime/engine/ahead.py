@@ -88,6 +88,10 @@ class StepsAhead:
         if not self._unfinished and self._flight is not None:
             self._flight.in_vain = True
 
+    def leads(self, leader: Running) -> None:
+        """Followers wait until the prefix cache has the prompt: the row of logits that their first
+        tokens would be drawn from may be on the device, and the next step planned already."""
+
     def compute(self, note: Note) -> None:
         if self._waiting or self._must_land_first:
             self.settle(note)

@@ -11,9 +11,11 @@ from time import monotonic
 from msgspec import Struct
 
 from ...artifact.program import Program, submits
+from ...artifact.stateful_program import keeps_state
 from ...base.errors import LlmcError
 from .ahead import StepsAhead
 from .cache.manager import CacheManager
+from .cache.snapshot_places import SnapshotPlaces
 from .in_turn import Steps, StepsInTurn
 from .metrics.counters import EngineCounters, Gauges
 from .request import Delta, FinishReason, Request, check_prompt
@@ -22,7 +24,7 @@ from .sampling.parameters import check_params
 from .sampling.sampler import Sampler
 from .schedule.scheduler import Scheduler
 from .schedule.step_shape import MixedSteps, UniformSteps
-from .speculation.proposer import Proposer
+from .speculation.proposer import Proposer, usable_proposer
 
 __all__ = ["Engine", "EngineOptions", "FinishReason", "Request"]
 
@@ -37,7 +39,10 @@ class EngineOptions(Struct, frozen=True):
 
 
 class Engine:
-    """Runs requests on a program. Not thread-safe: one caller steps it at a time."""
+    """Runs requests on a program. Not thread-safe: one caller steps it at a time.
+
+    `turn_ids`: tokens that end a turn of a conversation, of use where the program keeps state.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Engine:
         max_context: int | None = None,
         options: EngineOptions | None = None,
         proposer: Proposer | None = None,
+        turn_ids: frozenset[int] = frozenset(),
     ) -> None:
         options = options or EngineOptions()
         limits = program.limits
@@ -56,17 +62,21 @@ class Engine:
             program.cache_blocks,
             limits.max_tokens,
             prefixes=options.prefix_cache and not limits.uniform_query,
+            block_size=limits.block_size,
+            slots=program.state_slots if keeps_state(program) else 0,
+            places=SnapshotPlaces(turn_ids),
         )
         shape = UniformSteps() if limits.uniform_query else MixedSteps(options.decode_slack)
-        # A program of uniform steps would have to widen everybody's for one sequence's drafts.
-        proposer = None if limits.uniform_query else proposer
+        proposer = usable_proposer(proposer, program)
         self.scheduler = Scheduler(limits, self.cache, shape, proposer)
         self.sampler = Sampler()
         self.counters = EngineCounters()
+        if self.cache.state is not None:
+            self.counters.snapshots = self.cache.state.counts
         parts = self.scheduler, self.sampler, self.counters
         self._steps: Steps = (
             StepsAhead(program, *parts, waits=proposer is not None)
-            if submits(program)
+            if submits(program) and not keeps_state(program)
             else StepsInTurn(program, *parts)
         )
         self._running: dict[int, Running] = {}
@@ -122,6 +132,7 @@ class Engine:
         leader = self._running.get(id(request.follows))
         if leader is not None and not leader.request.output and self.cache.prefixes:
             leader.followers.append(running)
+            self._steps.leads(leader)
         else:
             self.scheduler.add(running)
 
@@ -225,7 +236,7 @@ class Engine:
 
     def gauges(self) -> Gauges:
         """How it stands now."""
-        pools = self.cache.pools
+        pools, state = self.cache.pools, self.cache.state
         running = len(self.scheduler.running) + self._steps.leaving
         return Gauges(
             running=running,
@@ -233,4 +244,7 @@ class Engine:
             cache_used=sum(pool.used for pool in pools),
             cache_cached=sum(pool.kept for pool in pools),
             cache_total=sum(pool.size for pool in pools),
+            state_used=state.used if state is not None else 0,
+            state_snapshots=state.kept if state is not None else 0,
+            state_total=state.size if state is not None else 0,
         )

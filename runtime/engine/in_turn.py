@@ -6,10 +6,13 @@ program that works by itself.
 """
 
 from collections.abc import Callable
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Protocol
 
 from ...artifact.program import Program, StepInputs
+from ...artifact.stateful_program import keeps_state
+from .cache.hold import NO_COPIES, Copies
+from .forking import Forks, note_scheduled
 from .metrics.counters import EngineCounters
 from .next_tokens import take_next
 from .running import Running, Taken
@@ -36,6 +39,10 @@ class Steps(Protocol):
 
     def ended(self, running: Running) -> None:
         """A request has ended."""
+        ...
+
+    def leads(self, leader: Running) -> None:
+        """One more request waits for the prompt of this one, among its followers."""
         ...
 
     def compute(self, note: Note) -> None:
@@ -66,25 +73,34 @@ class StepsInTurn:
         self._program, self._scheduler = program, scheduler
         self._sampler, self._counters = sampler, counters
         self._with_state = 0
+        self._forks = Forks(scheduler, sampler, counters)
+        self._keeps_state = keeps_state(program)
 
     def added(self, running: Running) -> None:
         self._with_state += running.state is not None
 
     def ended(self, running: Running) -> None:
         self._with_state -= running.state is not None
+        self._forks.ended(running)
+
+    def leads(self, leader: Running) -> None:
+        self._forks.add(leader)
 
     def compute(self, note: Note) -> None:
         plan = self._scheduler.schedule()
         if not plan.sequences:
             return
-        inputs = begin(plan, self._program, self._counters)
+        inputs = begin(plan, self._program, self._counters, state=self._keeps_state)
         if self._with_state:
             self._sampler.prepare([running.state for running in plan.sequences])
         began = perf_counter()
         outputs = self._program.step(inputs)
         observe(plan, perf_counter() - began, self._scheduler, self._counters)
+        forks = self._forks.of(plan, outputs) if self._forks.leaders else ()
         taken, accepted = take_next(plan, outputs, self._sampler, greedy=not self._with_state)
         self._scheduler.advance(plan, accepted)
+        for fork in forks:
+            taken += self._forks.take(fork, outputs)
         note(taken)
 
     def settle(self, note: Note) -> None:
@@ -94,19 +110,28 @@ class StepsInTurn:
         """Nothing is under way."""
 
 
-def begin(plan: StepPlan[Running], program: Program, counters: EngineCounters) -> StepInputs:
-    """Does what comes before a step, and gives its inputs."""
-    for block in plan.copies:
-        program.copy_block(*block)
+def begin(
+    plan: StepPlan[Running], program: Program, counters: EngineCounters, *, state: bool = False
+) -> StepInputs:
+    """Does what comes before a step, and gives its inputs. `state`: whether the program keeps
+    some."""
+    if plan.copies is not NO_COPIES:
+        make_copies(plan.copies, program)
     for running in plan.admitted:
-        request = running.request
-        if not request.timings.scheduled:
-            request.timings.scheduled = monotonic()
-            request.cached_tokens = running.cached
-            counters.scheduled(request)
+        note_scheduled(running, counters)
     for _ in range(plan.preempted):
         counters.preempted()
-    return step_inputs(plan, len(program.cache_groups))
+    return step_inputs(plan, len(program.cache_groups), state=state)
+
+
+def make_copies(copies: Copies, program: Program) -> None:
+    """Makes what sequences have instead of what they share with others, and snapshots."""
+    for block in copies.blocks:
+        program.copy_block(*block)
+    if copies.slots:
+        assert keeps_state(program)
+        for slot in copies.slots:
+            program.copy_slot(*slot)
 
 
 def observe(

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ...artifact.stateful_program import keeps_state
 from ...base.arrays import Float32Array
 from ...base.errors import LlmcError
 from .engine import Engine
+from .in_turn import make_copies
 from .request import check_prompt
 from .schedule.sequence import Sequence as TokenSequence
 from .schedule.step_inputs import step_inputs
@@ -27,6 +29,7 @@ def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int,
     granted = engine.cache.admit(token_ids, reuse=False)
     if granted is None:
         raise LlmcError("LLMC-E0603", f"{len(token_ids)} tokens need more cache than is free")
+    state = keeps_state(engine.program)
     sequence = TokenSequence(list(token_ids), len(token_ids), hold=granted[0])
     limits = engine.program.limits
     try:
@@ -36,7 +39,9 @@ def iter_logits(engine: Engine, token_ids: Sequence[int]) -> Iterator[tuple[int,
             engine.cache.grow(granted[0], start, start + count)
             plan = StepPlan((sequence,), (count,), (count,))
             engine.settle()
-            outputs = engine.program.step(step_inputs(plan, len(engine.cache.groups)))
+            make_copies(engine.cache.take_copies(), engine.program)  # what others have asked for
+            inputs = step_inputs(plan, len(engine.cache.groups), state=state)
+            outputs = engine.program.step(inputs)
             sequence.computed += count
             yield start, outputs.logits
     finally:

@@ -1,44 +1,33 @@
-"""The paged cache of all groups: what a sequence holds, and what others can find of it.
+"""The cache of all groups, and slots of state: what a sequence holds, and what others find of it.
 
 `admit` gives a sequence the blocks of a beginning that is cached already; `grow` adds blocks as it
 comes to need them, and gives back those that a sliding window has left behind; `grow_spare` and
 `trim` do the same for what may turn out not to be needed; `record` tells the prefix index what has
 been computed; `release` takes everything back. A block that begins with the right tokens but goes
 on differently is copied, so no sequence ever writes where another reads.
+
+Where programs keep state, a sequence has a slot besides, and goes on only from *snapshots*: copies
+that `snapshot` makes of its slot at some positions, and the slot itself once it is released.
 """
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from ....artifact.manifest import CacheGroup
-from .block_pool import FREED, BlockPool, blocks_needed
+from .block_pool import FREED, BlockPool
+from .block_tables import BlockTables
+from .hold import NO_COPIES, CacheHold, Copies
 from .prefix_tree import NO_BLOCK, Match, PrefixIndex, PrefixNode
-
-BlockCopy = tuple[int, int, int]
-"""(cache group, source block, target block)."""
-
-
-class CacheHold(Struct, eq=False):
-    """What one sequence holds.
-
-    `tables`: per group a block for each block_size positions, `FREED` where it left the window,
-    and `freed` of them. `promised`: per group the blocks that its prompt has still to get.
-    `capacity`: tokens that there is room for. `node`: the end of what the index knows of this
-    sequence, which is its first `indexed` tokens.
-    """
-
-    tables: list[list[int]]
-    freed: list[int]
-    promised: list[int]
-    capacity: int
-    node: PrefixNode
-    indexed: int
+from .snapshot_places import SnapshotPlaces
+from .state_pool import StatePool
 
 
 class CacheManager:
-    """The pools of all cache groups. `pool_sizes`: blocks of each; `max_query`: most tokens that
-    one step brings for a sequence; `prefixes`: whether beginnings are shared."""
+    """The pools of all cache groups, and of slots if the program keeps state.
+
+    `pool_sizes`: blocks of each group; `max_query`: most tokens that one step brings for a
+    sequence; `prefixes`: whether beginnings are shared; `block_size`: of the tree, where there are
+    no groups; `slots`: of state; `places`: where snapshots are taken.
+    """
 
     def __init__(
         self,
@@ -47,26 +36,33 @@ class CacheManager:
         max_query: int,
         *,
         prefixes: bool = True,
+        block_size: int = 1,
+        slots: int = 0,
+        places: SnapshotPlaces | None = None,
     ) -> None:
         self.groups = groups
-        self.prefixes = prefixes and bool(groups)
-        self.block_size = groups[0].block_size if groups else 1
-        self.index = PrefixIndex(groups, self.block_size)
+        self.prefixes = prefixes and bool(groups or slots)
+        self.block_size = size = groups[0].block_size if groups else block_size
+        self.state: StatePool | None = None
+        if slots:
+            self.state = StatePool(slots, lambda snapshot: self.index.remove(snapshot))
+        drop = self.state.drop if self.state is not None else None
+        self.index = PrefixIndex(groups, size, drop)
         self.pools = tuple(
             BlockPool(size, lambda node, group=group: self.index.forget(node, group))
             for group, size in enumerate(pool_sizes)
         )
-        self._max_query = max_query
-        self._promised = [0] * len(groups)
-        self._copies: list[BlockCopy] = []
-
-    def blocks_needed(self, length: int) -> tuple[int, ...]:
-        """Most blocks per group that a sequence holds at once while it grows to `length` tokens."""
-        return tuple(blocks_needed(group, length, self._max_query) for group in self.groups)
+        self._blocks = BlockTables(groups, self.pools, size, max_query)
+        self.places = places or SnapshotPlaces()
+        self._interval = -(-self.places.interval // size) * size
+        self.copying = False
+        """Whether there are copies to make."""
+        self.grow, self.grow_spare = self._blocks.grow, self._blocks.grow_spare
+        self.trim = self._blocks.trim
 
     def can_ever_admit(self, length: int) -> bool:
         """Whether a sequence of `length` tokens fits when nothing else is there."""
-        needed = self.blocks_needed(length)
+        needed = self._blocks.needed(length)
         return all(n <= pool.size for n, pool in zip(needed, self.pools, strict=True))
 
     def admit(
@@ -79,141 +75,175 @@ class CacheManager:
     ) -> tuple[CacheHold, int] | None:
         """A hold for a sequence, and how many of its first tokens are in it already.
 
-        None unless all of `tokens` fit and `reserve` blocks of each group are left over. At least
-        one token is left to compute, since its logits are wanted. `reuse`: look for cached ones.
+        None unless there is a slot for its state, all of `tokens` fit, and `reserve` blocks of each
+        group are left over. At least one token is left to compute, since its logits are wanted.
+        `reuse`: look for cached ones.
         """
+        if self.state is not None and not self.state.available:
+            return None
         match = Match([])
         if self.prefixes and reuse:
-            match = self.index.match(namespace, tokens, len(tokens) - 1)
+            find = self.index.match if self.state is None else self.index.match_snapshot
+            match = find(namespace, tokens, len(tokens) - 1)
         tables = [self._found(group, match) for group in range(len(self.groups))]
-        promised = []
-        for group, count in enumerate(self.blocks_needed(len(tokens))):
-            pool, found = self.pools[group], [b for b in tables[group] if b != FREED]
-            promised.append(max(0, count - len(found)))
-            back_in_use = sum(not pool.is_used(block) for block in found)
-            left = pool.available - self._promised[group] - back_in_use
-            if promised[group] + reserve > left:
-                return None
-        return self._take(tables, promised, match, namespace)
+        promises = self._blocks.find_promises(tables, len(tokens), reserve)
+        return None if promises is None else self._take(tables, promises, match, namespace)
 
     def _found(self, group: int, match: Match) -> list[int]:
         """The block table of a match; blocks that the next token doesn't see are left out."""
         window, length = self.groups[group].window, len(match.nodes) * self.block_size
-        first = max(0, length - (window - 1)) // self.block_size if window else 0
-        return [FREED] * first + [node.blocks[group] for node in match.nodes[first:]]
+        seen = length + match.extra - (window - 1) if window else 0
+        first = max(0, seen) // self.block_size
+        nodes = match.nodes[first:]
+        return [FREED] * (len(match.nodes) - len(nodes)) + [node.blocks[group] for node in nodes]
 
     def _take(
-        self, tables: list[list[int]], promised: list[int], match: Match, namespace: str
+        self, tables: list[list[int]], promises: list[int], match: Match, namespace: str
     ) -> tuple[CacheHold, int]:
         length = len(match.nodes) * self.block_size
-        for group, (table, pool) in enumerate(zip(tables, self.pools, strict=True)):
-            self._promised[group] += promised[group]
-            for block in table:
-                if block != FREED:
-                    pool.share(block)
         freed = [table.count(FREED) for table in tables]
         node = match.nodes[-1] if match.nodes else self.index.root(namespace)
-        hold = CacheHold(tables, freed, promised, length, node, length)
+        # The slot comes first: blocks may be taken from the very node that its snapshot is in.
+        slot = self._slot(match)
+        self.copying = self.copying or match.extra > 0 or match.snapshot is not None
+        hold = CacheHold(tables, freed, promises, length, node, length, slot)
+        self._blocks.take(hold)
         if match.last is not None:
-            sources = list(match.last.blocks)
-            for source, pool in zip(sources, self.pools, strict=True):
-                pool.touch(source)
-            self._allocate(hold, len(match.nodes) + 1)
-            self._copies += [(g, source, tables[g][-1]) for g, source in enumerate(sources)]
+            self._blocks.add_copy(hold, list(match.last.blocks))
         return hold, length + match.extra
 
-    def _allocate(self, hold: CacheHold, columns: int) -> None:
-        for group, (pool, table) in enumerate(zip(self.pools, hold.tables, strict=True)):
-            while len(table) < columns:
-                table.append(pool.allocate())
-                if hold.promised[group]:
-                    hold.promised[group] -= 1
-                    self._promised[group] -= 1
-        hold.capacity = columns * self.block_size
+    def _slot(self, match: Match) -> int:
+        if self.state is None:
+            return -1
+        if match.snapshot is None:
+            return self.state.allocate()
+        return self.state.allocate_from(match.snapshot)
 
-    def grow(self, hold: CacheHold, computed: int, length: int) -> bool:
-        """Makes room for positions `computed` .. `length` - 1, which the next step writes.
-
-        Blocks that no query from `computed` on can see are given back first. False, and nothing
-        allocated, if a group has too few blocks.
-        """
-        columns = -(-length // self.block_size)
-        for index, (group, pool) in enumerate(zip(self.groups, self.pools, strict=True)):
-            if group.window:
-                self._leave_window(hold, index, computed)
-            if columns - len(hold.tables[index]) > pool.available:
-                return False
-        self._allocate(hold, columns)
-        return True
-
-    def _leave_window(self, hold: CacheHold, group: int, computed: int) -> None:
-        table, pool = hold.tables[group], self.pools[group]
-        outside = max(0, computed - (self.groups[group].window - 1)) // self.block_size
-        while hold.freed[group] < min(outside, len(table)):
-            pool.release(table[hold.freed[group]])
-            table[hold.freed[group]] = FREED
-            hold.freed[group] += 1
-
-    def grow_spare(self, hold: CacheHold, length: int) -> int:
-        """Makes room for positions up to `length` - 1 as far as there are blocks that nobody uses
-        and no prompt was promised. Returns for how many positions there is room now, at most
-        `length`."""
-        columns, wanted = hold.capacity // self.block_size, -(-length // self.block_size)
-        if wanted > columns:
-            left = (
-                pool.available - promised
-                for pool, promised in zip(self.pools, self._promised, strict=True)
-            )
-            self._allocate(hold, columns + min(wanted - columns, max(0, min(left, default=wanted))))
-        return min(length, hold.capacity)
-
-    def trim(self, hold: CacheHold, length: int) -> None:
-        """Gives back the blocks behind the first `length` positions, in which nothing is."""
-        columns = -(-length // self.block_size)
-        for pool, table in zip(self.pools, hold.tables, strict=True):
-            while len(table) > columns:
-                pool.release(table.pop())
-        hold.capacity = columns * self.block_size
+    def fork(self, hold: CacheHold, length: int, *, reserve: int = 0) -> CacheHold | None:
+        """A hold for another sequence with the same first `length` tokens, which are all that is
+        computed of this one. None unless there is room for it, and `reserve` blocks besides."""
+        whole, rest = divmod(length, self.block_size)
+        if self.state is not None and not self.state.available:
+            return None
+        if not self._blocks.has_spare(reserve + bool(rest)):
+            return None
+        tables = [table[:whole] for table in hold.tables]
+        freed = [table.count(FREED) for table in tables]
+        slot = self.state.allocate_copy(hold.slot) if self.state is not None else -1
+        self.copying = True
+        promises, capacity = [0] * len(tables), whole * self.block_size
+        forked = CacheHold(tables, freed, promises, capacity, hold.node, hold.indexed, slot)
+        self._blocks.take(forked)
+        if rest:
+            self._blocks.add_copy(forked, [table[whole] for table in hold.tables])
+        return forked
 
     def record(self, hold: CacheHold | None, tokens: Sequence[int], computed: int) -> None:
         """Lets others find the blocks that have become full."""
+        if self.prefixes and hold is not None:
+            if self.groups:
+                self._record_blocks(hold, tokens, computed)
+            if self.state is not None and not computed % self._interval:
+                self.snapshot(hold, tokens, computed)
+
+    def _record_blocks(self, hold: CacheHold, tokens: Sequence[int], computed: int) -> None:
         size = self.block_size
-        while self.prefixes and hold is not None and hold.indexed + size <= computed:
+        while hold.indexed + size <= computed:
             start = hold.indexed
-            hold.node = self._describe(hold, tuple(tokens[start : start + size]))
+            hold.node = self._describe(hold, hold.node, start, tuple(tokens[start : start + size]))
             hold.indexed += size
 
     def record_end(self, hold: CacheHold, tokens: Sequence[int], computed: int) -> None:
         """Lets others find also the block that isn't full, up to what is computed."""
-        if self.prefixes:
-            self.record(hold, tokens, computed)
+        if self.prefixes and self.groups:
+            self._record_blocks(hold, tokens, computed)
             if hold.indexed < computed:
-                self._describe(hold, tuple(tokens[hold.indexed : computed]))
+                last = tuple(tokens[hold.indexed : computed])
+                self._describe(hold, hold.node, hold.indexed, last)
 
-    def _describe(self, hold: CacheHold, tokens: tuple[int, ...]) -> PrefixNode:
-        """The node of these tokens of the sequence; its blocks, where it has none yet, are ours."""
-        column = hold.indexed // self.block_size
-        node = self.index.add(hold.node, tokens)
-        for group, (pool, table) in enumerate(zip(self.pools, hold.tables, strict=True)):
-            if node.blocks[group] == NO_BLOCK and table[column] != FREED:
-                node.blocks[group] = table[column]
-                pool.describe(table[column], node)
+    def _describe(
+        self, hold: CacheHold, parent: PrefixNode, start: int, tokens: tuple[int, ...]
+    ) -> PrefixNode:
+        """The node of these tokens of the sequence, which stand at `start` and behind `parent`; its
+        blocks, where it has none yet, are ours."""
+        column = start // self.block_size
+        node = self.index.add(parent, tokens)
+        ours = [table[column] for table in hold.tables]
+        if self.state is not None:
+            whole = all(n != NO_BLOCK or b != FREED for n, b in zip(node.blocks, ours, strict=True))
+            if whole:
+                self.index.inherit(node)
+        for group, (pool, block) in enumerate(zip(self.pools, ours, strict=True)):
+            if node.blocks[group] == NO_BLOCK and block != FREED:
+                node.blocks[group] = block
+                pool.describe(block, node)
         return node
 
+    def cuts(self, tokens: Sequence[int], computed: int) -> list[int]:
+        """Where chunks of a sequence are to end, of which so many tokens are computed: `snapshot`
+        is to be called there."""
+        if self.state is None or not self.prefixes:
+            return []
+        return self.places.of(tokens, computed)
+
+    def snapshot(self, hold: CacheHold, tokens: Sequence[int], computed: int) -> None:
+        """Keeps a copy of the state after `computed` tokens, where the sequence stands now, unless
+        there is one already, or no slot for it. Those at every interval are the first to go."""
+        if self.state is not None and self.state.available:
+            self._keep(hold, tokens, computed, None)
+
+    def _keep(
+        self, hold: CacheHold, tokens: Sequence[int], computed: int, slot: int | None
+    ) -> bool:
+        """Makes `slot`, or else a copy of the sequence's, a snapshot; False if there is one."""
+        assert self.state is not None
+        start = (computed - 1) // self.block_size * self.block_size
+        last = tuple(tokens[start:computed])
+        parent, node = self._parent_at(hold, tokens, start), None
+        if self.groups:
+            node = self._describe(hold, parent, start, last)
+            if NO_BLOCK in node.blocks:
+                return False
+        if parent.snapshots and last in parent.snapshots:
+            return False
+        first_to_go = slot is None and not computed % self._interval
+        if slot is None:
+            slot = self.state.allocate_copy(hold.slot)
+            self.copying = True
+        snapshot = self.index.place(parent, last, node, slot)
+        self.state.keep(slot, snapshot, first_to_go=first_to_go)
+        return True
+
+    def _parent_at(self, hold: CacheHold, tokens: Sequence[int], start: int) -> PrefixNode:
+        """The node of a sequence's first `start` tokens, which are whole blocks. At most one more
+        is recorded."""
+        size = self.block_size
+        while hold.indexed < start:  # without groups nodes are only the way to snapshots
+            block = tuple(tokens[hold.indexed : hold.indexed + size])
+            hold.node = self.index.add(hold.node, block)
+            hold.indexed += size
+        if hold.indexed == start:
+            return self.index.attached(hold.node)
+        assert hold.node.parent is not None
+        return self.index.attached(hold.node.parent)
+
     def release(self, hold: CacheHold, tokens: Sequence[int], computed: int) -> None:
-        """Takes back everything; what was computed of `tokens` can be found until it is needed.
-
-        The end of a text is given back first, so that it is also the first to be reused.
-        """
+        """Takes back everything; what was computed of `tokens` can be found until it is needed."""
         self.record_end(hold, tokens, computed)
-        for pool, table, freed in zip(self.pools, hold.tables, hold.freed, strict=True):
-            for block in reversed(table[freed:]):
-                pool.release(block)
-        for group, promised in enumerate(hold.promised):
-            self._promised[group] -= promised
-        hold.tables, hold.promised, hold.capacity = [], [], 0
+        if self.state is not None:
+            is_kept = self.prefixes and computed >= max(1, self.places.least)
+            if not (is_kept and self._keep(hold, tokens, computed, hold.slot)):
+                self.state.release(hold.slot)
+            hold.slot = -1
+        self._blocks.release(hold)
 
-    def take_copies(self) -> tuple[BlockCopy, ...]:
-        """The copies to make, in this order, before the next step."""
-        copies, self._copies = tuple(self._copies), []
+    def take_copies(self) -> Copies:
+        """The copies to make before the next step."""
+        if not self.copying:
+            return NO_COPIES
+        self.copying = False
+        slots = self.state.copies if self.state is not None else []
+        copies = Copies(tuple(self._blocks.copies), tuple(slots))
+        self._blocks.copies.clear()
+        slots.clear()
         return copies

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec.structs import asdict
+
+from ..cache.state_pool import SnapshotCounts
+
 if TYPE_CHECKING:
     from ..request import Request
 
@@ -76,13 +80,17 @@ def _copy_of(recent: deque[Any]) -> list[Any]:
 
 class Gauges(NamedTuple):
     """How an engine stands now. Blocks count all cache groups: `used` ones belong to requests,
-    `cached` ones hold prefixes that nobody uses and are given up when others need them."""
+    `cached` ones hold prefixes that nobody uses and are given up when others need them. So it is
+    with slots of state, if there are any: those of requests, and of snapshots."""
 
     running: int
     waiting: int
     cache_used: int
     cache_cached: int
     cache_total: int
+    state_used: int = 0
+    state_snapshots: int = 0
+    state_total: int = 0
 
 
 class _Mark(NamedTuple):
@@ -107,6 +115,8 @@ class EngineCounters:
         self.cached_tokens = 0
         self.generated_tokens = 0
         self.preemptions = 0
+        self.snapshots = SnapshotCounts()
+        """Of state; the cache counts them."""
         self.steps = 0
         self.step_seconds = Histogram(STEP_SECONDS)
         self.step_tokens = Histogram(STEP_TOKENS)
@@ -202,6 +212,7 @@ class EngineCounters:
             "cached_tokens": self.cached_tokens,
             "generated_tokens": self.generated_tokens,
             "preemptions": self.preemptions,
+            "snapshots": asdict(self.snapshots),
             "steps": self.steps,
             "rates": self.rates(now),
             "latency": {

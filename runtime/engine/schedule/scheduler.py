@@ -6,6 +6,9 @@ sequences are admitted in the order of their keys while a place is free and the 
 their tokens. Blocks are taken as they are needed; when there are none left, the newest running
 sequence gives its own back and waits to be computed again, mostly from the prefix cache. The oldest
 one is never asked to, so there is always progress. What a step has left over goes to drafts.
+
+Where programs keep state, chunks of prompts also end where a snapshot of it is taken, and who is
+admitted goes on from one. A sequence that begins as another one does can be forked from that.
 """
 
 from bisect import insort
@@ -16,6 +19,7 @@ from typing import Any, Generic
 from msgspec import Struct, field
 
 from ....artifact.program import Limits
+from ..cache.hold import NO_COPIES
 from ..cache.manager import CacheManager
 from ..speculation.drafting import add_drafts
 from ..speculation.proposer import Proposer
@@ -59,7 +63,7 @@ class Scheduler(Struct, Generic[AnySequence]):
     def schedule(self) -> StepPlan[AnySequence]:
         """The next step; empty if there is nothing to do."""
         admitted = self._admit() if len(self.waiting) else ()
-        plan = None if admitted else self._decode_step()
+        plan = None if admitted or self.cache.copying else self._decode_step()
         plan = plan or self._mixed_step(admitted)
         if self.proposer is not None:
             plan = add_drafts(plan, self.proposer, self.limits, self.cache)
@@ -108,7 +112,8 @@ class Scheduler(Struct, Generic[AnySequence]):
             rows.append(wanted)
             free_rows -= wanted
             decoding += sequence.decodes
-        plan = tuple(sequences), tuple(counts), tuple(rows), (), self.cache.take_copies()
+        copies = self.cache.take_copies() if sequences else NO_COPIES
+        plan = tuple(sequences), tuple(counts), tuple(rows), (), copies
         return StepPlan(*plan, admitted, preempted, decoding)
 
     def _admit(self) -> tuple[AnySequence, ...]:
@@ -130,9 +135,27 @@ class Scheduler(Struct, Generic[AnySequence]):
             self.waiting.remove(sequence)
             sequence.hold, sequence.computed = granted
             sequence.cached = sequence.computed
+            sequence.cuts = self.cache.cuts(sequence.tokens, sequence.computed)
             insort(self.running, sequence, key=_BY_KEY)
             admitted.append(sequence)
         return tuple(admitted)
+
+    def fork(self, leader: AnySequence, sequence: AnySequence) -> bool:
+        """Lets a new sequence run whose tokens are those that are computed of `leader`, which runs.
+        False, and nothing done, if there is no room for it, or more is computed (right drafts). It
+        doesn't wait behind others: what it shares is there now."""
+        if leader.hold is None or len(self.running) >= self.limits.max_sequences:
+            return False
+        if leader.computed != len(sequence.tokens):
+            return False
+        hold = self.cache.fork(leader.hold, leader.computed, reserve=len(self.running))
+        if hold is None:
+            return False
+        sequence.hold, sequence.computed = hold, leader.computed
+        sequence.cached = sequence.computed
+        self.waiting.join(sequence, leader)
+        insort(self.running, sequence, key=_BY_KEY)
+        return True
 
     def _make_room(self, sequence: AnySequence, end: int) -> int:
         """Gets blocks for a sequence up to `end`, from the newest ones and at last from itself.
@@ -155,6 +178,11 @@ class Scheduler(Struct, Generic[AnySequence]):
             self.cache.release(sequence.hold, sequence.tokens, sequence.computed)
             sequence.hold, sequence.computed = None, 0
 
+    def _cut(self, sequence: AnySequence) -> None:
+        del sequence.cuts[0]
+        if sequence.hold is not None:
+            self.cache.snapshot(sequence.hold, sequence.tokens, sequence.computed)
+
     def share_prompt(self, sequence: AnySequence) -> None:
         """Lets others find all that a running sequence has computed, to the last token."""
         if sequence.hold is not None:
@@ -175,6 +203,8 @@ class Scheduler(Struct, Generic[AnySequence]):
             sequence.computed += count
             if count > 1 or sequence.computed % size == 0:
                 self.cache.record(sequence.hold, sequence.tokens, sequence.computed)
+            if sequence.cuts and sequence.cuts[0] == sequence.computed:
+                self._cut(sequence)
         if plan.drafts:
             for sequence, drafts in zip(plan.sequences, plan.drafts, strict=True):
                 if drafts and sequence.hold is not None:

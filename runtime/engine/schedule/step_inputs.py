@@ -6,11 +6,12 @@ from ....artifact.program import StepInputs
 from .step_plan import StepPlan
 
 
-def step_inputs(plan: StepPlan[Any], groups: int) -> StepInputs:
+def step_inputs(plan: StepPlan[Any], groups: int, *, state: bool = False) -> StepInputs:
     """Packs the scheduled sequences behind one another, in the plan's order, each one's drafts
     behind its own tokens.
 
-    Block tables are the sequences' own lists, which nobody changes while the step runs.
+    Block tables are the sequences' own lists, which nobody changes while the step runs. `state`:
+    whether the program keeps some.
     """
     decodes = plan.decodes
     if decodes is not None and not plan.drafts:
@@ -23,15 +24,12 @@ def step_inputs(plan: StepPlan[Any], groups: int) -> StepInputs:
             context_len=[position + 1 for position in positions],
             logits_rows=rows,
             block_tables=[[hold.tables[group] for hold in holds] for group in range(groups)],
+            state_slots=[hold.slot for hold in holds] if state else (),
         )
-    return _mixed(plan, [_tables(plan, group) for group in range(groups)])
+    return _mixed(plan, groups, state)
 
 
-def _tables(plan: StepPlan[Any], group: int) -> list[list[int]]:
-    return [s.hold.tables[group] for s in plan.sequences if s.hold is not None]
-
-
-def _mixed(plan: StepPlan[Any], tables: list[list[list[int]]]) -> StepInputs:
+def _mixed(plan: StepPlan[Any], groups: int, state: bool) -> StepInputs:
     tokens: list[int] = []
     positions: list[int] = []
     query_start, context_len, logits_rows = [0], [], []
@@ -46,4 +44,13 @@ def _mixed(plan: StepPlan[Any], tables: list[list[list[int]]]) -> StepInputs:
         query_start.append(len(tokens))
         context_len.append(end)
         logits_rows += range(len(tokens) - rows, len(tokens))
-    return StepInputs(tokens, positions, query_start, context_len, logits_rows, tables)
+    holds = [s.hold for s in plan.sequences if s.hold is not None]
+    return StepInputs(
+        tokens,
+        positions,
+        query_start,
+        context_len,
+        logits_rows,
+        block_tables=[[hold.tables[group] for hold in holds] for group in range(groups)],
+        state_slots=[hold.slot for hold in holds] if state else (),
+    )

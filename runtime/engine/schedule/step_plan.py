@@ -4,7 +4,7 @@ from typing import Generic, NamedTuple
 
 from msgspec import Struct
 
-from ..cache.manager import BlockCopy, CacheHold
+from ..cache.hold import NO_COPIES, CacheHold, Copies
 from .sequence import AnySequence
 
 
@@ -31,7 +31,7 @@ class StepPlan(Struct, Generic[AnySequence], frozen=True):
     counts: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
     drafts: tuple[tuple[int, ...], ...] = ()
-    copies: tuple[BlockCopy, ...] = ()
+    copies: Copies = NO_COPIES
     admitted: tuple[AnySequence, ...] = ()
     preempted: int = 0
     decoding: int = 0

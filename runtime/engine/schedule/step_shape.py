@@ -56,7 +56,7 @@ class MixedSteps:
                 counts.append(min(1, places))
                 places -= counts[-1]
             else:
-                counts.append(min(sequence.uncomputed, left))
+                counts.append(min(sequence.chunk, left))
                 left -= counts[-1]
         return counts
 

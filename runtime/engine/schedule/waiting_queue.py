@@ -46,6 +46,11 @@ class WaitingQueue(Generic[AnySequence]):
         self._waiting[id(sequence)] = sequence
         self._of_client[_account(sequence)] += 1
 
+    def join(self, sequence: Sequence, other: Sequence) -> None:
+        """Gives a sequence that never waited the place right behind another one's."""
+        assert other.key is not None
+        sequence.key = (other.key[0], next(self._arrivals))
+
     def peek(self) -> AnySequence | None:
         """Who is next; None if nobody waits."""
         while self._heap and self._heap[0][1] not in self:

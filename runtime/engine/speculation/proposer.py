@@ -7,6 +7,8 @@ A wrong guess costs a query token and a row of logits of one step, never the tex
 from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
+from ....artifact.program import Program
+from ....artifact.stateful_program import keeps_state
 from ..schedule.sequence import Sequence
 
 
@@ -24,3 +26,16 @@ class Proposer(Protocol):
     def finished(self, sequence: Sequence) -> None:
         """A sequence has ended, with these tokens; it may never have been asked about."""
         ...
+
+
+def usable_proposer(proposer: Proposer | None, program: Program) -> Proposer | None:
+    """The proposer, if its drafts can be of use. A program of uniform steps would have to widen
+    everybody's for one sequence's, and state can't go back to where it was before a wrong one."""
+    if proposer is not None and keeps_state(program):
+        from logging import getLogger  # imported here: it takes longer than all of the engine
+
+        getLogger("llmc.engine").warning(
+            "the program keeps state that a wrong draft would spoil: nothing is drafted"
+        )
+        return None
+    return None if program.limits.uniform_query else proposer

@@ -205,8 +205,8 @@ def test_followers_wait_for_the_prompt_and_share_it(toy):
         for seed in (2, 3, 4)
     ]
     run(engine, [first, *others])
-    assert [other.cached_tokens for other in others] == [79] * 3
-    assert sum(len(step.token_ids) for step in program.steps) == 80 + 9 + 3 * 10
+    assert [other.cached_tokens for other in others] == [80] * 3  # forked, with its row of logits
+    assert sum(len(step.token_ids) for step in program.steps) == 80 + 4 * 9
     alone = Request(prompt, 10, SamplingParams(temperature=1.0, seed=3))
     run(Engine(toy()), [alone])
     assert others[1].output == alone.output

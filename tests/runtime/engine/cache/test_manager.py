@@ -153,7 +153,7 @@ def test_a_second_text_finds_the_beginning_of_the_first():
     cache.release(hold, text, 11)
     _, cached = computed(cache, [*text, 60])
     assert cached == 11  # the last block isn't full: it is copied
-    assert len(cache.take_copies()) == 1
+    assert len(cache.take_copies().blocks) == 1
     _, cached = computed(cache, text)
     assert cached == 10  # one token must be computed
 
@@ -216,7 +216,7 @@ class Cache(RuleBasedStateMachine):
         if granted is not None:
             hold, cached = granted
             assert cached < len(tokens)
-            for g, source, target in self.cache.take_copies():
+            for g, source, target in self.cache.take_copies().blocks:
                 self.content[g][target] = list(self.content[g][source])
             self.running.append([hold, list(tokens), cached, namespace])
 
@@ -255,7 +255,7 @@ class Cache(RuleBasedStateMachine):
         room = self.cache.grow_spare(hold, done + 1 + len(drafts)) - done - 1
         assert 0 <= room <= len(drafts)
         for pool, promised, free in zip(
-            self.cache.pools, self.cache._promised, before, strict=True
+            self.cache.pools, self.cache._blocks.promised, before, strict=True
         ):
             assert pool.available == free or pool.available >= promised
         written = [*tokens, *drafts[:room]]
@@ -327,7 +327,7 @@ class Cache(RuleBasedStateMachine):
             for sequence in self.running:
                 self.cache.release(*sequence[:3])
             assert [p.used for p in self.cache.pools] == [0] * len(self.groups)
-            assert self.cache._promised == [0] * len(self.groups)
+            assert self.cache._blocks.promised == [0] * len(self.groups)
 
 
 Cache.TestCase.settings = settings(deadline=None, max_examples=120, stateful_step_count=40)
