@@ -30,9 +30,9 @@ def randomize(model: PreTrainedModel, seed: int, embedding_std: float = EMBEDDIN
 
     Matrices get a standard deviation of `1/sqrt(fan-in)` (hidden states and attention scores stay
     near 1, so softmax is neither uniform nor one-hot), embeddings `embedding_std`; everything else
-    keeps its initial value plus noise of `OFFSET_STD`; so do the logarithms of a recurrence's decays,
-    which are no matrix whatever their shape. Each tensor has its own generator, seeded by its name:
-    adding a tensor does not change the others.
+    keeps its initial value plus noise of `OFFSET_STD`; so do the logarithms of a recurrence's
+    decays, which are no matrix whatever their shape. Each tensor has its own generator, seeded by
+    its name: adding a tensor does not change the others.
     """
     import torch
 
