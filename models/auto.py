@@ -26,7 +26,8 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     part = getattr(config, "text_config", None)
     if part is None or auto_class(config) is None or not _builds(AutoModelForCausalLM, part):
         return config
-    part.tie_word_embeddings = getattr(config, "tie_word_embeddings", part.tie_word_embeddings)
+    if hasattr(config, "tie_word_embeddings"):
+        part.tie_word_embeddings = config.tie_word_embeddings
     return part
 
 

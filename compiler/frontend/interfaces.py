@@ -20,7 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...base.errors import LlmcError
-from .masks import window_of
+from .masks import both_directions, window_of
 
 NAME = "llmc"
 """The implementation name under which the functions are registered."""
@@ -156,7 +156,9 @@ def _attention(
             "LLMC-E0413", f"{type(module).__name__} passes attention arguments {unknown}"
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if attention_mask is None or not causal:
+    if not causal:
+        raise both_directions(f"{type(module).__name__} attends without a causal mask")
+    if attention_mask is None:
         raise LlmcError("LLMC-E0414", f"{type(module).__name__} attends without a causal mask")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))

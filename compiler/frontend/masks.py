@@ -32,9 +32,14 @@ def window_of(mask_function: Callable, kwargs: dict[str, Any]) -> int:
     why = f"mask {_name_of(mask_function)} is neither causal nor a sliding window"
     if not ahead:
         raise LlmcError("LLMC-E0414", why)
-    raise LlmcError(
+    raise both_directions(why)
+
+
+def both_directions(who: str) -> LlmcError:
+    """LLMC-E0414 for a model that isn't causal."""
+    return LlmcError(
         "LLMC-E0414",
-        f"{why}: tokens see those that come after them, as in an encoder",
+        f"{who}: tokens see those that come after them, as in an encoder",
         "llmc compiles causal language models; if the checkpoint was trained as one, its "
         "config.json has to say so (`is_decoder`)",
     )

@@ -63,7 +63,10 @@ def _computed(value: Value, known: _Known, most: int) -> torch.Tensor | None:
     operands = [_evaluated(v, known, most) for v in node.inputs]
     if not operands or any(v is None for v in operands):
         return None
-    return node.op.bind({"T": most}).reference(*operands)  # type: ignore[arg-type,return-value]
+    try:
+        return node.op.bind({"T": most}).reference(*operands)  # type: ignore[arg-type,return-value]
+    except (IndexError, RuntimeError):  # a look-up that ends earlier, which has been seen by itself
+        return None
 
 
 def _is_index(value: Value) -> bool:
