@@ -64,7 +64,7 @@ def _parts(graph: Graph, node: Node) -> list[_Part]:
         if value in graph.outputs or any(seen is None for _, seen in inner):
             found.append(_Part(value, columns.reshape(-1)))
         views += [(user.output, seen) for user, seen in inner if seen is not None]
-    return sorted(found, key=lambda part: int(part.columns.min(initial=0)))
+    return sorted(found, key=lambda part: int(part.columns.min()))
 
 
 def _seen(user: Node, columns: np.ndarray) -> np.ndarray | None:
