@@ -28,16 +28,19 @@ from .fuse_residual_norm import fuse_residual_norm
 from .lower_state import lower_state
 from .merge_projections import merge_projections
 from .order_columns import order_columns
+from .order_rows import order_rows
 from .order_tables import order_tables
 from .prove_packing import prove_packing
 from .quantize import Scheme, quantize
 from .raise_activation import raise_activation
 from .raise_attention import raise_attention
+from .raise_bias import raise_bias
 from .raise_latent import raise_latent
 from .raise_norm import raise_norm
 from .raise_rotary import raise_partial_rotary, raise_rotary
 from .roll_layers import roll_layers
 from .select_logits import select_logits
+from .share_heads import share_heads
 from .sink_permutes import sink_permutes
 
 
@@ -84,6 +87,7 @@ PIPELINE: tuple[Step, ...] = (
     # Attention that a model spells out relates tokens with tokens, and only attention may.
     Step("raise_attention", lambda g, c: raise_attention(g, c.max_context), Phase.TRACED),
     Step("prove_packing", lambda g, c: prove_packing(g, c.max_context), Phase.TRACED),
+    _plain(raise_bias, Phase.TRACED),
     _plain(raise_norm, Phase.TRACED),
     _plain(raise_activation, Phase.TRACED),
     _plain(raise_rotary, Phase.TRACED),
@@ -97,6 +101,9 @@ PIPELINE: tuple[Step, ...] = (
     _plain(raise_norm, Phase.MODEL, "raise_head_norms"),
     # Before merging: it reads the projections of keys and values by themselves.
     _plain(raise_latent, Phase.MODEL, wanted=lambda f: f.latents),
+    # Rotations and norms of repeated heads are single nodes only now.
+    _plain(share_heads, Phase.MODEL),
+    _plain(order_rows, Phase.MODEL),
     # Before merging: weights are merged where their inputs are one value.
     Step("order_columns", lambda g, c: order_columns(g, c.scheme), Phase.MODEL),
     # Gate and up first: what is left for merging are q, k and v.

@@ -36,6 +36,7 @@ from ..ir.ops import (
     Where,
 )
 from ..ir.ops.attention import additive_mask
+from ..ir.parser import Opaque
 from ..ir.recipe import CheckpointTensor, Recipe
 from ..ir.roles import StepArray
 from ..ir.types import Sym
@@ -117,7 +118,9 @@ class _NoCheckpoint:
 
 
 def _stored(recipe: Recipe) -> bool:
-    return isinstance(recipe, CheckpointTensor) or any(map(_stored, recipe.args))
+    """Whether values that aren't here are part of the recipe: a checkpoint's, or those that graph
+    text leaves out."""
+    return isinstance(recipe, CheckpointTensor | Opaque) or any(map(_stored, recipe.args))
 
 
 def _is_local(node: Node) -> bool:

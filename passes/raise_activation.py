@@ -1,6 +1,6 @@
 """Raise activations that a model spells in arithmetic.
 
-0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))   =>  gelu_tanh(x)
+0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))   =>  gelu_tanh(x), also with x taken out of the sum
 x * sigmoid(x)                               =>  silu(x)
 relu(x)²                                     =>  relu2(x)
 cap * tanh(x / cap) on a linear's result     =>  linear {softcap}
@@ -17,7 +17,15 @@ from .rewrite import Bindings, Num, Rule, Var, apply_rules, number, op
 _X = Var("x")
 _CUBE = op("mul", op("pow", _X, Num(equals=3.0)), Num(equals=0.044715))
 _TANH = op("tanh", op("mul", op("add", _X, _CUBE), Num(equals=0.7978845608)))
-_GELU = op("mul", op("mul", _X, Num(equals=0.5)), op("add", _TANH, Num(equals=1.0)))
+_CUBIC = op(
+    "mul",
+    op("mul", _X, Num(equals=0.7978845608)),
+    op("add", op("mul", op("mul", _X, Num(equals=0.044715)), _X), Num(equals=1.0)),
+)
+_GELU, _GELU_OF_CUBIC = (
+    op("mul", op("mul", _X, Num(equals=0.5)), op("add", tanh, Num(equals=1.0)))
+    for tanh in (_TANH, op("tanh", _CUBIC))
+)
 
 
 def _to_unary(fn: str):
@@ -43,7 +51,7 @@ def _to_softcap(graph: Graph, node: Node, m: Bindings) -> Value | str:
 
 
 _RULES = (
-    Rule("gelu by tanh => gelu_tanh(x)", (_GELU,), _to_unary("gelu_tanh")),
+    Rule("gelu by tanh => gelu_tanh(x)", (_GELU, _GELU_OF_CUBIC), _to_unary("gelu_tanh")),
     Rule("x * sigmoid(x) => silu(x)", (op("mul", _X, op("sigmoid", _X)),), _to_unary("silu")),
     Rule("square(relu(x)) => relu2(x)", (op("square", op("relu", _X)),), _to_unary("relu2")),
     Rule(

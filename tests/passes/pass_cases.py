@@ -17,6 +17,7 @@ from llmc.ir.interpreter import interpret
 from llmc.ir.ops import TORCH_DTYPE
 from llmc.ir.parser import parse
 from llmc.ir.recipe import CheckpointTensor
+from llmc.ir.roles import StepArray
 from llmc.ir.types import Env, bind_dim
 from llmc.ir.verifier import verify
 from llmc.weights.values import RecipeValues
@@ -48,13 +49,16 @@ def constant(value: Value) -> torch.Tensor:
 
 
 def compute(graph: Graph) -> list[torch.Tensor]:
-    """The outputs for random inputs that depend on the input's name and type only."""
+    """The outputs for random inputs that depend on the input's name and type only; positions are
+    those of one sequence."""
     inputs = {}
     for value in graph.inputs:
         generator = torch.Generator().manual_seed(zlib.crc32(value.name.encode()))
         shape = [bind_dim(d, ENV) for d in value.type.shape]
         dtype = TORCH_DTYPE[value.type.dtype]
-        if dtype.is_floating_point:
+        if value.role == StepArray.POSITIONS:
+            inputs[value.name] = torch.arange(shape[-1], dtype=dtype).expand(shape)
+        elif dtype.is_floating_point:
             inputs[value.name] = torch.randn(shape, generator=generator).to(dtype)
         else:
             inputs[value.name] = torch.randint(0, RANGE, shape, generator=generator, dtype=dtype)

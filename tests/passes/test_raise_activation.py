@@ -24,6 +24,22 @@ def test_gelu_by_tanh() -> None:
     check(raise_activation, HEAD + GELU, f"{HEAD}%0: f32[T, 6] = gelu_tanh(x)\noutput %0")
 
 
+def test_gelu_with_x_taken_out_of_the_sum() -> None:
+    """0.5 x (1 + tanh(0.79788456 x (1 + 0.044715 x x)))."""
+    text = """%0: f32[T, 6] = mul(x, 0.5)
+    %1: f32[T, 6] = mul(x, 0.79788456)
+    %2: f32[T, 6] = mul(x, 0.044715)
+    %3: f32[T, 6] = mul(%2, x)
+    %4: f32[T, 6] = add(%3, 1.0)
+    %5: f32[T, 6] = mul(%1, %4)
+    %6: f32[T, 6] = tanh(%5)
+    %7: f32[T, 6] = add(%6, 1.0)
+    %8: f32[T, 6] = mul(%0, %7)
+    output %8
+    """
+    check(raise_activation, HEAD + text, f"{HEAD}%0: f32[T, 6] = gelu_tanh(x)\noutput %0")
+
+
 def test_other_constants_are_no_gelu() -> None:
     check_declined(raise_activation, HEAD + GELU.replace("0.044715", "0.0447"))
 
