@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import Binary, Linear, Unary
+from ..ir.ops import Binary, HeadLinear, Linear, Unary
 from .fuse_gated import ACTIVATIONS
 
 
@@ -34,7 +34,8 @@ def _linear(value: Value) -> Node | None:
     node = value.producer
     if node is None or not isinstance(node.op, Linear) or len(value.users) != 1:
         return None
-    return None if node.op.residual or node.op.softcap else node
+    is_bare = isinstance(node.op, HeadLinear)  # takes no epilogue
+    return None if node.op.residual or node.op.softcap or is_bare else node
 
 
 def _activation(graph: Graph, node: Node) -> Value | None:

@@ -51,6 +51,12 @@ def test_an_activation_and_then_a_residual() -> None:
     )
 
 
+MORE = """input narrow: f32[T, 1]
+input heads: f32[T, 2, 6]
+const @h: f32[2, 4, 6] = @h:f32
+"""
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -62,10 +68,11 @@ def test_an_activation_and_then_a_residual() -> None:
         "%0: f32[T, 4] = linear(x, @w)\n%1: f32[T, 4] = add(%0, narrow)",
         "%0: f32[T, 4] = linear(x, @w)\n%2: f32[T, 4] = neg(%0)\n%3: f32[T, 4] = silu(%0)\n"
         "%1: f32[T, 4] = mul(%2, %3)",
+        "%0: f32[T, 2, 4] = head_linear(heads, @h)\n%1: f32[T, 2, 4] = silu(%0)",
     ],
 )
 def test_what_no_epilogue_can_hold(lines: str) -> None:
     """Functions that kernels lack, what stands in the wrong order, operands that are no residual,
     and a result with another reader.
     """
-    check_declined(fuse_epilogues, f"{HEAD}input narrow: f32[T, 1]\n{lines}\noutput %1")
+    check_declined(fuse_epilogues, f"{HEAD}{MORE}{lines}\noutput %1")
