@@ -196,9 +196,11 @@ def _few_heads(fields: Fields) -> dict[str, Any]:
 
 def _wide_heads(fields: Fields, width: int, narrow: int) -> dict[str, Any]:
     """Heads that are together a stated multiple of the hidden size wide, whatever their size."""
-    wide, size = fields.get("attention_hidden_size"), fields.get("attention_head_dim")
-    heads = fields.get("num_attention_heads")
-    if not (_is_size(wide) and _is_size(size) and _is_size(heads)) or heads * size != wide:
+    names = ("attention_hidden_size", "attention_head_dim", "num_attention_heads")
+    if len(_present(fields, names)) < len(names):
+        return {}
+    wide, size, heads = (fields[name] for name in names)
+    if heads * size != wide:
         return {}
     few = min(heads, 4)
     new = {"attention_hidden_size": wide * narrow // width, "num_attention_heads": few}

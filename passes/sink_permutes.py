@@ -1,13 +1,16 @@
 """Sink permutes below the ops that don't care, so that heads arrive at attention as [T, H, D].
 
-    op(permute(x)) => permute(op(x))    for elementwise ops, norms, slices and concats of the
-                                        last dimension, and products with a [D] vector
+    op(permute(x)) => permute(op(x))    for elementwise ops, also of two that are permuted alike,
+                                        slices, norms and concats of the last dimension, and
+                                        products with a [D] vector
 
 Runs after `raise_rotary`, whose patterns need the model's own order of ops; `canonicalize`
 then cancels the permutes that meet.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Binary, Cast, Concat, Norm, Op, Permute, Slice, Unary
@@ -46,8 +49,10 @@ def _sunk(graph: Graph, node: Node) -> Value | None:
     inner = _permute_of(node.inputs[0])
     if inner is None or (isinstance(op, Norm) and op.add):
         return None
-    if isinstance(op, Norm | Slice) and (_dims(inner)[-1] != -1 or getattr(op, "dim", -1) != -1):
+    if isinstance(op, Norm) and _dims(inner)[-1] != -1:
         return None
+    if isinstance(op, Slice):
+        op = replace(op, dim=_dims(inner)[op.dim])
     return _below(graph, node, inner, op, [inner.inputs[0], *node.inputs[1:]])
 
 
@@ -56,6 +61,10 @@ def _binary(graph: Graph, node: Node) -> Value | None:
         inner, other = _permute_of(node.inputs[i]), node.inputs[1 - i]
         if inner is None or node.output.type.shape != node.inputs[i].type.shape:
             continue
+        beside = _permute_of(other)
+        if beside is not None and _dims(beside) == _dims(inner) and other.type == inner.output.type:
+            operands = [inner.inputs[0], beside.inputs[0]]
+            return _below(graph, node, inner, node.op, operands[:: 1 if i == 0 else -1])
         if other.type.rank > (1 if _dims(inner)[-1] == -1 else 0):
             continue
         operands = [inner.inputs[0], other] if i == 0 else [other, inner.inputs[0]]

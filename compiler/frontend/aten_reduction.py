@@ -148,6 +148,8 @@ def _addmm(b: Builder, bias: Value, x: Value, w: Value, beta: Any = 1, alpha: An
 def _matmul(b: Builder, x: Value, y: Value) -> Value:
     if y.type.rank == 2 and not y.type.is_symbolic:
         return b.emit(ops.Linear(), x, transpose(b, y))
+    if x.type.rank == 2 and x.is_constant and y.type.rank >= 2:
+        return transpose(b, b.emit(ops.Linear(), transpose(b, y), x))
     return b.emit(ops.MatMul(), x, y)
 
 
