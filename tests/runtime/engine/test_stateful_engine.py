@@ -34,7 +34,7 @@ def check_cache(engine: Engine) -> None:
     """Nobody holds anything, and every slot is where it should be."""
     state = engine.cache.state
     assert state is not None
-    assert (state.used, state.available) == (0, engine.program.state_slots)
+    assert (state.used, state.available) == (0, state.size)
     assert [pool.used for pool in engine.cache.pools] == [0] * len(engine.cache.pools)
 
 
