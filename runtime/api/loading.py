@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from ...artifact.manifest import Variant
 from ...artifact.program import Program
 from ...artifact.reader import ArtifactReader
+from ...artifact.stateful_program import keeps_state
 from ...artifact.targets import TrtProgramOptions
 from ...base import machine
 from ...base.errors import LlmcError
@@ -39,11 +40,14 @@ def open_program(
     max_context: int | None = None,
     memory: int | None = None,
 ) -> Program:
-    """Starts the program of a variant. `weights`: the data section of its weights entry."""
+    """Starts the program of a variant. `weights`: the data section of its weights entry.
+
+    Errors: E0205, E0509, E0600, E0601.
+    """
     variant = with_context(variant, max_context)
     nbytes = len(program) if weights is None else len(weights)
     runs = executor_module(variant.target)
-    blocks = plan_cache(
+    blocks, slots = plan_cache(
         variant,
         weights_bytes=nbytes,
         max_context=max_context,
@@ -54,7 +58,13 @@ def open_program(
     threads = threads if threads is not None else machine.available_cores()
     if threads < 1:
         raise LlmcError("LLMC-E0205", f"threads cannot be {threads}")
-    return runs.open_program(variant, program, weights, threads=threads, cache_blocks=blocks)
+    opened = runs.open_program(
+        variant, program, weights, threads=threads, cache_blocks=blocks, state_slots=slots
+    )
+    if variant.state is not None and not keeps_state(opened):
+        opened.close()
+        raise LlmcError("LLMC-E0509", f"programs of target {variant.target} keep no state here")
+    return opened
 
 
 def open_artifact_program(

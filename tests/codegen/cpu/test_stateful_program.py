@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llmc.artifact.program import StepInputs
+from llmc.artifact.program import Program, StepInputs, StepOutputs
 from llmc.artifact.stateful_program import keeps_state
 from llmc.base.errors import LlmcError
 from llmc.ir.graph import Graph, Value
@@ -27,8 +27,10 @@ from llmc.ir.ops import (
 )
 from llmc.ir.roles import StepArray
 from llmc.ir.types import DType, T, TensorType
+from llmc.runtime.engine.cache.snapshot_places import SnapshotPlaces
+from llmc.runtime.engine.engine import Engine, EngineOptions, Request
 from random_checks import check_program, on_cpu, texts_for
-from random_models import Builder
+from random_models import CONTEXT, Builder
 
 HIDDEN, VOCAB = 24, 19
 GROUPS, HEADS, KEY, VALUE = 2, 4, 8, 20
@@ -137,3 +139,54 @@ def test_the_library_itself_checks_positions(tmp_path: Path) -> None:
     program._check.slots._positions[2] = 7  # type: ignore[attr-defined]
     program.step(step(2, 7, 1))
     program.close()
+
+
+class Recorded:
+    """A program whose rows of logits are kept, in the order of its steps."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.rows: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._program, name)
+
+    def step(self, inputs: StepInputs) -> StepOutputs:
+        outputs = self._program.step(inputs)
+        self.rows += [row.copy() for row in outputs.logits]
+        return outputs
+
+
+def answer(engine: Engine, prompt: tuple[int, ...]) -> tuple[Request, list[np.ndarray]]:
+    """A request, and the rows of logits that its tokens were chosen from."""
+    request, rows = Request(prompt, 5), engine.program.rows  # type: ignore[attr-defined]
+    rows.clear()
+    engine.add(request)
+    while engine.has_work:
+        engine.step()
+    return request, list(rows)
+
+
+@pytest.mark.parametrize("layers", ["dsm", "cacacmcm"])
+def test_what_is_gone_on_from_has_the_bits_of_what_is_computed_anew(
+    layers: str, tmp_path: Path
+) -> None:
+    """Snapshots are copies, and where chunks of a prompt end changes nothing."""
+    turn, graph = 7, model(layers)
+    programs = [Recorded(on_cpu(graph, tmp_path)) for _ in range(2)]
+    cold = Engine(programs[0], options=EngineOptions(prefix_cache=False))  # type: ignore[arg-type]
+    warm = Engine(programs[1])  # type: ignore[arg-type]
+    warm.cache.places = SnapshotPlaces(frozenset({turn}), least=4, near=0, lasting=8)
+    others = [token for token in range(VOCAB) if token != turn]
+    text = np.random.default_rng(5).choice(others, CONTEXT).tolist()
+    system, question = (*text[:9], turn), (*text[9:14], turn, 3)
+    first, _ = answer(warm, (*system, *question))
+    again = (*first.prompt, *first.output, turn, 4, 5)
+    edited = (*first.prompt, 18 - first.output[0], 1, 1)
+    cases = {(*system, 2, 4, 8): 10, first.prompt: 16, again: 21, edited: 16}
+    for prompt, reused in cases.items():
+        request, rows = answer(warm, prompt)
+        alone, expected = answer(cold, prompt)
+        assert request.cached_tokens == reused
+        assert request.output == alone.output
+        np.testing.assert_array_equal(rows, expected)

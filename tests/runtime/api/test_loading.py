@@ -6,14 +6,17 @@ import sys
 
 import llmc
 import pytest
-from llmc.artifact.manifest import MemoryPlan
+from llmc.artifact.manifest import MemoryPlan, make_state_slots
 from llmc.base import machine
 from llmc.base.errors import LlmcError
-from llmc.runtime.api.cache_plan import plan_cache
+from llmc.runtime.api.cache_plan import Capacity, plan_cache
+from llmc.runtime.api.loading import open_program
 from llmc.runtime.api.model import Model
 from llmc.runtime.executors import cpu, triton
 from llmc.runtime.executors.registry import runnable_variant
+from stateful_toy import StatefulToy
 from toy_plan import toy_plan, toy_triton_variant
+from toy_program import GROUPS
 
 
 def test_the_most_demanding_variant_that_runs_here_is_chosen(
@@ -45,7 +48,9 @@ def test_the_cache_follows_the_memory_plan(make_variant):
     (block,) = {group.bytes_per_block for group in variant.cache_groups}
 
     def plan(memory, max_context=None):
-        return plan_cache(variant, weights_bytes=1000, max_context=max_context, memory=memory)
+        found = plan_cache(variant, weights_bytes=1000, max_context=max_context, memory=memory)
+        assert found.slots == 0
+        return found.blocks
 
     assert plan(1 << 30) == (60, 24)  # never more than max_sequences can use
     assert plan(fixed + 14 * block) == per_sequence
@@ -76,7 +81,7 @@ def test_of_a_gpu_s_memory_most_is_for_the_cache() -> None:
             available=available,
             share=share,
         )
-        return sum(found)
+        return sum(found.blocks)
 
     for share in (0.5, 0.9, 1.0):
         assert 40 * share - 2 < plan(share) <= 40 * share  # whole blocks of each of two groups
@@ -91,6 +96,55 @@ def test_the_capacity_is_what_fits_at_once(toy):
     assert Model(toy(cache_blocks=(20, 24)), max_context=64).capacity.sequences == 6
     short = Model(toy(cache_blocks=(5, 24))).capacity
     assert (short.sequences, short.context, short.tokens) == (1, 160, 160)
+
+
+STATE = make_state_slots([(0, "state", (900,))])
+
+
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_slots_and_blocks_share_the_memory(make_variant, with_groups):
+    groups = {} if with_groups else {"cache_groups": []}
+    variant = make_variant(state=STATE, **groups)
+    slot, fixed = STATE.bytes_per_slot, 4096 + 6 * 97 * 4 + 1000
+    per_block = [group.bytes_per_block for group in variant.cache_groups]
+
+    def plan(memory):
+        return plan_cache(variant, weights_bytes=1000, max_context=None, memory=memory)
+
+    assert plan(1 << 30) == ((60, 24) if with_groups else (), 24)  # four times max_sequences
+    chunk = sum(blocks * nbytes for blocks, nbytes in zip((2, 2), per_block, strict=False))
+    with pytest.raises(LlmcError, match="E0601"):
+        plan(fixed + slot + chunk - 1)
+    for budget in range(slot + chunk, 40 * slot, slot // 7):
+        blocks, slots = plan(fixed + budget)
+        taken = sum(count * nbytes for count, nbytes in zip(blocks, per_block, strict=True))
+        assert taken + slots * slot <= budget
+        assert slots >= 1
+        if with_groups:
+            assert min(blocks) >= 2
+            assert slots >= budget // (2 * slot) or taken == chunk or slots == 24
+        else:
+            assert slots == min(24, budget // slot)
+
+
+def test_the_capacity_counts_slots():
+    for slots, sequences in ((20, 6), (4, 4)):
+        for groups in ((), GROUPS):
+            capacity = Model(StatefulToy((60, 24), slots=slots, groups=groups)).capacity
+            assert (capacity.sequences, capacity.context) == (sequences, 320)
+            assert capacity.snapshots == slots - sequences
+    some = Capacity(6, 320, 1920, 5 << 20, 14)
+    assert str(some) == "6 sequences × 320 tokens (5 MiB of cache, 14 snapshots of state)"
+
+
+def test_a_target_that_keeps_no_state_is_not_given_a_program_with_some(
+    make_variant, toy, monkeypatch
+):
+    opened = toy()
+    monkeypatch.setattr(cpu, "open_program", lambda *_, **__: opened)
+    with pytest.raises(LlmcError, match=r"E0509.*keep no state"):
+        open_program(make_variant(state=STATE), b"", None)
+    assert opened.closed
 
 
 def test_a_smaller_context_and_bad_options(toy_artifact):

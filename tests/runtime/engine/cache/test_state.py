@@ -110,6 +110,171 @@ def test_of_a_beginning_that_ends_at_a_turn_hardly_anything_is_computed_again(tu
         assert turn <= start or turn - reused <= min(16, turn // 20)
 
 
+def manager(*windows: int, blocks: int = 20, slots: int = 8) -> CacheManager:
+    groups = tuple(group(window) for window in windows)
+    sizes = (blocks,) * len(groups)
+    return CacheManager(groups, sizes, MAX_QUERY, block_size=SIZE, slots=slots, places=PLACES)
+
+
+def begin(cache: CacheManager, tokens: list[int]):
+    granted = cache.admit(tokens)
+    assert granted is not None
+    return granted
+
+
+def compute(cache: CacheManager, hold, tokens: list[int], start: int, end: int) -> None:
+    """Steps of at most `MAX_QUERY` tokens, and what comes after each."""
+    for position in range(start, end, MAX_QUERY):
+        until = min(position + MAX_QUERY, end)
+        assert cache.grow(hold, position, until)
+        cache.take_copies()
+        cache.record(hold, tokens, until)
+
+
+def run(cache: CacheManager, tokens: list[int]) -> int:
+    """A sequence from its admission to its end. Returns how much of it was there."""
+    hold, cached = begin(cache, tokens)
+    compute(cache, hold, tokens, cached, len(tokens))
+    cache.release(hold, tokens, len(tokens))
+    return cached
+
+
+KINDS = pytest.mark.parametrize("windows", [(), (0,), (6,), (0, 5)])
+
+
+@KINDS
+def test_a_text_goes_on_from_the_deepest_snapshot_and_nowhere_else(windows):
+    cache, text = manager(*windows), list(range(10, 32))
+    hold, _ = begin(cache, text)
+    for start, end in ((0, 6), (6, 13), (13, 16)):
+        compute(cache, hold, text, start, end)
+        cache.snapshot(hold, text, end)
+    compute(cache, hold, text, 16, 22)
+    for length, found in ((6, 0), (7, 6), (13, 6), (14, 13), (16, 13), (17, 16), (22, 16)):
+        other, cached = begin(cache, text[:length])
+        assert cached == found
+        snapshot = cache.index.match_snapshot("", text[:length], length - 1).snapshot
+        copies = () if snapshot is None else ((snapshot.slot, other.slot),)
+        assert cache.take_copies().slots == copies
+        cache.release(other, text, 0)
+    cache.release(hold, text, 22)  # the slot itself is a snapshot now
+    assert begin(cache, [*text, 1])[1] == 22
+    assert begin(cache, text)[1] == 16
+    assert begin(cache, [*text[:8], 1, 2])[1] == 6
+
+
+@pytest.mark.parametrize("windows", [(0,), (6,), (0, 5)])
+def test_a_snapshot_in_a_block_outlives_its_filling(windows):
+    cache, text = manager(*windows), list(range(10, 30))
+    hold, _ = begin(cache, text)
+    compute(cache, hold, text, 0, 6)
+    cache.snapshot(hold, text, 6)
+    assert cache.index.match_snapshot("", text, 19).extra == 2
+    compute(cache, hold, text, 6, 7)
+    cache.snapshot(hold, text, 7)
+    compute(cache, hold, text, 7, 8)
+    cache.release(hold, text, 8)
+    assert begin(cache, [*text[:6], 1])[1] == 6
+    assert begin(cache, [*text[:7], 1])[1] == 7
+    assert begin(cache, [*text[:8], 1])[1] == 8
+
+
+def test_many_texts_that_part_within_a_block_find_the_snapshot_before():
+    """However many children came later: it is found by its own tokens."""
+    for windows in ((), (0,), (0, 6)):
+        cache, system = manager(*windows, blocks=300, slots=40), [1, 2, 3, 4, 5, 6]
+        hold, _ = begin(cache, [*system, 99, 99])
+        compute(cache, hold, [*system, 99, 99], 0, 6)
+        cache.snapshot(hold, system, 6)
+        cache.release(hold, [*system, 99, 99], 6)
+        assert [run(cache, [*system, n, n]) for n in range(100, 130)] == [6] * 30
+
+
+def test_windows_are_looked_at_again():
+    """A snapshot stays as long as its own block; what a window sees before may be gone."""
+    cache, text = manager(0, 9, blocks=12), list(range(10, 34))
+    hold, _ = begin(cache, text)
+    compute(cache, hold, text, 0, 12)
+    cache.snapshot(hold, text, 12)
+    compute(cache, hold, text, 12, 24)
+    assert cache.index.match_snapshot("", text, 23).snapshot is not None
+    cache.index.forget(cache.index.match("", text, 12).nodes[1], 1)  # as if it were given away
+    assert begin(cache, text)[1] == 0
+    whole = cache.index.match_snapshot("", text[:12], 12)
+    assert whole.snapshot is None
+
+
+def test_a_snapshot_goes_with_the_block_that_it_is_in():
+    cache, text = manager(0, blocks=6, slots=4), list(range(10, 24))
+    run(cache, text)
+    assert cache.state is not None
+    assert cache.state.kept == 1
+    run(cache, list(range(50, 74)))  # takes all blocks
+    assert cache.state.kept == 1
+    assert begin(cache, [*text, 1])[1] == 0
+
+
+def test_without_blocks_a_way_that_was_forgotten_is_made_again():
+    cache, text = manager(slots=2), list(range(10, 40))
+    hold, _ = begin(cache, text)
+    compute(cache, hold, text, 0, 18)
+    cache.snapshot(hold, text, 18)
+    other, _ = begin(cache, [1] * 5)  # takes the snapshot's slot
+    assert not cache.index._namespaces.children
+    cache.release(other, [1] * 5, 0)
+    compute(cache, hold, text, 18, 22)
+    cache.snapshot(hold, text, 22)
+    assert cache.index.match_snapshot("", text, 29).extra == 2
+    cache.release(hold, text, 22)
+    assert cache.state is not None
+    assert (cache.state.used, cache.state.kept) == (0, 1)
+
+
+def test_two_sequences_that_stand_at_the_same_place_take_one_snapshot():
+    """Also where the way there was forgotten, and another sequence has made it again."""
+    cache, text = manager(slots=3), list(range(10, 40))
+    first, second = begin(cache, text)[0], begin(cache, text)[0]
+    for hold in (first, second):
+        compute(cache, hold, text, 0, 18)
+        cache.snapshot(hold, text, 18)
+    assert cache.state is not None
+    assert (cache.state.kept, cache.state.counts.taken) == (1, 1)
+    other, _ = begin(cache, [1] * 5)
+    cache.release(other, [1] * 5, 0)
+    for hold in (second, first):
+        compute(cache, hold, text, 18, 19)
+        cache.snapshot(hold, text, 19)
+    assert (cache.state.kept, cache.state.counts.taken) == (1, 2)
+    cache.release(first, text, 19)
+    cache.release(second, text, 19)
+    assert (cache.state.kept, cache.state.available) == (1, 3)
+
+
+def test_the_last_slot_is_taken_over_with_its_state():
+    cache, text = manager(slots=1), list(range(10, 30))
+    run(cache, text)
+    hold, cached = begin(cache, [*text, 1, 2])
+    assert (cached, cache.take_copies().slots) == (20, ())
+    assert cache.admit([1]) is None
+    cache.release(hold, [*text, 1, 2], 20)
+    assert run(cache, [*text, 1, 2]) == 20
+
+
+def test_forks_share_blocks_and_have_states_of_their_own():
+    cache, text = manager(0, blocks=8, slots=3), list(range(10))
+    hold, _ = begin(cache, text)
+    compute(cache, hold, text, 0, 10)
+    forked = cache.fork(hold, 10)
+    assert forked is not None
+    assert forked.tables[0][:2] == hold.tables[0][:2]
+    copies = cache.take_copies()
+    assert copies.blocks == ((0, hold.tables[0][2], forked.tables[0][2]),)
+    assert copies.slots == ((hold.slot, forked.slot),)
+    assert cache.fork(hold, 10, reserve=4) is None
+    assert cache.fork(hold, 10) is not None
+    assert cache.fork(hold, 10) is None  # no slot is left
+
+
 class State(RuleBasedStateMachine):
     """Sequences over few tokens, so that beginnings are often equal. `content` is what a program
     would have written, `state` which text each slot stands for; copies come late, as with a step.
@@ -300,5 +465,5 @@ class State(RuleBasedStateMachine):
             assert self.cache._blocks.promised == [0] * len(self.groups)
 
 
-State.TestCase.settings = settings(deadline=None, max_examples=200, stateful_step_count=50)
+State.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=50)
 TestState = State.TestCase
