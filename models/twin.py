@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_DEPTH_OF_A_STACK = "num_layers_per_stack"
+"""Layers of a stack that is run several times, whose runs `num_hidden_layers` counts."""
 _FEWEST = 2
 _MOST_LAYERS = 26
 _MOST_PARAMETERS = 60_000_000
@@ -44,10 +46,12 @@ def twin(config: PreTrainedConfig) -> Twin | None:
     Where no small number of layers has all kinds, as many kinds as can be had.
     """
     for heads in (True, False):
-        base = _rebuilt(config, narrowed(_fields(config), heads))
-        found = None if base is None else _shallow(base)
-        if found is not None:
-            return found
+        changes = narrowed(_fields(config), heads)
+        for whole in (changes, _with_tiny_parts(config, changes)):
+            base = _rebuilt(config, whole)
+            found = None if base is None else _shallow(base)
+            if found is not None:
+                return found
     return None
 
 
@@ -90,6 +94,17 @@ def _nested(config: PreTrainedConfig, changes: Overrides) -> Overrides:
     fields, parts = config.to_dict(), _parts(config)
     own = narrowed({name: value for name, value in fields.items() if name not in parts})
     return own | {name: _tiny(fields[name]) for name in parts} | {"text_config": changes}
+
+
+def _with_tiny_parts(config: PreTrainedConfig, changes: Overrides) -> Overrides:
+    """`changes` to a config that is text's own, and its other parts tiny.
+
+    Parts may belong to text (its attention, its experts), hence only where it stays too large.
+    """
+    if config.get_text_config() is not config:
+        return changes
+    fields = config.to_dict()
+    return changes | {name: _tiny(fields[name]) for name in _parts(config)}
 
 
 def _parts(config: PreTrainedConfig) -> list[str]:
@@ -157,6 +172,8 @@ def _chosen(full: PreTrainedConfig, layers: Any) -> Overrides:
             changes[name] = {n: there[i] for n, i in enumerate(layers) if i in there}
         elif isinstance(value, list) and len(value) == depth:
             changes[name] = [value[i] for i in layers]
+    if _DEPTH_OF_A_STACK in fields:
+        changes[_DEPTH_OF_A_STACK] = min(fields[_DEPTH_OF_A_STACK], len(layers))
     shared = fields.get("num_kv_shared_layers")
     if shared:
         changes["num_kv_shared_layers"] = max(1, len(layers) * shared // depth)

@@ -64,6 +64,8 @@ def attempt(model_type: str, subject: str, compiled: bool) -> Result:
         config = of.small_config(model_type, subject)
     except of.NoSubjectError as error:
         return {"status": UNBUILT, "cause": str(error)}
+    except of.OtherKindError as error:
+        return {"status": OTHER, "cause": str(error)}
     result = _outcome(partial(_interpreted, config))
     if compiled and result["status"] != OTHER:
         result["cpu"] = _outcome(partial(_compiled, config))

@@ -64,6 +64,10 @@ class NoSubjectError(Exception):
     """No small model of this type can be made; the message says why."""
 
 
+class OtherKindError(Exception):
+    """Models of this type don't take text and give text; the message says what else they do."""
+
+
 def model_types() -> list[str]:
     """The types for which the installed transformers has a causal language model, sorted."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -93,6 +97,7 @@ def small_config(model_type: str, subject: str) -> Any:
 
     Raises:
         NoSubjectError: none can be built.
+        OtherKindError: it has several text parts, an encoder and a decoder of something else.
         LlmcError: the config is refused before any model is built.
     """
     from llmc.models.auto import text_config
@@ -101,6 +106,10 @@ def small_config(model_type: str, subject: str) -> Any:
     added = {DEFAULT: {}, **FEATURES.get(model_type, {})}
     is_made = subject in added
     config = text_config(_made(model_type, added[subject]) if is_made else _read(subject))
+    try:
+        config.get_text_config()
+    except ValueError as error:
+        raise OtherKindError(str(error).partition(". ")[0]) from error
     found = twin(config)
     if found is None:
         raise NoSubjectError(_why_not(config))
