@@ -247,9 +247,12 @@ def _slice(
 
 @HANDLERS.of("constant_pad_nd", "pad")
 def _pad(b: Builder, x: Shifted, pad: Sequence[int], *rest: Any) -> Value | Shifted:
-    if any(pad[2:]) or any(r not in (None, 0, 0.0, "constant") for r in rest):
-        raise TypeError("pads rows that are not those of the tokens")
-    return pad_rows(b, x, -1, pad[0], pad[1])
+    place = 2 * (-1 - x.dim)
+    others = [*pad[:place], *pad[place + 2 :]]
+    if any(others) or any(r not in (None, 0, 0.0, "constant") for r in rest):
+        raise TypeError("pads more than rows of zeros")
+    amounts = pad[place : place + 2]
+    return pad_rows(b, x, x.dim, *amounts) if amounts else x
 
 
 @HANDLERS.of("cat", "concat", "concatenate")

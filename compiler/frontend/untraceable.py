@@ -51,11 +51,6 @@ def narrow_range(model: Any, lower: Any, upper: Any) -> LlmcError:
     )
 
 
-def calling_line() -> str:
-    """The innermost line of model code that is running now, or ""."""
-    return _line(_callers(sys._getframe(1)))
-
-
 def _raised_at(error: BaseException) -> str:
     """The innermost line of model code on the way to `error`, or ""."""
     frames = traceback.walk_tb(error.__traceback__)

@@ -117,14 +117,12 @@ STATEFUL: tuple[ZooModel, ...] = (
         "MambaConfig",
         {"vocab_size": VOCAB, "hidden_size": 64, "state_size": 8, "num_hidden_layers": 2, **_IDS},
         ("recurrent state",),
-        expected="refused",
     ),
     ZooModel(
         "lfm2",
         "Lfm2Config",
         decoder(layer_types=["conv", "full_attention"]),
         ("convolution state",),
-        expected="refused",
     ),
     ZooModel(
         "qwen3-next",
@@ -141,7 +139,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             **_MOE,
         ),
         ("linear attention", "gated attention output"),
-        expected="refused",
     ),
     ZooModel(
         "minimax",
@@ -183,7 +180,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             layer_types=["linear_attention", "full_attention"],
         ),
         ("linear attention",),
-        expected="refused",
     ),
     ZooModel(
         "olmo-hybrid",
@@ -196,7 +192,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             linear_value_head_dim=16,
         ),
         ("linear attention",),
-        expected="refused",
     ),
     ZooModel(
         "granite-hybrid",
@@ -210,7 +205,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             mamba_d_state=16,
         ),
         ("recurrent state", "experts"),
-        expected="refused",
     ),
     ZooModel(
         "jamba",
@@ -223,7 +217,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             mamba_d_state=8,
         ),
         ("recurrent state", "experts"),
-        expected="refused",
     ),
     ZooModel(
         "mamba2",
@@ -239,7 +232,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             **_IDS,
         },
         ("recurrent state",),
-        expected="refused",
     ),
     ZooModel(
         "recurrent-gemma",

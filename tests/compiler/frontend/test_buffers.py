@@ -55,6 +55,26 @@ def test_a_buffer_that_nobody_sets_is_left_out() -> None:
     assert buffers
 
 
+def test_a_buffer_may_be_set_by_a_module_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some models compute what their layers hold, in the initialisation of the whole model."""
+    meta = build_on_meta(find("llama").configuration())
+    with torch.device("meta"):
+        for layer in meta.model.layers:
+            layer.mlp.register_buffer("factors", torch.empty(3), persistent=False)
+    usual = type(meta.model)._init_weights
+
+    def initialise(self: PreTrainedModel, module: torch.nn.Module) -> None:
+        usual(self, module)
+        if module is meta.model:
+            for number, layer in enumerate(meta.model.layers):
+                layer.mlp.factors.copy_(torch.arange(3.0) + number)
+
+    monkeypatch.setattr(type(meta.model), "_init_weights", initialise)
+    buffers, _ = compute_buffers(meta, 64)
+    assert buffers["model.layers.1.mlp.factors"].tolist() == [1.0, 2.0, 3.0]
+    assert meta.model.layers[1].mlp.factors.device.type == "meta"
+
+
 def test_a_buffer_is_set_by_the_innermost_model() -> None:
     """As transformers does it: the outer model's own code would read what only the inner has."""
 

@@ -18,8 +18,6 @@ def small(kind: str, **fields: object) -> object:
     [
         (small("rwkv", hidden_size=32, num_hidden_layers=2, context_length=64), "LLMC-E0430",
          r"number of tokens as a plain number \(modeling_rwkv.py:\d+ `for current_index in range"),
-        (small("mamba2", hidden_size=32, num_heads=4, head_dim=16, num_hidden_layers=1, n_groups=1),
-         "LLMC-E0412", r"convolution over 4 tokens \(modeling_mamba2.py:\d+ `"),
         (small("gpt_neo", hidden_size=32, num_layers=2, num_heads=4,
                attention_types=[[["global", "local"], 1]]),
          "LLMC-E0401", r"modeling_gpt_neo.py:\d+ `"),
@@ -30,7 +28,7 @@ def small(kind: str, **fields: object) -> object:
                              "original_max_position_embeddings": 32}),
          "LLMC-E0430", r"modeling_phimoe.py:\d+ `if self.config"),
     ],
-    ids=["a loop over tokens", "a convolution", "its own attention class", "a branch on values"],
+    ids=["a loop over tokens", "its own attention class", "a branch on values"],
 )  # fmt: skip
 def test_refusals_name_the_line_of_model_code(config, id: str, why: str, capfd) -> None:
     """And torch's own diagnostics stay off the terminal."""
