@@ -39,6 +39,7 @@ from .raise_rotary import raise_partial_rotary, raise_rotary
 from .roll_layers import roll_layers
 from .select_logits import select_logits
 from .sink_permutes import sink_permutes
+from .sink_reshapes import sink_reshapes
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ PIPELINE: tuple[Step, ...] = (
     _plain(merge_projections, Phase.MODEL),
     _plain(fuse_residual_norm, Phase.MODEL),
     _plain(fuse_epilogues, Phase.MODEL),
+    _plain(sink_reshapes, Phase.MODEL),
     _plain(canonicalize, Phase.FUSED, "clean_fused"),
     # Before quantization, which puts three operands where the head had one; and before
     # lowering: rows are selected on values, not on pools.

@@ -39,6 +39,7 @@ class Latent:
     geometry = LatentGeometry
     arrays = PAGED.arrays
     table = PAGED.table
+    uniform_query = PAGED.uniform_query
 
     def geometry_of(self, mixer: Node, cache: DType) -> LatentGeometry:
         """Sizes and window of the attention."""
