@@ -42,6 +42,7 @@ from .roll_layers import roll_layers
 from .select_logits import select_logits
 from .share_heads import share_heads
 from .sink_permutes import sink_permutes
+from .sink_reshapes import sink_reshapes
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ PIPELINE: tuple[Step, ...] = (
     _plain(merge_projections, Phase.MODEL),
     _plain(fuse_residual_norm, Phase.MODEL),
     _plain(fuse_epilogues, Phase.MODEL),
+    _plain(sink_reshapes, Phase.MODEL),
     _plain(canonicalize, Phase.FUSED, "clean_fused"),
     # Before quantization, which puts three operands where the head had one; and before
     # lowering: rows are selected on values, not on pools.

@@ -90,6 +90,7 @@ def emit_body(graph: Graph, main: Function, calls: Sequence[Node]) -> Body:
     """The function of a body, given every call of it."""
     name = f"body_{_identifier(graph.name)}"
     fn = Function(name, main.limits, main.weights, Schedule(name))
+    fn.outputs = frozenset(graph.outputs)
     fn.schedule.buffers[SCRATCH] = Buffer(SCRATCH, 0, external=True)
     body = Body(name, graph, Planned(fn, MemoryPlan({}, 0, 0), frozenset()))
     for position, value in enumerate(graph.inputs):

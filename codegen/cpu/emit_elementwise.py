@@ -10,7 +10,7 @@ from ...ir.ops.elementwise import promote
 from ...ir.types import DType
 from ..views import View, expand, is_whole
 from .emitters import emits
-from .function import C_TYPE, Function
+from .function import C_TYPE, Function, Inlined
 from .loops import Nest, loop_nest
 
 _ON_FLOAT = {
@@ -87,16 +87,51 @@ def iota(fn: Function, node: Node, _: Iota) -> None:
 
 
 def elementwise(fn: Function, node: Node, expression: Callable[..., str]) -> None:
-    """One loop nest that stores `expression(*elements)`."""
-    operands = [expand(fn.view(v), node.output.type.shape) for v in node.inputs]
-    out = fn.result(node.output)
+    """One loop nest that stores `expression(*elements)`, or nothing yet if its only reader can
+    compute it instead of reading it."""
+    made = _inlined(fn, node, expression)
+    if _is_for_one_loop(fn, node) and len(made.views) <= _MOST_INLINED:
+        fn.inlined[node.output] = made
+        return
+    operands, out = list(made.views), fn.result(node.output)
 
     def body(nest: Nest) -> list[str]:
-        return [f"op::store({nest.at(out)}, {expression(*(nest.at(x) for x in operands))});"]
+        return [f"op::store({nest.at(out)}, {made.text(*(nest.at(x) for x in operands))});"]
 
     lines = loop_nest(out.shape, [out, *operands], body, simd=True)
     pairs = [(out, x) for x in operands if may_overwrite(out, x, operands)]
     fn.step(lines, operands, [out], in_place=pairs, rowwise=True)
+
+
+_MOST_INLINED = 6
+"""Operands of one loop, so that their pointers stay in registers."""
+
+
+def _inlined(fn: Function, node: Node, expression: Callable[..., str]) -> Inlined:
+    """The node's result in terms of what is stored."""
+    parts = [
+        fn.inlined.pop(v, None) or Inlined((expand(fn.view(v), node.output.type.shape),), str)
+        for v in node.inputs
+    ]
+
+    def text(*elements: str) -> str:
+        rest = iter(elements)
+        return expression(*(p.text(*(next(rest) for _ in p.views)) for p in parts))
+
+    return Inlined(tuple(view for part in parts for view in part.views), text)
+
+
+def _is_for_one_loop(fn: Function, node: Node) -> bool:
+    """Whether an f32 result is read once, by a loop over the same shape. (Others are rounded when
+    they are stored.)"""
+    out = node.output
+    users = out.users
+    if len(users) != 1 or out in fn.outputs or out.type.dtype != DType.F32:
+        return False
+    reader = users[0]
+    loops = isinstance(reader.op, Unary | Binary | Where | Cast)
+    once = sum(v is out for v in reader.inputs) == 1
+    return loops and once and reader.output.type.shape == out.type.shape
 
 
 def may_overwrite(out: View, operand: View, operands: list[View]) -> bool:

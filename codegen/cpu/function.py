@@ -7,7 +7,7 @@ main graph and bodies differ only there, so bodies are made by the same emitters
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ...base.errors import LlmcError
@@ -38,6 +38,15 @@ class Pool:
     dtype: DType
 
 
+@dataclass(frozen=True, slots=True)
+class Inlined:
+    """An elementwise result that is never stored: its one reader computes it from `views`, which
+    all have its shape, as the C++ expression that `text` makes of their elements."""
+
+    views: tuple[View, ...]
+    text: Callable[..., str]
+
+
 @dataclass(slots=True)
 class Function:
     """What has been emitted so far. `limits` are the largest values of the symbols.
@@ -59,6 +68,8 @@ class Function:
     pools: dict[Value, Pool] = field(default_factory=dict)
     tables: dict[Value, str] = field(default_factory=dict)
     slots: dict[tuple[Value, str], int] = field(default_factory=dict)
+    inlined: dict[Value, Inlined] = field(default_factory=dict)
+    outputs: frozenset[Value] = frozenset()  # of its graph
     result_storage: dict[Value, Storage] = field(default_factory=dict)
     weight_inputs: frozenset[Value] = frozenset()
     makers: dict[str, list[View]] = field(default_factory=dict)

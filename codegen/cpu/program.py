@@ -58,6 +58,7 @@ def generate(graph: Graph, limits: Limits, weights: WeightTable) -> Program:
         LlmcError: LLMC-E0401, an op that this target can't do.
     """
     main = Function("run", _symbol_limits(limits), weights, Schedule("main"))
+    main.outputs = frozenset(graph.outputs)
     main.schedule.buffers[SCRATCH] = Buffer(SCRATCH, 0, external=True)
     context = _Context(graph, limits, state_slots(graph), main)
     _bind_inputs(context)

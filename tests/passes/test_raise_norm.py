@@ -1,8 +1,15 @@
 """Normalizations from arithmetic."""
 
+import numpy as np
 import pytest
+import torch
+from llmc.ir.graph import Graph, Value
+from llmc.ir.interpreter import interpret
+from llmc.ir.parser import parse
 from llmc.passes.raise_norm import raise_norm
+from llmc.weights.values import RecipeValues
 from pass_cases import check, check_declined
+from random_models import Weights
 
 pytestmark = pytest.mark.fast
 
@@ -89,3 +96,56 @@ def test_a_weight_that_is_no_vector_stays_outside() -> None:
         output %1
         """,
     )
+
+
+def evaluated(graph: Graph) -> torch.Tensor:
+    """Of random x, and constants that are known or as they were written."""
+    x = torch.randn(5, *_sizes(graph), generator=torch.Generator().manual_seed(1))
+
+    def constant(value: Value) -> torch.Tensor:
+        return torch.from_numpy(np.array(RecipeValues(Weights()).value(value.recipe)))
+
+    return interpret(graph, {"x": x}, constant)[0]
+
+
+def _sizes(graph: Graph) -> list[int]:
+    return [dim for dim in graph.inputs[0].type.shape if isinstance(dim, int)]
+
+
+L2 = """
+graph main: TRACED
+input x: f32[T, 3, 6]
+%0: f32[T, 3, 6] = mul(x, x)
+%1: f32[T, 3, 1] = reduce(%0) {fn="sum", dims=(-1,), keepdim=True}
+%2: f32[T, 3, 1] = add(%1, 1e-06)
+%3: f32[T, 3, 1] = rsqrt(%2)
+%4: f32[T, 3, 6] = mul(x, %3)
+%5: f32[T, 3, 6] = mul(%4, 0.25)
+output %5
+"""
+ROWS = """
+graph main: TRACED
+input x: f32[T, 6]
+const @w: f32[6] = @w:f32
+%0: f32[T, 1, 6] = reshape(x) {shape=(T, 1, 6)}
+%1: f32[T, 1, 6] = rms_norm(%0) {weight=False}
+%2: f32[T, 6] = reshape(%1) {shape=(T, 6)}
+%3: f32[T, 6] = mul(%2, @w)
+output %3
+"""
+
+
+@pytest.mark.parametrize("text", [L2, ROWS], ids=["unit length", "one group a token"])
+def test_others_that_are_one_norm_with_a_weight(text: str) -> None:
+    """float32, in another order of products: a few units in the last place."""
+    expected, graph = evaluated(parse(text)), parse(text)
+    assert raise_norm(graph)
+    assert [node.op.mnemonic for node in graph.nodes] == ["rms_norm"]
+    torch.testing.assert_close(evaluated(graph), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_groups_within_a_token_keep_their_rows() -> None:
+    text = ROWS.replace("T, 1, 6", "T, 2, 3").replace("%1: f32[T, 1, 6]", "%1: f32[T, 2, 3]")
+    graph = parse(text)
+    raise_norm(graph)
+    assert [node.op.mnemonic for node in graph.nodes] == ["reshape", "rms_norm", "reshape", "mul"]
