@@ -18,9 +18,11 @@ def small(kind: str, **fields: object) -> object:
     [
         (small("rwkv", hidden_size=32, num_hidden_layers=2, context_length=64), "LLMC-E0430",
          r"number of tokens as a plain number \(modeling_rwkv.py:\d+ `for current_index in range"),
-        (small("gpt_neo", hidden_size=32, num_layers=2, num_heads=4,
+        (small("gpt_neo", hidden_size=32, num_layers=2, num_heads=4, max_position_embeddings=48,
                attention_types=[[["global", "local"], 1]]),
-         "LLMC-E0401", r"modeling_gpt_neo.py:\d+ `"),
+         "LLMC-E0430", "holds for 2 to 48 tokens only"),
+        (small("mpt", d_model=32, n_heads=4, n_layers=1, max_seq_len=40),
+         "LLMC-E0430", "holds for 2 to 40 tokens only"),
         (small("phimoe", hidden_size=64, num_hidden_layers=1, num_attention_heads=4,
                num_key_value_heads=2, intermediate_size=64, num_local_experts=4,
                rope_scaling={"rope_type": "longrope", "short_factor": [1.0] * 8,
@@ -28,7 +30,7 @@ def small(kind: str, **fields: object) -> object:
                              "original_max_position_embeddings": 32}),
          "LLMC-E0430", r"modeling_phimoe.py:\d+ `if self.config"),
     ],
-    ids=["a loop over tokens", "its own attention class", "a branch on values"],
+    ids=["a loop over tokens", "a mask that ends", "a size that changes", "a branch on values"],
 )  # fmt: skip
 def test_refusals_name_the_line_of_model_code(config, id: str, why: str, capfd) -> None:
     """And torch's own diagnostics stay off the terminal."""
@@ -39,7 +41,7 @@ def test_refusals_name_the_line_of_model_code(config, id: str, why: str, capfd) 
 
 
 def test_a_model_that_ignores_our_attention_is_refused_for_what_it_does(monkeypatch) -> None:
-    """That it can't be built with our attention is our business, not the user's."""
+    """That it can't be built or traced with our attention is our business, not the user's."""
     errors = {"llmc": LlmcError("LLMC-E0418", "KeyError: 'llmc'"),
               "eager": LlmcError("LLMC-E0412", "mixes tokens")}  # fmt: skip
 
@@ -50,7 +52,10 @@ def test_a_model_that_ignores_our_attention_is_refused_for_what_it_does(monkeypa
     with pytest.raises(LlmcError, match="mixes tokens"):
         trace_model(None, 64, own_tensors)
     errors["llmc"] = LlmcError("LLMC-E0414", "reads an attention mask")
-    with pytest.raises(LlmcError, match="reads an attention mask"):
+    with pytest.raises(LlmcError, match="mixes tokens"):
+        trace_model(None, 64, own_tensors)
+    errors["llmc"] = LlmcError("LLMC-E0413", "an argument that isn't known")
+    with pytest.raises(LlmcError, match="an argument that isn't known"):
         trace_model(None, 64, own_tensors)
 
 
@@ -69,6 +74,7 @@ def test_a_trace_for_some_lengths_only_is_refused(most: int | None) -> None:
     if most is None:
         require_all_lengths(traced)
         return
+    require_all_lengths(Traced(program, Bounded(), {}, max_context=most))
     with pytest.raises(LlmcError, match=f"holds for [02] to {most} tokens only") as caught:
         require_all_lengths(traced)
     assert caught.value.id == "LLMC-E0430"
