@@ -81,7 +81,8 @@ def test_a_chunked_scan_with_groups(limit: tuple[float, float], softplus: bool) 
     b, c = torch.randn(1, TOKENS, 2, 8), torch.randn(1, TOKENS, 2, 8)
     check(
         mamba2.mamba2_chunk_scan, x, dt, -torch.rand(4) - 0.1, b, c, CHUNK, D=torch.randn(4),
-        z=None, dt_bias=torch.randn(4), dt_softplus=softplus, dt_limit=limit, return_final_states=False,
+        z=None, dt_bias=torch.randn(4), dt_softplus=softplus, dt_limit=limit,
+        return_final_states=False,
     )  # fmt: skip
 
 
