@@ -161,7 +161,10 @@ class _Spread:
     def _among_rows(self, node: Node) -> list[Value]:
         """An op on rows of experts: the same, if it leaves the first dimension alone."""
         inputs = [self.new.get(v, v) for v in node.inputs]
-        made = self.graph.append(node.op, inputs, node.scope, node.source).outputs
+        try:
+            made = self.graph.append(node.op, inputs, node.scope, node.source).outputs
+        except (TypeError, ValueError, IndexError) as error:
+            raise _refused(node) from error
         for old, value in zip(node.outputs, made, strict=True):
             rows = Sym(T.name, prod(d for d in old.type.shape[:1] if isinstance(d, int)))
             if value.type.shape != (rows, *old.type.shape[1:]):
