@@ -15,8 +15,9 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, get_type_hints
 
+from .bodies import body_of
 from .graph import Graph, StateGroup, Value
-from .ops import OPS, Call, Op
+from .ops import OPS, Call, Op, OpBody
 from .ops.base import snake_case
 from .phase import Phase
 from .recipe import STORED_DTYPES, CheckpointTensor, Recipe
@@ -61,7 +62,7 @@ def parse(text: str) -> Graph:
     if not graphs:
         raise ValueError("line 1: no graph")
     *bodies, main = graphs
-    main.bodies = {body.name: body for body in bodies}
+    main.bodies = {body.name: body for body in bodies if body.name not in lines.inner}
     return main
 
 
@@ -165,6 +166,8 @@ class _Lines:
     def __init__(self, graphs: list[Graph]) -> None:
         self.graphs = graphs
         self.names: dict[str, Value] = {}
+        self.inner: set[str] = set()
+        """Names of graphs that are bodies of ops."""
 
     def read(self, line: _Scanner) -> None:
         kind, text = line.peek()
@@ -253,13 +256,20 @@ class _Lines:
             self._define(name, value)
 
     def _op(self, mnemonic: str, attributes: dict[str, Any]) -> Op:
+        for name, hint in _hints(OPS[mnemonic]).items():
+            if hint is OpBody and isinstance(attributes.get(name), str):
+                self.inner.add(attributes[name])
+                attributes[name] = body_of(self._body(attributes[name]))
         op = make_op(mnemonic, attributes)
         if not isinstance(op, Call):
             return op
-        body = next((g for g in self.graphs[:-1] if g.name == op.body), None)
+        return Call(op.body, tuple(v.type for v in self._body(op.body).outputs))
+
+    def _body(self, name: str) -> Graph:
+        body = next((g for g in self.graphs[:-1] if g.name == name), None)
         if body is None:
-            raise ValueError(f"no body {op.body!r} stands before the call")
-        return Call(op.body, tuple(v.type for v in body.outputs))
+            raise ValueError(f"no body {name!r} stands before the call")
+        return body
 
     def _operand(self, line: _Scanner) -> Value:
         kind, text = line.peek()
@@ -368,8 +378,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint in (int, bool, str):
         return type(value) is hint
-    if hint is DType:
-        return isinstance(value, DType)
+    if hint in (DType, OpBody):
+        return isinstance(value, hint)
     dims = (int, Sym) if hint == tuple[Dim, ...] else int
     return isinstance(value, tuple) and all(
         isinstance(v, dims) and not isinstance(v, bool) for v in value

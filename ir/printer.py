@@ -10,7 +10,7 @@
 
 Results are numbered in execution order; graph inputs go by their bare name, constants by
 `@name`, scalars by their value. A name with other characters than `BARE` has is quoted as
-in JSON (`@"a b"`). Bodies of rolled layers come first. Only the lines of model code that
+in JSON (`@"a b"`). Bodies of ops and of rolled layers come first. Only the lines of model code that
 nodes are from (`Node.source`) are left out.
 """
 
@@ -21,7 +21,9 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from .bodies import bodies_in, graph_of
 from .graph import Graph, Node, StateGroup, Value
+from .ops import OpBody
 from .recipe import Scalar
 from .types import DType
 
@@ -36,11 +38,23 @@ _LITERALS = ("true", "false", "inf", "nan")
 
 def print_graph(graph: Graph) -> str:
     """The whole text, bodies first, each graph ended by a newline."""
-    parts = [print_graph(body) for body in graph.bodies.values()]
-    return "\n".join([*parts, _print_one(graph)])
+    known = _op_bodies(graph)
+    parts = [_print_one(graph_of(body, name, graph.phase), {}) for body, name in known.items()]
+    parts += [_print_one(body, known) for body in graph.bodies.values()]
+    return "\n".join([*parts, _print_one(graph, known)])
 
 
-def _print_one(graph: Graph) -> str:
+def _op_bodies(graph: Graph) -> dict[OpBody, str]:
+    """The bodies that ops have as attributes, named in the order of first use."""
+    known: dict[OpBody, str] = {}
+    for part in (*graph.bodies.values(), graph):
+        for node in part.nodes:
+            for body in bodies_in(node.op).values():
+                known.setdefault(body, f"each_token_{len(known)}")
+    return known
+
+
+def _print_one(graph: Graph, known: dict[OpBody, str]) -> str:
     names = _names(graph)
     lines = [f"graph {format_name(graph.name)}: {graph.phase.name}"]
     lines += [_print_input(value, names[value]) for value in graph.inputs]
@@ -48,7 +62,7 @@ def _print_one(graph: Graph) -> str:
     for value in graph.constants():
         if not isinstance(value.recipe, Scalar):
             lines.append(f"const {names[value]}: {value.type} = {value.recipe}")
-    lines += [_print_node(node, names) for node in graph.nodes]
+    lines += [_print_node(node, names, known) for node in graph.nodes]
     lines += [f"output {names[v]}" for v in graph.outputs]
     return "\n".join(lines) + "\n"
 
@@ -87,11 +101,12 @@ def _names(graph: Graph) -> dict[Value, str]:
     return names | {v: f"%{i}" for i, v in enumerate(results)}
 
 
-def _print_node(node: Node, names: dict[Value, str]) -> str:
+def _print_node(node: Node, names: dict[Value, str], known: dict[OpBody, str]) -> str:
     results = ", ".join(f"{names[v]}: {v.type}" for v in node.outputs)
     operands = ", ".join(names[v] for v in node.inputs)
     text = f"{results} = {node.op.mnemonic}({operands})"
     attributes = node.op.attributes()
+    attributes |= {name: known[body] for name, body in bodies_in(node.op).items()}
     if attributes:
         text += f" {_format_attributes(attributes)}"
     return f"{text}    # {node.scope}" if node.scope else text

@@ -51,7 +51,22 @@ class State:
         return f"state({self.part})" if self.site is None else f"state({self.site}, {self.part})"
 
 
-Role = StepArray | Table | State
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a token finds of the token before it: part `number`, `initial` before the first token.
+
+    Only in graphs of one token's step (`passes/raise_recurrence.py`), whose output `number + 1` is
+    what the token leaves of it.
+    """
+
+    number: int
+    initial: float = 0.0
+
+    def __str__(self) -> str:
+        return f"carried({self.number}, {self.initial!r})"
+
+
+Role = StepArray | Table | State | Carried
 
 
 def parse_role(text: str) -> Role:
@@ -60,6 +75,9 @@ def parse_role(text: str) -> Role:
     Raises:
         ValueError: none does.
     """
+    carried = re.fullmatch(r"carried\((\d+), (\S+)\)", text)
+    if carried is not None:
+        return Carried(int(carried.group(1)), float(carried.group(2)))
     found = re.fullmatch(r"(table|state)(?:\((?:(\d+)(?:, )?)?([a-z_]\w*)?\))?", text)
     if found is None:
         return StepArray(text)

@@ -81,8 +81,10 @@ class StateKind(Protocol):
         """Add, before `mixer`, what updates the site; the parts as they are then."""
         ...
 
-    def read(self, graph: Graph, mixer: Node, site: Site, parts: tuple[Value, ...]) -> Value:
-        """Add, before `mixer`, what computes its result from the updated `parts`."""
+    def read(
+        self, graph: Graph, mixer: Node, site: Site, parts: tuple[Value, ...]
+    ) -> Value | tuple[Value, ...]:
+        """Add, before `mixer`, what computes its result (or results) from the updated `parts`."""
         ...
 
     def sizes(self, group: StateGroup, count: int, block_size: int) -> Env:

@@ -31,8 +31,9 @@ def randomize(model: PreTrainedModel, seed: int, embedding_std: float = EMBEDDIN
     Matrices get a standard deviation of `1/sqrt(fan-in)` (hidden states and attention scores stay
     near 1, so softmax is neither uniform nor one-hot), embeddings `embedding_std`; everything else
     keeps its initial value plus noise of `OFFSET_STD`; so do the logarithms of a recurrence's
-    decays, which are no matrix whatever their shape. Each tensor has its own generator, seeded by
-    its name: adding a tensor does not change the others.
+    decays, which are no matrix whatever their shape. Buffers that initialisation fills with
+    different numbers are kept: they are tables, which a model may have several of that must agree.
+    Each tensor has its own generator, seeded by its name: adding one does not change the others.
     """
     import torch
 
@@ -45,7 +46,9 @@ def randomize(model: PreTrainedModel, seed: int, embedding_std: float = EMBEDDIN
     }
     buffers = {name for name, _ in model.named_buffers()} & set(model.state_dict())
     tensors = dict(model.named_parameters()) | {
-        name: buffer for name, buffer in model.named_buffers() if name in buffers
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in buffers and bool((buffer == buffer.flatten()[:1]).all())
     }
     with torch.no_grad():
         for name, tensor in tensors.items():

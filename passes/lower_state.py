@@ -38,7 +38,10 @@ def lower_state(graph: Graph, kinds: Iterable[StateKind], cache: DType) -> bool:
         if key not in written:
             site = _add_site(graph, kind, mixer, cache)
             written[key] = site, kind.write(graph, mixer, site)
-        graph.replace_uses(mixer.output, kind.read(graph, mixer, *written[key]))
+        found = kind.read(graph, mixer, *written[key])
+        results = found if isinstance(found, tuple) else (found,)
+        for old, new in zip(mixer.outputs, results, strict=True):
+            graph.replace_uses(old, new)
     graph.erase_dead()
     _refuse_rest(graph)
     return bool(mixers)

@@ -37,12 +37,15 @@ from .raise_attention import raise_attention
 from .raise_bias import raise_bias
 from .raise_latent import raise_latent
 from .raise_norm import raise_norm
+from .raise_recurrence import raise_recurrence
 from .raise_rotary import raise_partial_rotary, raise_rotary
 from .roll_layers import roll_layers
 from .select_logits import select_logits
 from .share_heads import share_heads
 from .sink_permutes import sink_permutes
 from .sink_reshapes import sink_reshapes
+from .split_states import split_states
+from .spread_tokens import spread_tokens
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def _plain(
 
 
 PIPELINE: tuple[Step, ...] = (
+    # A graph of one token becomes one of tokens; of any other, this and what follows is nothing.
+    _plain(spread_tokens, Phase.TRACED),
     # Everything after this works on [T, …]; shapes without the unit are what patterns expect.
     _plain(drop_batch, Phase.TRACED),
     # Before anything depends on the order of nodes.
@@ -85,6 +90,9 @@ PIPELINE: tuple[Step, ...] = (
     _plain(canonicalize, Phase.TRACED),
     # `1 + w` must be one constant before norms are raised.
     _plain(fold_constants, Phase.TRACED),
+    # Needs reshapes merged: what a layer reads of a state is a slice then.
+    _plain(split_states, Phase.TRACED),
+    _plain(raise_recurrence, Phase.TRACED),
     # Attention that a model spells out relates tokens with tokens, and only attention may.
     Step("raise_attention", lambda g, c: raise_attention(g, c.max_context), Phase.TRACED),
     Step("prove_packing", lambda g, c: prove_packing(g, c.max_context), Phase.TRACED),

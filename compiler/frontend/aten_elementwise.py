@@ -83,6 +83,14 @@ def _softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> V
     return y if beta == 1 else binary(b, "div", y, beta)
 
 
+@HANDLERS.of("log_sigmoid")
+def _log_sigmoid(b: Builder, x: Value) -> Value:
+    def negative(y: Value) -> Value:
+        return b.emit(ops.Unary("neg"), y)
+
+    return negative(b.emit(ops.Unary("softplus"), negative(x)))
+
+
 @HANDLERS.of("elu")
 def _elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
     if (alpha, scale, input_scale) != (1, 1, 1):

@@ -22,10 +22,10 @@ from ...base.errors import LlmcError
 from ...ir import ops
 from ...ir.graph import Graph, Value
 from ...ir.phase import Phase
-from ...ir.roles import StepArray
+from ...ir.roles import Carried, StepArray
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
-from ...weights.recipes import Computed, Recipe
+from ...weights.recipes import Computed, Recipe, mul
 from . import aten_convolution, stateful_import
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
@@ -56,6 +56,7 @@ class _Importer:
         self.weights = weights
         self.buffers = traced.buffers
         self.max_context = traced.max_context
+        self.factors = {f"model.{name}": x for name, x in traced.factors.items() if x != 1}
         self.graph = Graph("main", Phase.TRACED)
         self.env: dict[torch.fx.Node, Any] = {}
         self.literals: dict[torch.fx.Node, Any] = {}
@@ -78,7 +79,16 @@ class _Importer:
             except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
                 raise self._refused(node, str(error) or "has unexpected arguments") from error
         self.graph.erase_dead()
+        self._drop_counters()
         return self.graph
+
+    def _drop_counters(self) -> None:
+        """Forget what stands for tensors that count steps of a cache; nothing may read one."""
+        for value in [v for v in self.graph.inputs if v.role is None]:
+            if value.users or value in self.graph.outputs:
+                why = "the model computes with a tensor of its cache that isn't a sequence's state"
+                raise LlmcError("LLMC-E0430", why)
+            self.graph.inputs.remove(value)
 
     def _import(self, node: torch.fx.Node) -> None:
         if node.op == "placeholder":
@@ -129,22 +139,29 @@ class _Importer:
     def _placeholder(self, node: torch.fx.Node) -> Value | Complex | None:
         spec = self.specs[node.name]
         if spec.target is None:
-            role = INPUTS[len(self.graph.inputs)]
+            role, tokens = INPUTS[len(self.graph.inputs)], node.meta["val"].shape[1]
+            if isinstance(tokens, int):  # the step of one token
+                return self.graph.add_input(role.value, TensorType(DType.I64, (1, tokens)), role)
             if self.symbol is None:
-                self.symbol = node.meta["val"].shape[1].node.expr
+                self.symbol = tokens.node.expr
             return self.graph.add_input(role.value, TensorType(DType.I64, (1, T)), role)
         if not node.users:
             return None
         name = spec.target.removeprefix("model.")
         if name in self.buffers:
-            return _constant(name, self.buffers[name])
+            buffer = self.buffers[name]
+            if buffer.dtype == torch.bfloat16:  # which no array holds
+                return cast(self, _real_constant(name, buffer.float()), DType.BF16)
+            return _constant(name, buffer)
         if spec.kind == torch.export.graph_signature.InputKind.CONSTANT_TENSOR:
             self.literals[node] = self._lifted(spec.target, node)
             return _constant(name, self.literals[node])
         if name in self.weights:
             tensor = node.meta["val"]
             type = TensorType(FROM_TORCH[tensor.dtype], self.dims(tensor.shape))
-            return Graph.constant(name, self.weights[name], type)
+            factor = self.factors.get(spec.target)
+            recipe = self.weights[name] if factor is None else mul(self.weights[name], factor)
+            return Graph.constant(name, recipe, type)
         raise LlmcError(
             "LLMC-E0431",
             f"buffer {name} is not in the checkpoint and not set by the model",
@@ -354,6 +371,13 @@ def _grouped_linear(
     return b.emit(op, *(v for v in (x, w, bias, row_index, offsets) if v is not None))
 
 
+def _carried(
+    b: _Importer, anchor: Value, number: int, shape: Sequence[int], initial: float
+) -> Value:
+    role = Carried(number, initial)
+    return b.graph.add_input(f"carried.{number}", TensorType(DType.F32, tuple(shape)), role)
+
+
 OURS = {
     "attention": _attention,
     "mask": lambda b, anchor, window, refused: _Mask(window, refused),
@@ -361,6 +385,8 @@ OURS = {
     "linear": ATEN["linear"],
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),
     "grouped_linear": _grouped_linear,
+    "carried": _carried,
+    "counter": lambda b, anchor: b.graph.add_input("counter", TensorType(DType.I64, (1,))),
     "combine": lambda b, x, slot, weights: b.emit(ops.CombineExperts(), x, slot, weights),
     **stateful_import.HANDLERS,
 }

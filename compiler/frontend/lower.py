@@ -19,6 +19,7 @@ from . import interfaces
 from .importer import import_graph
 from .position_tables import positions_held
 from .text_part import tensor_names
+from .token_step import trace_token_step
 from .trace import Traced, require_all_lengths, trace
 
 Recipes = Callable[[Any], Mapping[str, Recipe]]
@@ -73,11 +74,26 @@ class TracedModel:
 
 
 def trace_model(config: Any, max_context: int, recipes: Recipes) -> TracedModel:
-    """Trace the model of `config`, through the attention interface or as it spells it out.
+    """Trace the model of `config`: through the attention interface, or as it spells it out, or its
+    step from one token to the next if whole sequences can't be traced.
 
     Raises:
         LlmcError: LLMC-E04xx, what the model does that can't be compiled.
     """
+    try:
+        return _traced_whole(config, max_context, recipes)
+    except LlmcError as error:
+        if error.id not in _MIXES_TOKENS:
+            raise
+        try:
+            traced = trace_token_step(config, max_context)
+            return TracedModel(traced, recipes(traced.model))
+        except LlmcError:  # there is no such step: what is wrong is that with the whole
+            raise error from None
+
+
+def _traced_whole(config: Any, max_context: int, recipes: Recipes) -> TracedModel:
+    """The trace of a sequence of any length."""
     try:
         return _traced(config, max_context, recipes, interfaces.NAME)
     except LlmcError as error:
@@ -104,6 +120,8 @@ def lower_model(
 
 _OWN_ATTENTION = ("LLMC-E0402", "LLMC-E0414", "LLMC-E0418", "LLMC-E0430")
 """What goes wrong with a model that ignores the attention interface and computes by itself."""
+_MIXES_TOKENS = ("LLMC-E0401", "LLMC-E0402", "LLMC-E0412", "LLMC-E0418", "LLMC-E0430")
+"""What goes wrong with a model that relates tokens with earlier ones by other means."""
 
 
 def _traced(config: Any, max_context: int, recipes: Recipes, attention: str) -> TracedModel:

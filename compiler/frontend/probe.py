@@ -84,9 +84,10 @@ def probe(config: Any, config_bytes: bytes, wanted: Iterable[Features]) -> str:
 def compare(config: Any, wanted: Iterable[Features]) -> dict[Features, Report]:
     """What the conformance schedule finds between graph and eager, for each set of features."""
     model = eager_model(config)
+    # Before it runs: a model may change its parameters when it first does.
+    values = RecipeValues(StateReader({k: v.clone() for k, v in model.state_dict().items()}))
     texts = reference_texts(model, CONTEXT, SEED)
     _refuse_empty_answers(texts)
-    values = RecipeValues(StateReader(model.state_dict()))
     traced = trace_model(copy.deepcopy(config), CONTEXT, own_tensors)
     found = {}
     for features in wanted:

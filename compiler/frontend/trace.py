@@ -11,7 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,8 @@ class Traced:
     buffers: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
     max_context: int = 8192
+    factors: dict[str, float] = field(default_factory=dict)
+    """What the model multiplies parameters with, by name, before it computes anything."""
 
 
 def require_all_lengths(traced: Traced) -> None:
@@ -67,12 +69,12 @@ class _Step(torch.nn.Module):
         self.model = model
 
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        with _LiteralNumbers(), LinearCalls():
+        with LiteralNumbers(), LinearCalls():
             out = self.model(input_ids=token_ids, position_ids=positions, use_cache=False)
         return out.logits
 
 
-class _LiteralNumbers(TorchFunctionMode):
+class LiteralNumbers(TorchFunctionMode):
     """Lets numbers that model code makes a tensor of keep their values in a trace on meta.
 
     A tensor of no dimensions and a list of indices stay on the CPU, where they mix with any device.
@@ -107,7 +109,7 @@ def trace(config: Any, max_context: int, attention: str = interfaces.NAME) -> Tr
     """
     model = build_on_meta(config, attention)
     buffers, notes = compute_buffers(model, max_context)
-    program = _export(model)
+    program = export(model, lambda: _exported(model))
     return Traced(program, model, buffers, notes, max_context)
 
 
@@ -120,7 +122,7 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
     """
     auto = auto_class(config) or AutoModelForCausalLM  # which also knows remote code
     try:
-        with torch.device("meta"), _quiet():
+        with torch.device("meta"), quiet():
             model = auto.from_config(
                 config,
                 attn_implementation=attention,
@@ -144,16 +146,23 @@ def build_on_meta(config: Any, attention: str = interfaces.NAME) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _export(model: Any) -> torch.export.ExportedProgram:
+def export(
+    model: Any, run: Callable[[], torch.export.ExportedProgram]
+) -> torch.export.ExportedProgram:
+    """The program that `run` exports of `model`, as the importer can read it.
+
+    Raises:
+        LlmcError: LLMC-E0430, it can't be exported.
+    """
     try:
-        program = _exported(model)
+        program = run()
         if not inplace.is_proven(program):
-            with _quiet():
+            with quiet():
                 program = inplace.decomposed(program)
     except LlmcError:
         raise
     except Exception as error:
-        raise untraceable(model, error, lambda: _exported(model)) from error
+        raise untraceable(model, error, run) from error
     return program
 
 
@@ -164,14 +173,14 @@ def _exported(model: Any) -> torch.export.ExportedProgram:
     spelled_out = model.config._attn_implementation == interfaces.EAGER
     masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
     ours = stateful_functions(model)
-    with torch.no_grad(), _quiet(), interfaces.single_sequence(), masks, ours, lean_export():
+    with torch.no_grad(), quiet(), interfaces.single_sequence(), masks, ours, lean_export():
         return torch.export.export(
             _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic), strict=False
         )
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings, and none of what torch logs about code that it can't follow."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

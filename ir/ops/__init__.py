@@ -10,6 +10,7 @@ from .attention import (
     Rotary,
 )
 from .base import OPS, TORCH_DTYPE, Op
+from .body import BodyOp, OpBody
 from .call import Call
 from .convolution import CausalConv, CausalConvUpdate
 from .elementwise import BINARY, UNARY, Binary, Cast, Unary, Where
@@ -38,14 +39,15 @@ from .shape import (
     TokenCount,
 )
 from .slots import LENGTH, SlotAttention, SlotWrite
+from .token_recurrence import Recurrence, RecurrenceUpdate
 
 __all__ = [
-    "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY",
-    "Attention", "Binary", "CacheWrite", "Call", "Cast", "CausalConv", "CausalConvUpdate",
-    "CausalMask", "CombineExperts", "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather",
-    "GroupedLinear", "HeadLinear", "Iota", "LatentAttention", "LatentWrite", "Linear",
-    "LinearRecurrence", "LinearRecurrenceUpdate", "LogitsRows", "MatMul", "Norm", "Op",
-    "PagedAttention", "PagedLatentAttention", "Permute", "QuantizeRows", "Reduce", "Reshape",
-    "Rotary", "RouteTokens", "Scatter", "SelectiveScan", "SelectiveScanUpdate", "Slice",
+    "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY", "Attention", "Binary",
+    "BodyOp", "CacheWrite", "Call", "Cast", "CausalConv", "CausalConvUpdate", "CausalMask",
+    "CombineExperts", "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear",
+    "HeadLinear", "Iota", "LatentAttention", "LatentWrite", "Linear", "LinearRecurrence",
+    "LinearRecurrenceUpdate", "LogitsRows", "MatMul", "Norm", "Op", "OpBody", "PagedAttention",
+    "PagedLatentAttention", "Permute", "QuantizeRows", "Recurrence", "RecurrenceUpdate", "Reduce",
+    "Reshape", "Rotary", "RouteTokens", "Scatter", "SelectiveScan", "SelectiveScanUpdate", "Slice",
     "SlotAttention", "SlotWrite", "Softmax", "TokenCount", "TopK", "Unary", "Where",
 ]  # fmt: skip

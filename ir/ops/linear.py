@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..phase import Phase
 from ..tiles import BLOCK, PANEL, round_up
-from ..types import Dim, DType, Sym, TensorType
+from ..types import Dim, DType, TensorType, numel
 from .base import Op, require
 from .elementwise import UNARY
 
@@ -130,7 +130,7 @@ class RouteTokens(Op):
 
     row_index i32[k*T]: the token of each sorted row. offsets i32[E+1]: where each
     expert's rows begin. slot i32[T, k]: the sorted row of each (token, choice). The
-    sort is stable.
+    sort is stable. (T is a symbol, or 1 in the step of one token.)
     """
 
     experts: int
@@ -138,10 +138,8 @@ class RouteTokens(Op):
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         (index,) = inputs
         tokens, k = index.shape
-        require(isinstance(tokens, Sym) and isinstance(k, int), f"route_tokens of {index}")
-        assert isinstance(tokens, Sym)
-        assert isinstance(k, int)
-        rows = TensorType(DType.I32, (Sym(tokens.name, tokens.scale * k),))
+        require(isinstance(k, int) and not (isinstance(tokens, int) and tokens > 1), f"{index}")
+        rows = TensorType(DType.I32, (numel((tokens, k)),))
         return rows, TensorType(DType.I32, (self.experts + 1,)), index.with_dtype(DType.I32)
 
     def reference(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -57,12 +57,16 @@ class Mixer(Op, abstract=True):
         """Of each part, the shape of what one sequence keeps."""
         raise NotImplementedError(type(self).__name__)
 
-    def advance(self, inputs: Tensors, state: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """The result for further rows of a sequence that has come to `state`, and its new state."""
+    def results(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        """The types of all results: mostly there is one."""
+        return (self.result(*inputs),)
+
+    def advance(self, inputs: Tensors, state: Tensors) -> tuple[torch.Tensor | Tensors, Tensors]:
+        """The results for further rows of a sequence that has come to `state`, its new state."""
         raise NotImplementedError(type(self).__name__)
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        return (self.result(*inputs),)
+        return self.results(*inputs)
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor | Tensors:
         types = [TensorType(DType.F32, tuple(x.shape)) for x in inputs]
@@ -84,7 +88,7 @@ class Update(Mixer, abstract=True):
         given, states = self.operands(inputs)
         shapes = list(self.state_shapes(*given))
         require([s.shape[1:] for s in states] == shapes, f"{self}: state {states}, not {shapes}")
-        return (*states, self.result(*given))
+        return (*states, *self.results(*given))
 
     def reference(self, *inputs: torch.Tensor) -> torch.Tensor | Tensors:
         given, states = self.operands(inputs)
@@ -98,10 +102,10 @@ class Update(Mixer, abstract=True):
                 before = [torch.zeros_like(state) for state in before]
             own = (x[a:b] if i < self.rows else x for i, x in enumerate(given))
             result, after = self.advance(tuple(own), tuple(before))
-            results.append(result)
+            results.append(result if isinstance(result, tuple) else (result,))
             for state, new in zip(states, after, strict=True):
                 state[slot] = new
-        return (*states, torch.cat(results))
+        return (*states, *map(torch.cat, zip(*results, strict=True)))
 
     def operands(self, inputs: tuple) -> tuple[tuple, tuple]:
         """What the mixer takes, and the state, of all inputs."""

@@ -9,6 +9,8 @@ from ..ops import (
     CausalConvUpdate,
     LinearRecurrence,
     LinearRecurrenceUpdate,
+    Recurrence,
+    RecurrenceUpdate,
     SelectiveScan,
     SelectiveScanUpdate,
 )
@@ -33,6 +35,7 @@ STATEFUL: tuple[StateKind, ...] = (
     SlotState("convolution", CausalConv, CausalConvUpdate),
     SlotState("recurrence", LinearRecurrence, LinearRecurrenceUpdate),
     SlotState("scan", SelectiveScan, SelectiveScanUpdate),
+    SlotState("generic", Recurrence, RecurrenceUpdate),
 )
 """What grows with no token."""
 

@@ -72,9 +72,11 @@ class SlotState:
         operands = [*mixer.inputs, *site.parts, *site.arrays]
         return graph.insert_before(mixer, op, operands).outputs
 
-    def read(self, graph: Graph, mixer: Node, site: Site, parts: tuple[Value, ...]) -> Value:
-        """The last result of the update."""
-        return parts[-1]
+    def read(
+        self, graph: Graph, mixer: Node, site: Site, parts: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        """What the update gives behind the new state."""
+        return parts[len(self.mixer.parts) :]
 
     def cache_group(self, group: StateGroup, block_size: int) -> None:
         """None: its parts lie in the sequence's slot."""

@@ -9,6 +9,7 @@ from llmc.ir.ops import (  # fmt: skip
     UNARY,
     Attention,
     Binary,
+    BodyOp,
     CacheWrite,
     Cast,
     CausalConv,
@@ -33,10 +34,13 @@ from llmc.ir.ops import (  # fmt: skip
     MatMul,
     Norm,
     Op,
+    OpBody,
     PagedAttention,
     PagedLatentAttention,
     Permute,
     QuantizeRows,
+    Recurrence,
+    RecurrenceUpdate,
     Reduce,
     Reshape,
     Rotary,
@@ -54,6 +58,7 @@ from llmc.ir.ops import (  # fmt: skip
     Where,
 )
 from llmc.ir.ops.stateful import Update
+from llmc.ir.recipe import Scalar
 from llmc.ir.types import DType, R, S, Sym, T, TensorType, bind_dim
 
 pytestmark = pytest.mark.fast
@@ -83,6 +88,18 @@ META_VALUES = (
 STEP = (i(S1, dtype=I32), i(S, dtype=I32), i(S, dtype=I32))
 RECURRENCE = [f(T, 2, 5), f(T, 2, 5), f(T, 4, 3), f(T, 4), f(T, 4)]
 SCAN = [f(T, 6), f(T, 6), f(T, 5), f(T, 5), f(6, 5)]
+BODY = OpBody(
+    (f(T, 6), f(6), f(T, 2, 3)),
+    (
+        BodyOp(Reshape((T, 6)), (2,)),
+        BodyOp(Binary("mul"), (3, 1)),
+        BodyOp(Binary("add"), (4, 0)),
+        BodyOp(Reshape((T, 2, 3)), (5,)),
+        BodyOp(Binary("lt"), (5, Scalar(0.5, F32))),
+    ),
+    (6, 5, 7),
+)
+"""carried' = carried * a + x, which is a result too, and whether it is below a half."""
 LOGICAL = {"logical_and", "logical_or", "logical_xor", "logical_not"}
 INTEGER = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "shift_left", "shift_right"}
 
@@ -172,6 +189,8 @@ CASES: list[tuple[Op, list[TensorType]]] = [
     (LinearRecurrenceUpdate(True), [*RECURRENCE, f(2, 4, 5, 3), *STEP]),
     (SelectiveScan(), SCAN),
     (SelectiveScanUpdate(), [*SCAN, f(2, 5, 6), *STEP]),
+    (Recurrence(BODY, 1), [f(T, 6), f(6)]),
+    (RecurrenceUpdate(BODY, 1), [f(T, 6), f(6), f(2, 6), *STEP]),
 ]  # fmt: skip
 
 
@@ -264,6 +283,10 @@ REFUSED: list[tuple[Op, list[TensorType]]] = [
     (LatentWrite(True, 4), [LATENTS, f(T, 8), f(T, 1, 4), *META]),
     (PagedLatentAttention(1.0), [f(T, 4, 8), LATENTS, *META]),
     (PagedLatentAttention(1.0, rope=True), [f(T, 4, 12), LATENTS, *META]),
+    (Recurrence(BODY, 1), [f(T, 5), f(6)]), (Recurrence(BODY, 1), [f(T, 6)]),
+    (Recurrence(BODY, 1, carried=2), [f(T, 6), f(6)]),
+    (RecurrenceUpdate(BODY, 1), [f(T, 6), f(6), f(2, 5), *STEP]),
+    (RecurrenceUpdate(BODY, 1), [f(T, 6), f(6), f(2, 2, 3), *STEP]),
 ]  # fmt: skip
 
 

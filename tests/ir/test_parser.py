@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from llmc.ir.graph import Graph
-from llmc.ir.ops import Attention, Call, Cast, Linear, Reshape
+from llmc.ir.ops import Attention, Call, Cast, Linear, Recurrence, Reshape
 from llmc.ir.parser import Opaque, make_op, parse
 from llmc.ir.phase import Phase
 from llmc.ir.recipe import CheckpointTensor
@@ -44,6 +44,56 @@ def test_calls_take_their_results_from_the_body() -> None:
     results = (TensorType(DType.F32, (T, 2)), TensorType(DType.I64, (T, 2)))
     assert graph.nodes[0].op == Call("body", results)
     assert graph.bodies["body"].phase == Phase.SERVING
+
+
+BODIES = """\
+graph each_token_0: MODEL
+input arg0: f32[T, 4]
+input arg1: f32[T, 4]
+%0: f32[T, 4] = add(arg0, arg1)
+%1: bool[T, 4] = lt(%0, 0.5)
+output %0
+output arg1
+output %1
+
+graph each_token_1: MODEL
+input arg0: f32[T, 4]
+input arg1: f32[T, 4]
+output arg0
+output arg1
+
+graph main: MODEL
+input x: f32[T, 4]
+%0: f32[T, 4], %1: bool[T, 4] = recurrence(x) {body="each_token_0", tokens=1}
+%2: f32[T, 4] = recurrence(%0) {body="each_token_1", tokens=1}
+%3: f32[T, 4], %4: bool[T, 4] = recurrence(%2) {body="each_token_0", tokens=1}
+output %3
+output %4
+"""
+
+
+def test_bodies_of_ops_are_written_once_before_the_graph() -> None:
+    graph = parse(BODIES)
+    first, _, third = (node.op for node in graph.nodes)
+    assert isinstance(first, Recurrence)
+    assert first == third
+    assert len(first.body.ops) == 2
+    assert graph.bodies == {}
+    verify(graph)
+    assert str(graph) == BODIES
+
+
+def test_a_body_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="line 18: no body 'each_token_2' stands before"):
+        parse(BODIES.replace('(x) {body="each_token_0"', '(x) {body="each_token_2"'))
+
+
+def test_a_body_reads_no_constants_but_scalars() -> None:
+    wrong = BODIES.replace("lt(%0, 0.5)", "lt(%0, @w)").replace(
+        "input arg1: f32[T, 4]\n%0", "input arg1: f32[T, 4]\nconst @w: f32[4] = @w:f32\n%0"
+    )
+    with pytest.raises(ValueError, match=r"reads .* no input"):
+        parse(wrong)
 
 
 def test_plain_checkpoint_tensors_are_what_they_were() -> None:

@@ -5,15 +5,19 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from llmc.ir.bodies import body_of
 from llmc.ir.ops import (
     CausalConv,
     CausalConvUpdate,
     LinearRecurrence,
     LinearRecurrenceUpdate,
+    Recurrence,
+    RecurrenceUpdate,
     SelectiveScan,
     SelectiveScanUpdate,
 )
 from llmc.ir.ops.stateful import Mixer, Update
+from llmc.ir.parser import parse
 from llmc.ir.types import DType, TensorType
 
 pytestmark = pytest.mark.fast
@@ -73,9 +77,43 @@ def test_a_selective_scan_is_a_sum_over_the_past() -> None:
     close(SelectiveScan().reference(x, dt, b, c, a), y)
 
 
+def decaying_sum() -> Recurrence:
+    """h ← tanh(w h) * decay + x; the results are h before a token, and x + h after it."""
+    graph = parse(
+        """
+        graph step: TRACED
+        input x: f32[T, 6]
+        input decay: f32[T, 1]
+        input w: f32[6, 6]
+        input h: f32[T, 6]
+        %0: f32[T, 6] = linear(h, w)
+        %1: f32[T, 6] = tanh(%0)
+        %2: f32[T, 6] = mul(%1, decay)
+        %3: f32[T, 6] = add(%2, x)
+        %4: f32[T, 6] = add(%3, x)
+        output %3
+        output h
+        output %4
+        """
+    )
+    return Recurrence(body_of(graph), 2)
+
+
+def test_a_recurrence_runs_its_body_on_one_token_after_the_other() -> None:
+    x, decay, w = torch.randn(7, 6), torch.rand(7, 1), torch.randn(6, 6)
+    before, after = decaying_sum().reference(x, decay, w)
+    h = torch.zeros(6)
+    for t in range(7):
+        close(before[t], h)
+        h = torch.tanh(w @ h) * decay[t] + x[t]
+        close(after[t], h + x[t])
+
+
 def _inputs(op: Mixer, tokens: int) -> tuple[torch.Tensor, ...]:
     if isinstance(op, CausalConv):
         return torch.randn(tokens, 6), torch.randn(6, 4), torch.randn(6)
+    if isinstance(op, Recurrence):
+        return torch.randn(tokens, 6), torch.rand(tokens, 1), torch.randn(6, 6)
     if isinstance(op, SelectiveScan):
         x, b = torch.randn(2, tokens, 3), torch.randn(2, tokens, 2)
         return x[0], x[1].abs(), b[0], b[1], -torch.rand(3, 2)
@@ -87,6 +125,7 @@ CASES = [
     (CausalConv(True, True), CausalConvUpdate(True, True)),
     (LinearRecurrence(True), LinearRecurrenceUpdate(True)),
     (SelectiveScan(), SelectiveScanUpdate()),
+    (decaying_sum(), RecurrenceUpdate(decaying_sum().body, 2)),
 ]
 
 
@@ -99,7 +138,7 @@ def test_a_sequence_in_parts_is_the_whole_one(mixer: Mixer, update: Update) -> N
     constants = given[0][rows:]
     types = [TensorType(DType.F32, tuple(x.shape)) for x in given[0]]
     states = [torch.full((3, *s), float("nan")) for s in mixer.state_shapes(*types)]
-    results: list[list[torch.Tensor]] = [[], []]
+    results: list[list[tuple[torch.Tensor, ...]]] = [[], []]
     for spans in ([(0, 1), (0, 4)], [(1, 6), (4, 5)], [(6, 13), (5, 9)]):
         parts = [
             torch.cat([g[i][a:b] for g, (a, b) in zip(given, spans, strict=True)])
@@ -107,10 +146,14 @@ def test_a_sequence_in_parts_is_the_whole_one(mixer: Mixer, update: Update) -> N
         ]
         starts = torch.tensor([0, spans[0][1] - spans[0][0], len(parts[0])])
         ends, slots = torch.tensor([b for _, b in spans]), torch.tensor([2, 0])
-        *states, y = update.reference(*parts, *constants, *states, starts, ends, slots)
+        made = update.reference(*parts, *constants, *states, starts, ends, slots)
+        states, y = list(made[: len(states)]), made[len(states) :]
         for s in range(2):
-            results[s].append(y[starts[s] : starts[s + 1]])
+            results[s].append(tuple(each[starts[s] : starts[s + 1]] for each in y))
     for s in range(2):
         whole = mixer.reference(*given[s][:rows], *constants)
-        close(torch.cat(results[s]), whole)  # (torch itself vectorizes silu by the number of rows)
+        whole = whole if isinstance(whole, tuple) else (whole,)
+        for ours, all_at_once in zip(zip(*results[s], strict=True), whole, strict=True):
+            # (torch itself vectorizes silu by the number of rows)
+            close(torch.cat(ours), all_at_once)
     assert all(state[1].isnan().all() for state in states)
