@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from msgspec.structs import asdict
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -134,6 +135,24 @@ METRICS = (
             "free": gauges.cache_total - gauges.cache_used - gauges.cache_cached,
         },
         "state",
+    ),
+    Metric(
+        "llmc_state_slots",
+        "gauge",
+        "Slots of state: used by requests, snapshots (of a prefix nobody uses now), or free.",
+        lambda counters, gauges: {
+            "used": gauges.state_used,
+            "snapshot": gauges.state_snapshots,
+            "free": gauges.state_total - gauges.state_used - gauges.state_snapshots,
+        },
+        "state",
+    ),
+    Metric(
+        "llmc_snapshots_total",
+        "counter",
+        "Snapshots of state: taken, gone on from (used), or given up for their slots (evicted).",
+        lambda counters, gauges: asdict(counters.snapshots),
+        "event",
     ),
     Metric(
         "llmc_uptime_seconds",
