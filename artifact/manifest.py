@@ -107,7 +107,8 @@ class CacheGroup(_Schema, frozen=True, kw_only=True):
 
     Of kind `latent` a token has one key for all heads, whose first `latent_dim` elements are its
     value too, so that nothing is kept beside it (`value_dim` 0). Both parts of the key are rounded
-    up to multiples of 16, with `i8` each has 4 bytes for its scale.
+    up to multiples of 16, with `i8` each has 4 bytes for its scale. Of another kind with
+    `value_dim` 0 only keys are kept.
     """
 
     name: str

@@ -73,8 +73,11 @@ def _check_variant(variant: Variant, manifest: Manifest, sizes: Mapping[str, int
             raise invalid(f"{label}: cache group {group.name} has a wrong bytes_per_block")
         if group.kind != "latent" and (group.kind == "sliding") != (group.window > 0):
             raise invalid(f"{label}: cache group {group.name} has a wrong window")
-        latent = group.kind == "latent"
-        if latent != (group.value_dim == 0) or latent != (0 < group.latent_dim <= group.key_dim):
+        if group.kind == "latent":
+            fits = group.value_dim == 0 < group.latent_dim <= group.key_dim
+        else:
+            fits = group.latent_dim == 0
+        if not fits:
             raise invalid(f"{label}: cache group {group.name} has wrong sizes")
     if variant.state is not None:
         end = SLOT_HEADER

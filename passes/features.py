@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.state import StateKind
-from ..ir.states import LATENT, PAGED, SLOTS, STATEFUL
+from ..ir.states import INDEX, LATENT, PAGED, SLOTS, STATEFUL
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Features:
 
 
 OWN_KERNELS = Features(
-    (PAGED, LATENT, *STATEFUL), gated_panels=True, quantized_inputs=True, rolled_layers=True
+    (PAGED, LATENT, INDEX, *STATEFUL), gated_panels=True, quantized_inputs=True, rolled_layers=True
 )
 """For kernels of ours, which have one for every kind of state."""
 FOREIGN_RUNTIME = Features((SLOTS,))

@@ -35,6 +35,7 @@ from .quantize import Scheme, quantize
 from .raise_activation import raise_activation
 from .raise_attention import raise_attention
 from .raise_bias import raise_bias
+from .raise_key_index import raise_key_index
 from .raise_latent import raise_latent
 from .raise_norm import raise_norm
 from .raise_recurrence import raise_recurrence
@@ -95,6 +96,7 @@ PIPELINE: tuple[Step, ...] = (
     _plain(raise_recurrence, Phase.TRACED),
     # Attention that a model spells out relates tokens with tokens, and only attention may.
     Step("raise_attention", lambda g, c: raise_attention(g, c.max_context), Phase.TRACED),
+    _plain(raise_key_index, Phase.TRACED),
     Step("prove_packing", lambda g, c: prove_packing(g, c.max_context), Phase.TRACED),
     _plain(raise_bias, Phase.TRACED),
     _plain(raise_norm, Phase.TRACED),

@@ -21,7 +21,14 @@ import numpy as np
 
 from ..base.debug import debug
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import Attention, HeadLinear, LatentAttention, Linear, Reshape
+from ..ir.ops import (
+    Attention,
+    HeadLinear,
+    LatentAttention,
+    Linear,
+    Reshape,
+    SelectedAttention,
+)
 from ..ir.types import Sym, T
 from ..weights import recipes as rec
 from .origins import Array, Origins, taken
@@ -76,7 +83,7 @@ class _Heads:
 
 
 def _raised(graph: Graph, node: Node, op: Attention) -> Value | str:
-    if op != Attention(op.scale, op.window, op.softcap, op.sinks):
+    if op != type(op)(op.scale, op.window, op.softcap, op.sinks):
         return "it has arguments that latent attention lacks"
     origins = Origins()
     q, k, v = (_by_head(origins, value) for value in node.inputs[:3])
@@ -171,7 +178,8 @@ def _emit(graph: Graph, node: Node, op: Attention, found: _Heads, parts: list[Va
     c = down.latent
     if c.type.shape != (T, down.rank):
         c = graph.insert_before(node, Reshape((T, down.rank)), [c]).output
-    latent = LatentAttention(op.scale, op.window, op.softcap, op.sinks, bool(beside))
+    selected = isinstance(op, SelectedAttention)
+    latent = LatentAttention(op.scale, op.window, op.softcap, op.sinks, bool(beside), selected)
     operands = [q, c, *beside, *node.inputs[3:]]
     done = graph.insert_before(node, latent, operands).output
     return _head_linear(graph, node, done, down.weight, "values", down.matrices())

@@ -26,10 +26,11 @@ from ...ir.roles import Carried, StepArray
 from ...ir.scalar import scalar
 from ...ir.types import Dim, DType, Sym, T, TensorType
 from ...weights.recipes import Computed, Recipe, mul
-from . import aten_convolution, stateful_import
+from . import aten_convolution, chosen_keys, stateful_import
 from .aten import ATEN
 from .aten_base import FROM_TORCH, cast
 from .aten_complex import Complex, complex_handler, complex_of, is_complex
+from .chosen_keys import Least, Mask
 from .inplace import SCATTERS, Unproven, Writes, base_of, find_writes, functional_name, tensor_of
 from .lengths import ChangesAt, Length, Number, length_of
 from .shifted_rows import is_shifted, shifted_handler
@@ -189,7 +190,7 @@ class _Importer:
         try:
             return handler(*args, **kwargs)
         except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
-            masks = [a for a in args if isinstance(a, _Mask)]
+            masks = [a for a in args if isinstance(a, Mask)]
             if masks:
                 raise self.refused_mask(masks[0]) from error
             raise
@@ -241,7 +242,13 @@ class _Importer:
         """Arithmetic on sizes: its value is known from the trace's own shape analysis."""
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt | int):
-            return self._number(value)
+            try:
+                return self._number(value)
+            except ChangesAt as error:
+                least = chosen_keys.least_of(value, self.symbol, error)
+                if least is None:
+                    raise
+                return least
         if isinstance(value, torch.SymBool | bool) or value is None:
             return None
         raise self._refused(node, "is not an ATen operator")
@@ -266,12 +273,14 @@ class _Importer:
         """An int, a dimension, or what else is linear in the number of tokens."""
         if isinstance(d, int | Sym | Length):
             return d
+        if isinstance(d, Least):
+            raise d.changes
         number = length_of(d.node.expr, self.symbol, self.max_context)
         if number is None:
             raise TypeError(f"size {d.node.expr} is not a multiple of the number of tokens")
         return number
 
-    def refused_mask(self, mask: _Mask) -> LlmcError:
+    def refused_mask(self, mask: Mask) -> LlmcError:
         """Why the present node can't read `mask`."""
         assert self.node is not None
         why, _, hint = (mask.refused or "reads an attention mask").partition("\n")
@@ -299,6 +308,9 @@ def _read_nodes(graph: torch.fx.Graph, writes: Writes) -> list[torch.fx.Node]:
 
 def _aten_handler(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
     """The handler of `aten::<name>`; arguments that are no values have handlers of their own."""
+    special = chosen_keys.special_handler(name, [*args])
+    if special is not None:
+        return special
     if any(map(is_complex, args)):
         return complex_handler(name)
     if any(map(is_shifted, args)):
@@ -336,31 +348,21 @@ def origin(node: torch.fx.Node) -> tuple[str, str]:
 # ── our own operators (interfaces.py) ──────────────────────────────────────────────────
 
 
-class _Mask:
-    """A mask tag; only attention takes it, everything else fails on it by type.
-
-    `refused`: why attention doesn't take it either and what to do, or "".
-    """
-
-    def __init__(self, window: int, refused: str) -> None:
-        self.window, self.refused = window, refused
-
-
 def _attention(
     b: _Importer, q: Value, k: Value, v: Value, mask: Any, sinks: Value | None,
-    scale: float, softcap: float,
+    choice: Any, scale: float, softcap: float,
 ) -> Value:  # fmt: skip
-    if not isinstance(mask, _Mask):
+    if not isinstance(mask, Mask):
         raise TypeError("the attention mask was computed from another mask")
     if mask.refused:
         raise b.refused_mask(mask)
     op = ops.Attention(scale, mask.window, softcap, sinks=sinks is not None)
-    return b.emit(op, q, k, v, *([] if sinks is None else [sinks]))
+    return chosen_keys.attention_op(b, op, [q, k, v, *([] if sinks is None else [sinks])], choice)
 
 
 def _additive_mask(b: _Importer, anchor: Value, tokens: Dim, window: int, refused: str) -> Any:
     if refused:
-        return _Mask(window, refused)
+        return Mask(window, refused)
     return b.emit(ops.CausalMask((1, 1, tokens, tokens), window))
 
 
@@ -380,7 +382,7 @@ def _carried(
 
 OURS = {
     "attention": _attention,
-    "mask": lambda b, anchor, window, refused: _Mask(window, refused),
+    "mask": lambda b, anchor, window, refused: Mask(window, refused),
     "additive_mask": _additive_mask,
     "linear": ATEN["linear"],
     "route": lambda b, index, experts: b.emit_all(ops.RouteTokens(experts), index),

@@ -41,15 +41,19 @@ def attention_op(
     v: torch.Tensor,
     mask: torch.Tensor,
     sinks: torch.Tensor | None,
+    choice: torch.Tensor | None,
     scale: float,
     softcap: float,
 ) -> torch.Tensor:
-    """q [1, T, H, D], k, v [1, T, H_kv, D] → [1, T, H, Dv]; traced, never run."""
+    """q [1, T, H, D], k, v [1, T, H_kv, D] → [1, T, H, Dv]; traced, never run.
+
+    `choice` [1, T, n]: positions of the keys that each query sees; None: all that `mask` leaves.
+    """
     raise RuntimeError("llmc::attention is only traced")
 
 
 @attention_op.register_fake
-def _(q, k, v, mask, sinks, scale, softcap):
+def _(q, k, v, mask, sinks, choice, scale, softcap):
     return q.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
@@ -144,6 +148,7 @@ def _attention(
     s_aux: torch.Tensor | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    indices: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """q, k, v are [1, H, T, D] as transformers passes them; the result is [1, T, H, Dv].
@@ -162,7 +167,8 @@ def _attention(
         raise LlmcError("LLMC-E0414", f"{type(module).__name__} attends without a causal mask")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    return attention_op(q, k, v, attention_mask, s_aux, scale, float(softcap or 0.0)), None
+    cap = float(softcap or 0.0)
+    return attention_op(q, k, v, attention_mask, s_aux, indices, scale, cap), None
 
 
 def _mask(*, mask_function: Callable = masking_utils.causal_mask_function, **kwargs: Any):

@@ -68,6 +68,8 @@ def _extreme(numbers: list[Number], most: int, kind: str) -> Number:
 
     def holds(i: int) -> int:
         """For how many tokens, from 1 on, it is number `i`."""
+        if not leads(i, 1):  # where it leads is one piece: the search below starts inside of it
+            return 0
         return bisect_left(range(most + 1), True, 1, key=lambda tokens: not leads(i, tokens)) - 1
 
     best = max(range(len(numbers)), key=holds)

@@ -23,6 +23,7 @@ from ...base.errors import LlmcError
 from ...models.auto import auto_class
 from . import inplace, interfaces
 from .buffers import compute_buffers
+from .chosen_keys import sizes_without_branches
 from .lean_export import LinearCalls, lean_export
 from .stateful_interfaces import stateful_functions
 from .untraceable import narrow_range, untraceable
@@ -173,7 +174,8 @@ def _exported(model: Any) -> torch.export.ExportedProgram:
     spelled_out = model.config._attn_implementation == interfaces.EAGER
     masks = interfaces.spelled_out_masks() if spelled_out else contextlib.nullcontext()
     ours = stateful_functions(model)
-    with torch.no_grad(), quiet(), interfaces.single_sequence(), masks, ours, lean_export():
+    sizes = sizes_without_branches(model)
+    with torch.no_grad(), quiet(), interfaces.single_sequence(), masks, ours, sizes, lean_export():
         return torch.export.export(
             _Step(model), (token_ids, positions), dynamic_shapes=(dynamic, dynamic), strict=False
         )

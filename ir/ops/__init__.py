@@ -15,6 +15,13 @@ from .call import Call
 from .convolution import CausalConv, CausalConvUpdate
 from .elementwise import BINARY, UNARY, Binary, Cast, Unary, Where
 from .head_linear import HeadLinear
+from .key_index import (
+    KeyIndex,
+    KeyIndexWrite,
+    PagedKeyIndex,
+    SelectedAttention,
+    TopTokens,
+)
 from .latent import LatentAttention, LatentWrite, PagedLatentAttention
 from .linear import CombineExperts, GroupedLinear, Linear, QuantizeRows, RouteTokens
 from .norm import Norm
@@ -42,12 +49,14 @@ from .slots import LENGTH, SlotAttention, SlotWrite
 from .token_recurrence import Recurrence, RecurrenceUpdate
 
 __all__ = [
-    "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY", "Attention", "Binary",
-    "BodyOp", "CacheWrite", "Call", "Cast", "CausalConv", "CausalConvUpdate", "CausalMask",
-    "CombineExperts", "Concat", "CumSum", "Embedding", "Expand", "Full", "Gather", "GroupedLinear",
-    "HeadLinear", "Iota", "LatentAttention", "LatentWrite", "Linear", "LinearRecurrence",
-    "LinearRecurrenceUpdate", "LogitsRows", "MatMul", "Norm", "Op", "OpBody", "PagedAttention",
+    "BINARY", "CACHE_BLOCK", "LENGTH", "OPS", "TORCH_DTYPE", "UNARY",
+    "Attention", "Binary", "BodyOp", "CacheWrite", "Call", "Cast", "CausalConv",
+    "CausalConvUpdate", "CausalMask", "CombineExperts", "Concat", "CumSum", "Embedding", "Expand",
+    "Full", "Gather", "GroupedLinear", "HeadLinear", "Iota", "KeyIndex", "KeyIndexWrite",
+    "LatentAttention", "LatentWrite", "Linear", "LinearRecurrence", "LinearRecurrenceUpdate",
+    "LogitsRows", "MatMul", "Norm", "Op", "OpBody", "PagedAttention", "PagedKeyIndex",
     "PagedLatentAttention", "Permute", "QuantizeRows", "Recurrence", "RecurrenceUpdate", "Reduce",
-    "Reshape", "Rotary", "RouteTokens", "Scatter", "SelectiveScan", "SelectiveScanUpdate", "Slice",
-    "SlotAttention", "SlotWrite", "Softmax", "TokenCount", "TopK", "Unary", "Where",
+    "Reshape", "Rotary", "RouteTokens", "Scatter", "SelectedAttention", "SelectiveScan",
+    "SelectiveScanUpdate", "Slice", "SlotAttention", "SlotWrite", "Softmax", "TokenCount", "TopK",
+    "TopTokens", "Unary", "Where",
 ]  # fmt: skip

@@ -11,14 +11,16 @@ A pool is `[P, 64, width]`; how it holds a latent is in `latent_codes.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..phase import Phase
 from ..types import DType, TensorType
-from .attention import CACHE_BLOCK, Rotary, query_spans
+from .attention import CACHE_BLOCK, Rotary, query_spans, visible
 from .base import Op, require
+from .key_index import chosen
 from .latent_codes import decode_latents, encode_latents, latent_width, rotated_queries, turned_back
 
 
@@ -38,7 +40,8 @@ class LatentAttention(Op):
 
     q f32[T, H, R], c [T, R]; with `rope` q_rope [T, H, r] and k_rope [T, 1, r]; with `sinks` [H].
     Result f32[T, H, R]: sums of c weighted by the softmax of scale (q · c + q_rope · k_rope).
-    `window`, `softcap` and `sinks` as for `Attention`.
+    `window`, `softcap` and `sinks` as for `Attention`. With `selected` a last input, a choice
+    i32[T, topk] (`key_index.py`): only these are seen.
     """
 
     last_phase = Phase.QUANTIZED
@@ -49,10 +52,12 @@ class LatentAttention(Op):
     softcap: float = 0.0
     sinks: bool = False
     rope: bool = False
+    selected: bool = False
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         q, c, *rest = inputs
-        require(len(rest) == 2 * self.rope + self.sinks, f"{self}: {len(inputs)} inputs")
+        count = 2 * self.rope + self.sinks + self.selected
+        require(len(rest) == count, f"{self}: {len(inputs)} inputs")
         require_latents(self, q, c, tuple(rest[:2]) if self.rope else ())
         return (q.with_dtype(DType.F32),)
 
@@ -61,7 +66,8 @@ class LatentAttention(Op):
         latent = keys.shape[-1]
         if self.rope:
             q, keys = torch.cat((q, rest[0]), -1), torch.cat((keys, rest[1][:, 0]), -1)
-        return attend_latents(self, q, keys, keys[:, :latent], 0, rest[-1] if self.sinks else None)
+        given = rest[2 * self.rope :]
+        return attend_latents(self, q, keys, keys[:, :latent], 0, given)
 
 
 def attend_latents(
@@ -70,17 +76,24 @@ def attend_latents(
     keys: torch.Tensor,
     values: torch.Tensor,
     first: int,
-    sinks: torch.Tensor | None,
+    given: Sequence[torch.Tensor],
     first_key: int = 0,
 ) -> torch.Tensor:
-    """Attention of q [Q, H, D] at positions `first…` over keys [L, D] at `first_key…`, [L, R]."""
+    """Attention of q [Q, H, D] at positions `first…` over keys [L, D] at `first_key…`, [L, R].
+
+    `given`: sinks and the choice, as far as the op has them.
+    """
+    sinks = given[0] if op.sinks else None
     scores = torch.einsum("qhd,kd->hqk", q, keys) * op.scale
     if op.softcap:
         scores = op.softcap * torch.tanh(scores / op.softcap)
     i = torch.arange(first, first + q.shape[0]).unsqueeze(1)
     j = torch.arange(first_key, first_key + keys.shape[0])
-    visible = (j <= i) & (j > i - op.window) if op.window else j <= i
-    scores = scores.masked_fill(~visible, float("-inf"))
+    seen = visible(i, j, op.window)
+    if op.selected:
+        picked = chosen(given[int(op.sinks)], first, first_key + keys.shape[0])
+        seen = seen & torch.stack([torch.isin(j, positions) for positions in picked])
+    scores = scores.masked_fill(~seen, float("-inf"))
     if sinks is not None:
         scores = torch.cat((scores, sinks.view(-1, 1, 1).expand(-1, q.shape[0], 1)), -1)
     p = torch.softmax(scores, -1)[..., : keys.shape[0]]
@@ -135,9 +148,9 @@ class PagedLatentAttention(Op):
     """Attention of every sequence's query tokens over its cached latents.
 
     Inputs: q f32[T, H, R], q_rope [T, H, r] if `rope`, pool, query_start, context_len,
-    block_table; sinks [H] if `sinks`; cos and sin if `rotary` > 0: then the first `rotary` elements
-    of every q_rope are rotated on the way. Result f32[T, H, R]. Attributes as for `LatentAttention`
-    and `Rotary`.
+    block_table; sinks [H] if `sinks`; a choice i32[T, topk] if `selected`; cos and sin if `rotary`
+    > 0: then the first `rotary` elements of every q_rope are rotated on the way. Result
+    f32[T, H, R]. Attributes as for `LatentAttention` and `Rotary`.
 
     Backends may round queries and the softmax's weights to the precision of the pool.
     """
@@ -152,10 +165,11 @@ class PagedLatentAttention(Op):
     rope: bool = False
     rotary: int = 0
     interleaved: bool = False
+    selected: bool = False
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         q, *rest = inputs
-        count = 5 + self.rope + self.sinks + 2 * (self.rotary > 0)
+        count = 5 + self.rope + self.sinks + self.selected + 2 * (self.rotary > 0)
         require(len(inputs) == count, f"{self}: {len(inputs)} inputs")
         rope = rest.pop(0).shape[-1] if self.rope else 0
         latent = q.shape[-1]
@@ -169,7 +183,6 @@ class PagedLatentAttention(Op):
         q, *rest = inputs
         q_rope = rest.pop(0) if self.rope else None
         pool, query_start, context_len, block_table, *rest = rest
-        sinks = rest[0] if self.sinks else None
         if q_rope is not None and self.rotary:
             q_rope = Rotary(self.rotary, self.interleaved).reference(q_rope, *rest[-2:])
         coded = pool.dtype == torch.int8
@@ -183,6 +196,8 @@ class PagedLatentAttention(Op):
             block = block_table[s, position // CACHE_BLOCK].long()
             stored = pool[block, position % CACHE_BLOCK]
             keys, values = decode_latents(stored, q.shape[-1])
-            summed = attend_latents(self, queries[a:b], keys, values, first, sinks, oldest)
+            given = [rest[0]] if self.sinks else []
+            given += [rest[int(self.sinks)][a:b]] if self.selected else []
+            summed = attend_latents(self, queries[a:b], keys, values, first, given, oldest)
             y[a:b] = turned_back(summed, q.shape[-1]) if coded else summed
         return y

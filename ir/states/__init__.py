@@ -15,12 +15,14 @@ from ..ops import (
     SelectiveScanUpdate,
 )
 from ..state import StateKind
+from .key_index import INDEX
 from .latent import LATENT
 from .paged import PAGED
 from .slot_state import SlotState, is_slot_part
 from .slots import SLOTS
 
 __all__ = [
+    "INDEX",
     "KINDS",
     "LATENT",
     "PAGED",
@@ -39,7 +41,7 @@ STATEFUL: tuple[StateKind, ...] = (
 )
 """What grows with no token."""
 
-KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS, LATENT, *STATEFUL)}
+KINDS: dict[str, StateKind] = {kind.name: kind for kind in (PAGED, SLOTS, LATENT, INDEX, *STATEFUL)}
 """By the names that graph text has for them."""
 
 

@@ -78,7 +78,10 @@ class Latent:
         """Attention over the blocks of each sequence's table."""
         plain = mixer.op
         assert isinstance(plain, LatentAttention)
-        op = PagedLatentAttention(plain.scale, plain.window, plain.softcap, plain.sinks, plain.rope)
+        op = PagedLatentAttention(
+            plain.scale, plain.window, plain.softcap, plain.sinks, plain.rope,
+            selected=plain.selected,
+        )  # fmt: skip
         q, _, *rest = mixer.inputs
         queries, angles = [q], ()
         if plain.rope:
