@@ -35,13 +35,15 @@ _MOST: tuple[tuple[int, tuple[str, ...]], ...] = (
           "shared_intermediate_size", "moe_shared_expert_intermediate_size",
           "shared_experts_intermediate_size", "q_lora_rank")),
     (32, ("kv_lora_rank", "hidden_size_per_layer_input")),
+    # An index sums positive parts over its heads: few of them leave many scores at exactly 0, and
+    # which of equal ones are chosen is nobody's promise.
     (16, ("laurel_rank", "dim_model_base", "state_size", "ssm_state_size", "mamba_d_state",
-          "time_step_rank", "mamba_dt_rank")),
+          "time_step_rank", "mamba_dt_rank", "index_n_heads")),
     (8, ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
          "num_routed_experts")),
     (2, ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts",
          "moe_topk", "moe_k", "moe_top_k", "num_selected_experts", "n_shared_experts",
-         "num_shared_experts", "moe_num_shared_experts", "zero_expert_num", "index_n_heads")),
+         "num_shared_experts", "moe_num_shared_experts", "zero_expert_num")),
     (WINDOW, ("sliding_window", "sliding_window_size", "attention_window_size", "window_size",
               "local_attention", "attention_chunk_size", "index_topk", "floor_scale")),
     (BLOCK, ("block_size", "chunk_size", "mamba_chunk_size", "index_block_size")),

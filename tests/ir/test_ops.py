@@ -25,6 +25,8 @@ from llmc.ir.ops import (  # fmt: skip
     GroupedLinear,
     HeadLinear,
     Iota,
+    KeyIndex,
+    KeyIndexWrite,
     LatentAttention,
     LatentWrite,
     Linear,
@@ -36,6 +38,7 @@ from llmc.ir.ops import (  # fmt: skip
     Op,
     OpBody,
     PagedAttention,
+    PagedKeyIndex,
     PagedLatentAttention,
     Permute,
     QuantizeRows,
@@ -46,6 +49,7 @@ from llmc.ir.ops import (  # fmt: skip
     Rotary,
     RouteTokens,
     Scatter,
+    SelectedAttention,
     SelectiveScan,
     SelectiveScanUpdate,
     Slice,
@@ -54,6 +58,7 @@ from llmc.ir.ops import (  # fmt: skip
     Softmax,
     TokenCount,
     TopK,
+    TopTokens,
     Unary,
     Where,
 )
@@ -168,6 +173,15 @@ CASES: list[tuple[Op, list[TensorType]]] = [
     (LatentAttention(0.5, 3, 2.0), [f(T, 4, 8), f(T, 8)]),
     (LatentAttention(0.5, sinks=True, rope=True),
      [f(T, 4, 8), f(T, 8), f(T, 4, 6), f(T, 1, 6), f(4)]),
+    (LatentAttention(0.5, sinks=True, selected=True),
+     [f(T, 4, 8), f(T, 8), f(4), i(T, 3, dtype=I32)]),
+    (PagedLatentAttention(0.5, selected=True), [f(T, 4, 12), LATENTS, *META, i(T, 3, dtype=I32)]),
+    (SelectedAttention(0.5, sinks=True),
+     [f(1, T, 4, 8), f(1, T, 2, 8), f(1, T, 2, 6), f(4), i(1, T, 3)]),
+    (TopTokens(3), [f(1, T, T)]), (TopTokens(7), [f(T, T)]),
+    (KeyIndex(3, 0.5), [f(T, 2, 8), f(T, 8), f(T, 2)]),
+    (KeyIndexWrite(), [LATENTS, f(T, 12), *META]),
+    (PagedKeyIndex(3, 0.5), [f(T, 2, 12), f(T, 2), LATENTS, *META]),
     (LatentWrite(), [LATENTS, f(T, 12), *META]),
     (LatentWrite(rope=True), [LATENTS, f(T, 8), f(T, 1, 4), *META]),
     (LatentWrite(True, 4, True), [LATENTS, f(T, 8), f(T, 1, 4), *META, f(T, 2), f(T, 2)]),
@@ -202,12 +216,16 @@ def random_tensor(type: TensorType, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(0, 2, shape, generator=generator).to(TORCH_DTYPE[type.dtype])
 
 
+PAGED = (CacheWrite, KeyIndexWrite, LatentWrite, PagedAttention, PagedKeyIndex)
+PAGED += (PagedLatentAttention,)
+
+
 def operands_of(op: Op, types: list[TensorType]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(8)
     values = [random_tensor(t, generator) for t in types]
     if isinstance(op, Update):
         values[-3:] = [*META_VALUES[:2], torch.tensor([1, 0]).int()]
-    if isinstance(op, CacheWrite | LatentWrite | PagedAttention | PagedLatentAttention):
+    if isinstance(op, PAGED):
         at = types.index(META[0])
         values[at : at + 3] = META_VALUES
     if isinstance(op, GroupedLinear):
@@ -279,7 +297,11 @@ REFUSED: list[tuple[Op, list[TensorType]]] = [
     (LatentAttention(1.0), [f(T, 4, 8), f(T, 7)]),
     (LatentAttention(1.0, rope=True), [f(T, 4, 8), f(T, 8), f(T, 4, 6), f(T, 4, 6)]),
     (LatentAttention(1.0, sinks=True), [f(T, 4, 8), f(T, 8)]),
-    (LatentWrite(), [LATENTS, f(T, 8), *META]),
+    (LatentWrite(), [LATENTS, f(T, 8), *META]), (TopTokens(3), [f(T, 8)]),
+    (KeyIndex(3, 0.5), [f(T, 2, 8), f(T, 8), f(T, 3)]),
+    (KeyIndexWrite(), [LATENTS, f(T, 8), *META]),
+    (PagedKeyIndex(3, 0.5), [f(T, 2, 8), f(T, 2), LATENTS, *META]),
+    (SelectedAttention(0.5), [f(T, 4, 8), f(T, 2, 8), f(T, 2, 8), i(3, 3)]),
     (LatentWrite(True, 4), [LATENTS, f(T, 8), f(T, 1, 4), *META]),
     (PagedLatentAttention(1.0), [f(T, 4, 8), LATENTS, *META]),
     (PagedLatentAttention(1.0, rope=True), [f(T, 4, 12), LATENTS, *META]),
