@@ -69,16 +69,19 @@ def _parts(graph: Graph, node: Node) -> list[_Part]:
 
 def _seen(user: Node, columns: np.ndarray) -> np.ndarray | None:
     """The columns that a view of columns [T, …] has, in its shape less T; None for other nodes."""
-    op, shape = user.op, user.output.type.shape
+    op = user.op
+    if not isinstance(op, Reshape | Slice):
+        return None
+    shape = user.output.type.shape
     if shape[:1] != (T,) or any(not isinstance(n, int) for n in shape[1:]):
         return None
     if isinstance(op, Reshape):
         return columns.reshape(shape[1:])  # type: ignore[arg-type]
-    if isinstance(op, Slice) and -op.dim <= columns.ndim:
-        index = [slice(None)] * columns.ndim
-        index[op.dim] = slice(op.start, op.stop, op.step)
-        return columns[tuple(index)]
-    return None
+    if -op.dim > columns.ndim:
+        return None
+    index = [slice(None)] * columns.ndim
+    index[op.dim] = slice(op.start, op.stop, op.step)
+    return columns[tuple(index)]
 
 
 def _overlap(parts: list[_Part]) -> bool:
