@@ -2,7 +2,7 @@
 
 The body is emitted by the same emitters as everything else, as an inner function with one token:
 its inputs are rows of what the enclosing function has stored, its frame is private to a thread (or,
-if that is too large, to a sequence). New states are made beside the old ones, then copied over them.
+if that is too large, to a sequence). New states are made beside the old ones, then copied to them.
 Where every op of the body treats the elements of a row alike, rows are cut into tiles that threads
 share out; otherwise a sequence is one thread's.
 """
