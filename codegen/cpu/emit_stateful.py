@@ -23,7 +23,7 @@ _MOST_ROWS = 8192
 
 @emits(CausalConvUpdate)
 def causal_conv(fn: Function, node: Node, op: CausalConvUpdate) -> None:
-    (x_value, weight, *biases), part = _operands(fn, node, op)
+    (x_value, weight, *biases), part = mixer_operands(fn, node, op)
     channels, width = _sizes(weight)
     if width > _WIDEST_FILTER:
         raise fn.refuse(f"a filter of {width} tokens (at most {_WIDEST_FILTER})")
@@ -39,7 +39,7 @@ def causal_conv(fn: Function, node: Node, op: CausalConvUpdate) -> None:
 
 @emits(LinearRecurrenceUpdate)
 def linear_recurrence(fn: Function, node: Node, op: LinearRecurrenceUpdate) -> None:
-    values, part = _operands(fn, node, op)
+    values, part = mixer_operands(fn, node, op)
     q, k, v = (matrix(fn, fn.view(value), keep=2) for value in values[:3])
     by_channel = values[3].type.rank == 3
     decay = matrix(fn, fn.view(values[3]), keep=2 if by_channel else 1)
@@ -59,7 +59,7 @@ def linear_recurrence(fn: Function, node: Node, op: LinearRecurrenceUpdate) -> N
 
 @emits(SelectiveScanUpdate)
 def selective_scan(fn: Function, node: Node, op: SelectiveScanUpdate) -> None:
-    values, part = _operands(fn, node, op)
+    values, part = mixer_operands(fn, node, op)
     x, dt, b, c = (matrix(fn, fn.view(value)) for value in values[:4])
     rates, stored = _columns(fn, values[4])
     channels, numbers = _sizes(values[4])
@@ -74,7 +74,7 @@ def selective_scan(fn: Function, node: Node, op: SelectiveScanUpdate) -> None:
     _step(fn, node, op, line, [*(m.view for m in (x, dt, b, c)), stored], y, part)
 
 
-def _operands(fn: Function, node: Node, op: Update) -> tuple[tuple[Value, ...], Pool]:
+def mixer_operands(fn: Function, node: Node, op: Update) -> tuple[tuple[Value, ...], Pool]:
     """What the mixer takes, and its one part."""
     given, (state,) = op.operands(node.inputs)
     if state not in fn.pools:

@@ -20,6 +20,7 @@ from .traffic import kernel_table
 HEADERS = (
     "program.h", "attention.h", "cache.h", "convolution.h", "elementwise.h", "embedding.h",
     "linear.h", "moe.h", "norm.h", "quantize.h", "recurrence.h", "rotary.h", "selective_scan.h",
+    "token_recurrence.h",
 )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def _function(planned: Planned, memory: str, numbers: Iterator[int]) -> dict[str
     fn = planned.function
     steps = zip(fn.schedule.steps, fn.code, fn.kernels, strict=True)
     return {
-        "declarations": [*_declarations(planned, memory)],
+        "declarations": [*declarations(planned, memory)],
         "steps": [
             {
                 "name": step.name,
@@ -88,7 +89,8 @@ def _function(planned: Planned, memory: str, numbers: Iterator[int]) -> dict[str
     }
 
 
-def _declarations(planned: Planned, memory: str) -> list[str]:
+def declarations(planned: Planned, memory: str) -> list[str]:
+    """The pointers of a function whose buffers lie in `memory` (C++), as far as it uses them."""
     fn = planned.function
     used = {word for lines in fn.code for line in lines for word in re.findall(r"\w+", line)}
     lines = [
