@@ -74,11 +74,29 @@ def trace_token_step(config: Any, max_context: int) -> Traced:
     model = build_on_meta(config)
     buffers, notes = compute_buffers(model, max_context)
     with quiet(), interfaces.single_sequence():
-        carried = find_carried(model)
+        carried = _carried(model)
         program = export(model, lambda: _exported(model, carried))
     _require_attention(model, program, carried.updates)
     notes.append("traced as a step from token to token: what has no kernel runs so")
     return Traced(program, model, buffers, notes, max_context, carried.factors)
+
+
+def _carried(model: Any) -> Carried:
+    """What a call leaves for the next one, found by calling.
+
+    Raises:
+        LlmcError: LLMC-E0430, as `find_carried` does, or a call needs values that meta tensors
+            don't have.
+    """
+    try:
+        return find_carried(model)
+    except LlmcError:
+        raise
+    except Exception as error:  # whatever model code does with such tensors
+        raise LlmcError(
+            "LLMC-E0430",
+            f"{type(model).__name__} can't take one token by shapes alone: {type(error).__name__}",
+        ) from error
 
 
 def _require_attention(model: Any, program: torch.export.ExportedProgram, updates: int) -> None:

@@ -183,7 +183,8 @@ def write(sweep: Sweep) -> None:
     """Keep results."""
     versions = {name: version(name) for name in ("transformers", "torch")}
     types = {name: sweep["types"][name] for name in sorted(sweep["types"])}
-    RESULTS.write_text(json.dumps({"versions": versions, "types": types}, indent=1) + "\n")
+    kept = {"versions": versions, "listed": len(of.model_types()), "types": types}
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def line(name: str, result: Result) -> str:

@@ -49,7 +49,8 @@ def section(sweep: Sweep) -> list[str]:
     return [
         *_HEAD.splitlines(),
         "",
-        f"With {versions}, **{summary(sweep)}**, to {worst:.1e} of the logits' range:",
+        f"With {versions}, **{summary(sweep)}**, to {worst:.1e} of the logits' range"
+        f"{_untried(sweep)}:",
         "",
         ", ".join(f"{name} *" if name in compiled else name for name in equal) + ".",
         "",
@@ -57,6 +58,13 @@ def section(sweep: Sweep) -> list[str]:
         "|---|---|---|",
         *_others(types),
     ]
+
+
+def _untried(sweep: Sweep) -> str:
+    """How many types have no result yet, if any."""
+    listed = sweep.get("listed", 0)
+    tried = len(sweep["types"])
+    return f" (of {listed} types {tried} have been tried)" if listed > tried else ""
 
 
 def _others(types: dict[str, Any]) -> Iterator[str]:

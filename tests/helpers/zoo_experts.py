@@ -156,7 +156,6 @@ EXPERTS: tuple[ZooModel, ...] = (
             lm_head_bias=True,
         ),
         ("experts", "sparse mixer routing", "layer norm", "head bias"),
-        expected="refused",
     ),
     ZooModel(
         "dbrx",

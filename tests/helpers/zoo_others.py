@@ -151,7 +151,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             layer_types=["linear_attention", "full_attention"],
         ),
         ("linear attention", "experts"),
-        expected="refused",
     ),
     ZooModel(
         "rwkv",
@@ -166,7 +165,6 @@ STATEFUL: tuple[ZooModel, ...] = (
             "eos_token_id": EOS,
         },
         ("recurrent state",),
-        expected="refused",
     ),
     ZooModel(
         "qwen3.5",
@@ -243,6 +241,5 @@ STATEFUL: tuple[ZooModel, ...] = (
             "max_position_embeddings",
         ),
         ("recurrent state", "window"),
-        expected="refused",
     ),
 )
