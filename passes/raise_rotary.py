@@ -47,7 +47,7 @@ def _cat(*parts: Pattern) -> Pat:
 _LOW, _HIGH = _slice(True, name="low"), _slice(False, name="high")
 _ROTATED = _cat(op("neg", _HIGH), _LOW)
 _HALF = op("add", op("mul", _X, _C), op("mul", _ROTATED, _S))
-_EVEN, _ODD = _slice(True, 2, name="low"), _slice(False, 2, name="high")
+_EVEN, _ODD = _slice(True, 2), _slice(False, 2)
 
 
 def _split(first: Pat, second: Pat) -> Pat:
@@ -63,7 +63,6 @@ _STACKED = op(
     _cat(op("reshape", op("neg", _slice(False, 2))), op("reshape", _slice(True, 2))),
 )
 _LANES = op("add", op("mul", _X, _C), op("mul", _STACKED, _S))
-_EVEN, _ODD = _slice(True, 2), _slice(False, 2)
 _PAIRS = op(
     "reshape",
     _cat(

@@ -215,7 +215,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     if chosen.one:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
-        print(json.dumps(attempt(*chosen.one, chosen.cpu)))
+        name, subject = chosen.one
+        print(json.dumps(attempt(name, subject, chosen.cpu)))
         return 0
     sweep = read()
     known = sweep["types"]

@@ -1,5 +1,6 @@
 """Functions that kernels may replace: ours compute what the torch code does, or refuse."""
 
+import inspect
 import sys
 from typing import Any
 
@@ -44,7 +45,7 @@ def check(function: Any, *args: Any, **kwargs: Any) -> None:
     name = ours.kernel_name(function)
     assert name is not None
     expected = function(*args, **kwargs)
-    actual = ours._replacement(name, function.__wrapped__)(*args, **kwargs)
+    actual = ours._replacement(name, inspect.unwrap(function))(*args, **kwargs)
     if isinstance(expected, tuple):
         assert actual[1] is None
         expected, actual = expected[0], actual[0]
@@ -101,7 +102,7 @@ def test_a_selective_scan(gate: bool) -> None:
 def test_an_unknown_argument_is_refused(argument: dict[str, Any]) -> None:
     """What the torch code reads, or raises for; what never reaches it does no harm."""
     function = qwen.torch_chunk_gated_delta_rule
-    rule = ours._replacement("chunk_gated_delta_rule", function.__wrapped__)
+    rule = ours._replacement("chunk_gated_delta_rule", inspect.unwrap(function))
     x, by_head = torch.randn(1, 5, 4, 8), torch.rand(1, 5, 4)
     rule(x, x, x, -by_head, by_head, position_ids=torch.arange(5), initial_state=None)
     with pytest.raises(LlmcError, match=next(iter(argument))) as caught:
@@ -111,7 +112,7 @@ def test_an_unknown_argument_is_refused(argument: dict[str, Any]) -> None:
 
 def test_a_final_state_is_refused() -> None:
     function = mamba2.mamba2_chunk_scan
-    scan = ours._replacement("mamba_chunk_scan_combined", function.__wrapped__)
+    scan = ours._replacement("mamba_chunk_scan_combined", inspect.unwrap(function))
     x, groups = torch.randn(1, 5, 2, 3), torch.randn(1, 5, 1, 4)
     with pytest.raises(LlmcError, match="final state") as caught:
         scan(x, x[..., 0], -torch.rand(2), groups, groups, CHUNK, return_final_states=True)
