@@ -63,7 +63,6 @@ _STACKED = op(
     _cat(op("reshape", op("neg", _slice(False, 2))), op("reshape", _slice(True, 2))),
 )
 _LANES = op("add", op("mul", _X, _C), op("mul", _STACKED, _S))
-_EVEN, _ODD = _slice(True, 2), _slice(False, 2)
 _PAIRS = op(
     "reshape",
     _cat(

@@ -217,14 +217,6 @@ def test_products_of_complex_numbers() -> None:
     )
 
 
-def test_a_rotation_of_pairs_that_gives_halves_stays() -> None:
-    """Pairs that are taken from lanes and written as halves are no rotary op."""
-    halves = (
-        PAIRS[: PAIRS.index("%12")] + "%12: f32[T, 2, 6] = concat(%8, %11) {dim=-1}\noutput %12"
-    )
-    check_declined(raise_rotary, TABLES + halves)
-
-
 def test_tables_whose_copies_differ_stay() -> None:
     """cat(f, g) with f not g: half a table would be wrong for the other half."""
     other = DOUBLED.replace("concat(angle, angle)", "concat(angle, other)")
