@@ -11,7 +11,7 @@ from .emit_linear import quantize, quantized_rows
 from .emit_movement import as_dtype, dense
 from .emitters import emits
 from .function import Function, call, float_literal, size_expression
-from .operands import Matrix, matrix, vector
+from .operands import Matrix, int32, matrix, vector
 from .traffic import Traffic
 
 
@@ -75,7 +75,9 @@ def paged_latent_attention(fn: Function, node: Node, op: PagedLatentAttention) -
     q_value, *rest = node.inputs
     beside = [_heads(fn, rest.pop(0))] if op.rope else []
     pool_value, _, _, table, *rest = rest
-    sinks, tables = rest[: int(op.sinks)], rest[int(op.sinks) :]
+    sinks, rest = rest[: int(op.sinks)], rest[int(op.sinks) :]
+    choice = [int32(fn, fn.view(v)) for v in rest[: int(op.selected)]]
+    tables = rest[int(op.selected) :]
     q, pool = matrix(fn, fn.view(q_value), keep=2), cache_pool(fn, pool_value)
     out = fn.result(node.output)
     y = matrix(fn, out, keep=2)
@@ -84,19 +86,30 @@ def paged_latent_attention(fn: Function, node: Node, op: PagedLatentAttention) -
     places = [f"{v.pointer}, {v.strides[0]}, {v.strides[1]}" for v in beside] or ["nullptr, 0, 0"]
     sink_pointer, sink_views = vector(fn, sinks[0] if sinks else None)
     angles = [matrix(fn, fn.view(t)) for t in tables]
+    kernel = "selected_latent_attention" if choice else "latent_attention"
     line = call(
-        "latent_attention", "s.batch", cache_table(fn, table), heads, latent, *rope,
+        kernel, "s.batch", cache_table(fn, table), heads, latent, *rope,
         float_literal(op.scale), float_literal(op.softcap), op.window, sink_pointer,
         rotary_table(op, angles), q.pointer, q.stride, *places, pool.expression,
         y.pointer, y.stride, "s.attention_scratch",
+        *[f"{v.pointer}, {v.shape[-1]}" for v in choice],
     )  # fmt: skip
     fn.step(
         [line],
-        [q.view, *beside, *sink_views, *(m.view for m in angles)],
+        [q.view, *beside, *choice, *sink_views, *(m.view for m in angles)],
         [out],
         extra=((pool.buffer,), (SCRATCH,)),
-        traffic=[Traffic(_token_bytes(pool_value), "C", op.window)],
+        traffic=[_read(pool_value, op, choice)],
     )
+
+
+def _read(pool: Value, op: PagedLatentAttention, choice: list[View]) -> Traffic:
+    """What attention reads of the pool: what a sequence sees, or what was chosen."""
+    if choice:
+        most = choice[0].shape[-1]
+        assert isinstance(most, int)
+        return Traffic(_token_bytes(pool), "C", min(op.window or most, most))
+    return Traffic(_token_bytes(pool), "C", op.window)
 
 
 def _token_bytes(pool: Value) -> int:

@@ -11,13 +11,14 @@ from llmc.compiler.frontend.lower import lower_model, own_tensors
 from llmc.compiler.frontend.probe import StateReader, tensor_of
 from llmc.ir.interpreted_program import InterpretedProgram
 from llmc.ir.ops import CACHE_BLOCK
+from llmc.ir.states import cache_groups
 from llmc.models.conformance import Report, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
 from llmc.passes.features import OWN_KERNELS
 from llmc.passes.quantize import find_scheme
 from llmc.weights.values import RecipeValues
 from tiny_model import ZooModel
-from zoo import EXTENDED
+from zoo import EXTENDED, find
 
 
 def conformance_of(model: ZooModel) -> Report:
@@ -54,3 +55,16 @@ def test_is_refused_by_name(model: ZooModel) -> None:
     with pytest.raises(LlmcError) as refusal:
         conformance_of(model)
     assert refusal.value.exit_code == 4, refusal.value
+
+
+def test_the_cache_holds_latents_not_heads() -> None:
+    """Bytes of a token and layer: 16 and 8 elements, each part rounded up to 16, where four heads
+    have keys of 24 and values of 12."""
+    model = find("deepseek-v3")
+    for scheme, element, scales in (("f32", 4, 0), ("bf16", 2, 0), ("int8", 1, 8)):
+        graph = lower_model(
+            model.configuration(), 64, own_tensors, find_scheme(scheme), OWN_KERNELS
+        ).graph
+        (group,) = cache_groups(graph, CACHE_BLOCK)
+        assert (group.kind, group.key_dim, group.latent_dim) == ("latent", 24, 16)
+        assert group.bytes_per_block == CACHE_BLOCK * group.layers * (32 * element + scales)

@@ -73,6 +73,7 @@ struct PagedAttention {
   AttentionOperands in;
   Q queries;
   P pages;
+  int reserved = 0;  // words at the end of a thread's scratch memory that others need
 
   int sharing, ldacc, ldq, max_rows, max_segments;
   int64_t total_cost;
@@ -115,8 +116,8 @@ struct PagedAttention {
     max_segments = ceil_div(group.blocks_per_seq, kSegmentTiles);
     const int row_floats = ldq + 2 * ldacc + kLanes + 6 + 2 * P::kParts;
     const int turned_words = turned_value_words(pages);
-    max_rows = ((int)(kScratchBytes / sizeof(float)) - pages.dk - turned_words - 256) / row_floats;
-    max_rows = min_int(kSplitRows, max_rows);
+    const int free = (int)(kScratchBytes / sizeof(float)) - reserved;
+    max_rows = min_int(kSplitRows, (free - pages.dk - turned_words - 256) / row_floats);
     char* at = team.scratch;
     const auto take = [&](int64_t floats) {
       char* got = at;

@@ -9,6 +9,7 @@
 #include "amx_permission.h"
 #include "attention.h"
 #include "cache.h"
+#include "key_index.h"
 #include "latent.h"
 #include "llmc.h"
 #include "sampling.h"

@@ -211,8 +211,17 @@ def rotary_arguments(rotary: tuple | None) -> tuple[list[int], list[np.ndarray |
     return [dim, interleaved, 1, *strides], [cos, sin]
 
 
-def run(step: Step, level: str, threads: int = 1, rotary: tuple | None = None) -> np.ndarray:
-    """The kernel's y [T, heads, latent]; rotary is (cos, sin, dim, interleaved) or None."""
+def run(
+    step: Step,
+    level: str,
+    threads: int = 1,
+    rotary: tuple | None = None,
+    choice: np.ndarray | None = None,
+) -> np.ndarray:
+    """The kernel's y [T, heads, latent]; rotary is (cos, sin, dim, interleaved) or None.
+
+    `choice` i32[T, topk]: the kernel that attends to chosen keys.
+    """
     shape = step.shape
     pages, table = filled(step)
     numbers, arrays = step_arrays(step, table)
@@ -228,9 +237,10 @@ def run(step: Step, level: str, threads: int = 1, rotary: tuple | None = None) -
     strides = [q.shape[1], q_rope.shape[1] * q_rope.shape[2], q_rope.shape[2], y.shape[1]]
     ints = [*numbers, pages.block_bytes, shape.heads, shape.latent, shape.rope, shape.window]
     call(
-        level, f"latent_attention_{shape.kv}", threads, [*ints, *strides, *turns],
+        level, f"{'' if choice is None else 'selected_'}latent_attention_{shape.kv}", threads,
+        [*ints, *strides, *turns, *([] if choice is None else [choice.shape[1]])],
         [step.scale, shape.softcap],
-        [*arrays, step.sinks, q, q_rope, pages.bytes, y, scratch, *angles],
+        [*arrays, step.sinks, q, q_rope, pages.bytes, y, scratch, *angles, choice],
     )  # fmt: skip
     assert (scratch[size:] == POISON).all(), "scratch overrun"
     width = shape.heads * shape.latent
@@ -239,8 +249,10 @@ def run(step: Step, level: str, threads: int = 1, rotary: tuple | None = None) -
     return y[:-1, :width].reshape(-1, shape.heads, shape.latent)
 
 
-def reference(step: Step) -> np.ndarray:
-    """In float64 with what the cache holds, from the definition: one softmax a query and head."""
+def reference(step: Step, choice: np.ndarray | None = None) -> np.ndarray:
+    """In float64 with what the cache holds, from the definition: one softmax a query and head.
+
+    `choice` i32[T, topk]: the keys that each query sees."""
     shape = step.shape
     rows = []
     for s, (context, tokens) in enumerate(step.sequences):
@@ -256,6 +268,10 @@ def reference(step: Step) -> np.ndarray:
         visible = distance <= 0
         if shape.window:
             visible &= distance > -shape.window
+        if choice is not None:
+            begin = sum(step.tokens[:s])
+            own = choice[begin : begin + tokens]
+            visible &= (own[:, :, None] == np.arange(context)).any(1)
         scores = np.where(visible, scores, -np.inf)
         if step.sinks is not None:
             sink = step.sinks.astype(np.float64)[:, None, None]

@@ -21,6 +21,7 @@ LEVELS = [
 SOURCE = """
 #include "attention.h"
 #include "cache.h"
+#include "key_index.h"
 #include "latent.h"
 #include "moe.h"
 #include "norm.h"
@@ -121,6 +122,29 @@ static void attend_latents(Team& team, const int* n, const float* f, void* const
 KERNEL(latent_attention_f32, attend_latents<float>(team, n, f, p))
 KERNEL(latent_attention_bf16, attend_latents<bf16>(team, n, f, p))
 KERNEL(latent_attention_i8, attend_latents<int8_t>(team, n, f, p))
+
+// As latent_attention, then choice; after the rotary arguments topk.
+template <class KV>
+static void attend_chosen(Team& team, const int* n, const float* f, void* const* p) {
+  selected_latent_attention<KV>(team, batch(n, p), group(n, p), n[4], n[5], n[6], f[0], f[1], n[7],
+                                F(3), table(n + 12, F(9), F(10)), F(4), n[8], F(5), n[9], n[10],
+                                (const KV*)p[6], F(7), n[11], F(8), I(11), n[17]);
+}
+KERNEL(selected_latent_attention_f32, attend_chosen<float>(team, n, f, p))
+KERNEL(selected_latent_attention_bf16, attend_chosen<bf16>(team, n, f, p))
+KERNEL(selected_latent_attention_i8, attend_chosen<int8_t>(team, n, f, p))
+
+// ints: T, S, blocks_per_seq, block_bytes, dk, ldk, heads, ldq, ldw, topk; floats: scale
+// arrays: query_start, context_len, block_table, k of the step, q, weights, pool, choice
+template <class KV>
+static void index_keys(Team& team, const int* n, const float* f, void* const* p) {
+  key_index_write(team, batch(n, p), group(n, p), n[4], F(3), n[5], (KV*)p[6]);
+  team.barrier();
+  key_index(team, batch(n, p), group(n, p), n[6], n[4], n[9], f[0], F(4), n[7], F(5), n[8],
+            (const KV*)p[6], I(7));
+}
+KERNEL(key_index_f32, index_keys<float>(team, n, f, p))
+KERNEL(key_index_bf16, index_keys<bf16>(team, n, f, p))
 
 KERNEL(route_tokens, route_tokens(team, n[0], n[1], n[2], I(0), I(1), I(2), I(3)))
 KERNEL(combine_experts, combine_experts(team, n[0], n[1], n[2], F(0), I(1), F(2), F(3), n[3]))
