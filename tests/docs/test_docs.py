@@ -255,7 +255,7 @@ def test_families_are_those_of_the_zoo() -> None:
     assert [model.name for model in ZOO if plain(model.name.split("-")[0]) not in rows] == []
     assert "qwen3moe" in rows
     refused = {plain(model.name) for model in EXTENDED if model.expected == "refused"}
-    (line,) = re.findall(r"tokens or blocks of them\s+\(([^)]+) and the like\)", README.prose)
+    (line,) = re.findall(r"looped over or counted \(([^)]+)\)", README.prose)
     assert {plain(name) for name in line.split(",")} <= refused
 
 
