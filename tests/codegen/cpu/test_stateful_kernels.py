@@ -207,14 +207,14 @@ class Run:
             operands.append(spaced)
             strides.append(width + GAP)
         y = aligned((int(starts[-1]), self.case.widths[-1] + GAP), np.float32)
-        numbers = [int(starts[-1]), len(step), self.slot_bytes]
-        numbers += self.case.numbers((*strides, y.shape[1]))  # type: ignore[attr-defined]
+        own = self.case.numbers((*strides, y.shape[1]))  # type: ignore[attr-defined]
+        numbers = np.array([int(starts[-1]), len(step), self.slot_bytes, *own], np.int32)
         arrays = self.case.arrays(operands, self.constants, y)  # type: ignore[attr-defined]
         pointers = [pointer(a) for a in (starts, ends, slots, state, *arrays)]
         function = getattr(build(SOURCE, level), f"call_{self.case.name}")
         function(
             threads,
-            pointer(np.array(numbers, np.int32)),
+            pointer(numbers),
             (ctypes.c_void_p * len(pointers))(*pointers),
         )
         gap = y[:, -GAP:]
