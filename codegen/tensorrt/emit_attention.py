@@ -7,8 +7,8 @@ and keys are rounded to the caches' type.
 - no window: the layer with `LOWER_RIGHT` causality and key lengths start + Q, so query j sees
   keys up to start + j. What padded queries see doesn't matter: nobody reads their results.
 - window: the layer with a mask of the keys that each query may see.
-- soft-cap, sinks or slopes: the layer has none of them; products, softmax in f32, over the whole
-  slot.
+- soft-cap, sinks, slopes, or values of another width than keys: the layer has none of them;
+  products, softmax in f32, over the whole slot.
 
 The layer is built to fail rather than be decomposed where TensorRT has fused kernels: f16 and
 bf16, head sizes 16 to 256 in steps of 8 (tried on every SM of TensorRT for RTX 1.7.1).
@@ -90,7 +90,8 @@ def slot_attention(net: Net, node: Node, op: SlotAttention) -> Tensor:
     queries = net.scaled(net.cast(queries, net.trt.float32), op.scale)
     keys, values = net.raw(key_cache), net.raw(value_cache)
     queries = net.cast(queries, keys.dtype)
-    if op.softcap or op.sinks or op.slopes:
+    widths_differ = keys.shape[-1] != values.shape[-1]  # which the layer doesn't take
+    if op.softcap or op.sinks or op.slopes or widths_differ:
         given = heads_operands(op, node.inputs[4:])
         sinks, slopes = (None if v is None else net.read(v) for v in given)
         y = _spelled_out(net, op, queries, keys, values, sinks, slopes)

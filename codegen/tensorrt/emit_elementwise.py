@@ -31,6 +31,8 @@ _PARAMETERS = {
 
 def apply(net: Net, fn: str, x: Tensor) -> Tensor:
     """The unary function `fn` (a key of `UNARY`) of a tensor."""
+    if fn == "bitwise_not":  # of bools; TensorRT refuses it of numbers
+        return _not(net, x)
     if fn in _UNARY:
         return net.unary(x, _UNARY[fn])
     if fn in _ACTIVATION:

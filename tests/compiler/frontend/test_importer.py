@@ -69,7 +69,7 @@ def mask(refused: str = "") -> torch.Tensor:
 
 def attend(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     x = x[..., None, None].expand(1, -1, 2, 4)
-    return interfaces.attention_op(x, x, x, mask, None, 1.0, 0.0)
+    return interfaces.attention_op(x, x, x, mask, None, None, 1.0, 0.0)
 
 
 def exported(module: torch.nn.Module) -> torch.export.ExportedProgram:
