@@ -100,7 +100,10 @@ class _Importer:
             self.env[node] = self._call(node)
         elif node.op == "output":
             values: Any = node.args[0]
-            self.graph.outputs = [self._argument(value) for value in values]
+            outputs = [self._argument(value) for value in values]
+            if any(map(is_shifted, outputs)):
+                raise TypeError("results have other rows than there are tokens")
+            self.graph.outputs = outputs
 
     # ── what handlers in aten.py use ───────────────────────────────────────────────
 

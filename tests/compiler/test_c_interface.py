@@ -47,6 +47,7 @@ class Info(ctypes.Structure):
         ("weights_bytes", ctypes.c_uint64),
         ("arena_bytes", ctypes.c_uint64),
         ("group", Group * 16),
+        ("state_bytes_per_slot", ctypes.c_uint64),
     )
 
 
