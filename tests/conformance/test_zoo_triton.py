@@ -10,7 +10,7 @@ from llmc.models.conformance import blocks_needed, run_schedule
 from llmc.models.eager import fix_rope, reference_texts
 from planned_program import planned
 from tiny_model import ZooModel
-from zoo import ZOO
+from zoo import ZOO, find
 
 BLOCKS = 11
 
