@@ -66,9 +66,8 @@ class TracedModel:
         if not graph.groups:
             raise LlmcError(
                 "LLMC-E0402",
-                f"{type(self.traced.model).__name__} has no attention that llmc sees",
-                hint="it may keep recurrent state or compute attention by itself; "
-                "neither is supported",
+                f"{type(self.traced.model).__name__} keeps no state that llmc sees",
+                hint="llmc compiles models that relate tokens by attention or by a recurrence",
             )
         return LoweredModel(graph, self.traced, passes)
 

@@ -16,8 +16,8 @@ from ...artifact.manifest import CacheGroup, make_cache_group
 from ..graph import Graph, Node, StateGroup, Value
 from ..ops import CACHE_BLOCK, KeyIndex, KeyIndexWrite, PagedKeyIndex
 from ..state import Site
-from ..types import DType, Env, Sym, TensorType
-from .paged import PAGED
+from ..types import DType, Env, TensorType
+from .paged import PAGED, pool_blocks
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Index:
     def parts(self, group: StateGroup) -> dict[str, TensorType]:
         """A pool [P, CACHE_BLOCK, D]."""
         kept: IndexGeometry = group.geometry
-        return {"index_pool": TensorType(kept.dtype, (_blocks(group), CACHE_BLOCK, kept.key))}
+        return {"index_pool": TensorType(kept.dtype, (pool_blocks(group), CACHE_BLOCK, kept.key))}
 
     def content(self, mixer: Node) -> Hashable:
         """The keys themselves."""
@@ -69,7 +69,7 @@ class Index:
 
     def sizes(self, group: StateGroup, count: int, block_size: int) -> Env:
         """`count` blocks; their size is the op's own."""
-        return {_blocks(group).name: count}
+        return {pool_blocks(group).name: count}
 
     def cache_group(self, group: StateGroup, block_size: int) -> CacheGroup:
         """Keys without values."""
@@ -84,11 +84,6 @@ class Index:
             dtype=kept.dtype.value,
             block_size=block_size,
         )
-
-
-def _blocks(group: StateGroup) -> Sym:
-    """The dimension that counts the blocks of a group's pools."""
-    return Sym(f"P{group.name}")
 
 
 INDEX = Index()

@@ -16,9 +16,9 @@ from ..graph import Graph, Node, StateGroup, Value
 from ..ops import CACHE_BLOCK, LatentAttention, LatentWrite, PagedLatentAttention
 from ..ops.latent_codes import latent_width
 from ..state import Site
-from ..types import DType, Env, Sym, TensorType
+from ..types import DType, Env, TensorType
 from .key_value import rotating
-from .paged import PAGED
+from .paged import PAGED, pool_blocks
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Latent:
         """A pool [P, CACHE_BLOCK, width]."""
         kept: LatentGeometry = group.geometry
         width = latent_width(kept.dtype, kept.latent, kept.rope)
-        return {"latent_pool": TensorType(kept.dtype, (_blocks(group), CACHE_BLOCK, width))}
+        return {"latent_pool": TensorType(kept.dtype, (pool_blocks(group), CACHE_BLOCK, width))}
 
     def content(self, mixer: Node) -> Hashable:
         """The latents themselves and what is beside them."""
@@ -93,7 +93,7 @@ class Latent:
 
     def sizes(self, group: StateGroup, count: int, block_size: int) -> Env:
         """`count` blocks; their size is the op's own."""
-        return {_blocks(group).name: count}
+        return {pool_blocks(group).name: count}
 
     def cache_group(self, group: StateGroup, block_size: int) -> CacheGroup:
         """One key a token, whose first elements are its value."""
@@ -109,11 +109,6 @@ class Latent:
             dtype=kept.dtype.value,
             block_size=block_size,
         )
-
-
-def _blocks(group: StateGroup) -> Sym:
-    """The dimension that counts the blocks of a group's pools."""
-    return Sym(f"P{group.name}")
 
 
 LATENT = Latent()

@@ -40,7 +40,7 @@ class Paged:
         """Pools [P, CACHE_BLOCK, H_kv, width] of keys and of values."""
         kept: KeyValueGeometry = group.geometry
         widths = pool_widths(kept.dtype, kept.key, kept.value)
-        shapes = ((_blocks(group), CACHE_BLOCK, kept.heads, width) for width in widths)
+        shapes = ((pool_blocks(group), CACHE_BLOCK, kept.heads, width) for width in widths)
         keys, values = (TensorType(kept.dtype, shape) for shape in shapes)
         return {"key_pool": keys, "value_pool": values}
 
@@ -61,14 +61,14 @@ class Paged:
 
     def sizes(self, group: StateGroup, count: int, block_size: int) -> Env:
         """`count` blocks; their size is the op's own."""
-        return {_blocks(group).name: count}
+        return {pool_blocks(group).name: count}
 
     def cache_group(self, group: StateGroup, block_size: int) -> CacheGroup:
         """Full or sliding; bytes per block."""
         return key_value.cache_group(group, block_size)
 
 
-def _blocks(group: StateGroup) -> Sym:
+def pool_blocks(group: StateGroup) -> Sym:
     """The dimension that counts the blocks of a group's pools."""
     return Sym(f"P{group.name}")
 
